@@ -1,0 +1,48 @@
+"""Speech recognition with an LSTM acoustic model and CTC.
+
+The names below are the public interface; each loads its module on first use (PEP 562), so that
+`import asr` and `asr --help` stay free of torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asr.audio import load_audio
+    from asr.decode import Hypothesis
+    from asr.errors import AsrError
+    from asr.recognizer import Recognizer
+    from asr.scoring import Report, score
+    from asr.text import Vocabulary
+
+__all__ = [
+    "AsrError",
+    "Hypothesis",
+    "Recognizer",
+    "Report",
+    "Vocabulary",
+    "load_audio",
+    "score",
+]
+
+_HOME = {
+    "AsrError": "asr.errors",
+    "Hypothesis": "asr.decode",
+    "Recognizer": "asr.recognizer",
+    "Report": "asr.scoring",
+    "Vocabulary": "asr.text",
+    "load_audio": "asr.audio",
+    "score": "asr.scoring",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'asr' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

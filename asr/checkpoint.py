@@ -1,0 +1,161 @@
+"""Checkpoints: atomic save, safe load.
+
+A checkpoint is one file of plain data and tensors: it carries its configuration and vocabulary, so
+that whoever loads it needs no YAML, and it is read without running code from it
+(`torch.load(weights_only=True)`), so that a malicious file is refused, not obeyed.
+"""
+
+import contextlib
+import os
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from asr.errors import AsrError, CheckpointError
+from asr.features import FeaturesConfig
+from asr.lstm import EncoderConfig
+from asr.model import AcousticModel
+from asr.text import Vocabulary
+
+FORMAT = "asr checkpoint"
+VERSION = 1
+
+FilePath = str | os.PathLike[str]
+
+
+def save_model(
+    path: FilePath,
+    model: AcousticModel,
+    vocabulary: Vocabulary,
+    facts: dict[str, object],
+    training: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint atomically: whoever reads `path` sees the old file or the new one, whole.
+
+    `facts` is plain data about the training for people (`describe` shows it), `training` is what
+    resuming needs. Raises CheckpointError where the disk refuses; the old file is then untouched.
+    """
+    payload = {
+        "format": FORMAT,
+        "version": VERSION,
+        "features": asdict(model.features.config),
+        "encoder": asdict(model.encoder.config),
+        "vocabulary": vocabulary.to_list(),
+        "weights": model.state_dict(),
+        "facts": facts,
+        "training": training,
+    }
+    write_atomically(path, lambda file: torch.save(payload, file))
+
+
+def load_model(path: FilePath, device: str = "cpu") -> tuple[AcousticModel, Vocabulary]:
+    """The model, in evaluation mode on `device`, and its vocabulary.
+
+    Raises CheckpointError where the file is missing, truncated, foreign, unsafe or inconsistent.
+    """
+    payload = read(path)
+    try:
+        vocabulary = Vocabulary.from_list(payload["vocabulary"])
+        features = FeaturesConfig(**payload["features"])
+        encoder = EncoderConfig(**payload["encoder"])
+        model = AcousticModel(features, encoder, len(vocabulary))
+        model.load_state_dict(payload["weights"])
+    except (AsrError, KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise CheckpointError(
+            f"{os.fspath(path)}: the parts of this checkpoint do not fit together ({reason}); "
+            "it is damaged or was made by another version of asr."
+        ) from error
+    return model.to(device).eval(), vocabulary
+
+
+def describe(path: FilePath) -> dict[str, object]:
+    """A checkpoint as plain data for people: configuration, size, and facts of its training."""
+    payload = read(path)
+    return {
+        "version": payload["version"],
+        "features": payload["features"],
+        "encoder": payload["encoder"],
+        "vocabulary": "".join(payload["vocabulary"][1:]),
+        "parameters": sum(
+            tensor.numel()
+            for name, tensor in payload["weights"].items()
+            if not name.startswith("features.")
+        ),
+        "resumable": payload["training"] is not None,
+        **payload["facts"],
+    }
+
+
+def read(path: FilePath) -> dict[str, Any]:
+    """The checkpoint's payload with tensors on the CPU. Raises CheckpointError."""
+    name = os.fspath(path)
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{name}: there is no such checkpoint; check the path.") from None
+    except (PermissionError, IsADirectoryError) as error:
+        raise CheckpointError(
+            f"{name}: the checkpoint cannot be read ({error.strerror}); check the path."
+        ) from error
+    except Exception as error:  # torch raises many kinds for what it cannot read
+        if isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path):
+            raise CheckpointError(
+                f"{name}: refused, because it holds code or objects that a checkpoint of asr never "
+                "holds; use a file that asr wrote."
+            ) from error
+        raise CheckpointError(
+            f"{name}: this file is truncated, damaged or not a checkpoint; "
+            "use another one, such as the run's best.pt or last.pt."
+        ) from error
+    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{name}: this file was not written by asr; use a checkpoint such as best.pt of a run."
+        )
+    if payload.get("version") != VERSION:
+        raise CheckpointError(
+            f"{name}: this checkpoint has format version {payload.get('version')}, this asr reads "
+            f"version {VERSION}; install the version of asr that wrote it."
+        )
+    missing = {"features", "encoder", "vocabulary", "weights", "facts", "training"} - set(payload)
+    if missing:
+        raise CheckpointError(
+            f"{name}: the checkpoint lacks {', '.join(sorted(missing))}; it is damaged."
+        )
+    return payload
+
+
+def write_atomically(path: FilePath, write: Callable[[IO[bytes]], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, sync it to the disk, and rename it.
+
+    Raises CheckpointError where any of this fails; what stood at `path` before is then untouched.
+    """
+    target = Path(path)
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=target.parent, prefix=f".{target.name}.", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(target)
+    except (OSError, RuntimeError) as error:  # torch wraps a full disk in a RuntimeError
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{target} could not be written ({reason}); free some space or choose another folder, "
+            "the file that stood there before is untouched."
+        ) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()

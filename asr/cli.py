@@ -1,0 +1,682 @@
+"""The command line: `asr transcribe | evaluate | score | info`.
+
+Results go to stdout, progress and complaints to stderr. Exit code 0: all is well; 1: some of the
+recordings failed, and are listed; 2: the command itself cannot be done. Every command imports what
+it needs when it runs, so that `asr --help` answers at once.
+"""
+
+import argparse
+import io
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asr.errors import EXIT_CODE, AsrError, AudioError, DataError
+from asr.progress import complain, say, track
+from asr.text import PROFILES
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from asr.decode import Hypothesis, Word
+    from asr.scoring import Report
+
+SOME_FAILED = 1
+INTERRUPTED = 130  # as shells report SIGINT
+READER_GONE = 141  # as shells report SIGPIPE
+
+FORMATS = ("txt", "json", "srt", "vtt")
+CUE_CHARACTERS = 42  # a subtitle's line
+CUE_PAUSE_SECONDS = 1.0  # a longer silence starts a new subtitle
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code; SystemExit for `--help` and usage errors."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be valid Unicode
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            arguments = _build_parser().parse_args(argv)
+            code: int = arguments.run(arguments)
+        finally:
+            sys.stdout.flush()
+        return code
+    except AsrError as error:
+        complain(f"asr: {_sentence(error)}")
+        return EXIT_CODE
+    except KeyboardInterrupt:
+        complain("asr: interrupted.")
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read our results has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
+
+
+def _sentence(error: AsrError) -> str:
+    return f"{str(error).removesuffix('.')}."
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"asr {version('asr')}")
+        parser.exit()
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="asr",
+        description="Speech recognition with an LSTM acoustic model and CTC.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name, help=summary, description=f"{summary}.", allow_abbrev=False
+        )
+        command.set_defaults(run=run)
+        return command
+
+    command = add("transcribe", _transcribe, "write down what is said in recordings")
+    command.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="FILE|FOLDER|-",
+        help="recordings, folders that are searched for recordings, - for standard input",
+    )
+    _add_model_options(command)
+    command.add_argument("--format", choices=FORMATS, default="txt", help="(default: txt)")
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="write a file for each recording into this folder instead of all to stdout",
+    )
+
+    command = add("evaluate", _evaluate, "transcribe a manifest and measure the errors")
+    command.add_argument("manifest", metavar="MANIFEST", help="JSONL, as asr.data reads it")
+    _add_model_options(command)
+    _add_profile_option(command)
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="write hypotheses.jsonl and report.json into this folder",
+    )
+    command.add_argument(
+        "--processes",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="share the utterances out among so many processes; on GPUs, one each (default: 1)",
+    )
+
+    command = add("score", _score, "compare two files of texts")
+    command.add_argument("reference", metavar="REF", help="manifest (JSONL) or Kaldi text file")
+    command.add_argument(
+        "hypothesis", metavar="HYP", help='the same; a "pred_text" goes before a "text"'
+    )
+    _add_profile_option(command)
+    command.add_argument("--json", action="store_true", help="print the whole report as JSON")
+
+    command = add("info", _info, "describe a checkpoint, a manifest or a recording")
+    command.add_argument("path", type=Path, metavar="CHECKPOINT|MANIFEST|AUDIO")
+    command.add_argument(
+        "--picture",
+        type=Path,
+        metavar="FILE.png",
+        help="draw a recording's waveform and spectrogram, or a manifest's durations",
+    )
+    return parser
+
+
+def _add_model_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--checkpoint", required=True, metavar="FILE", help="the trained model")
+    command.add_argument(
+        "--device", default="auto", help="auto (a GPU if there is one), cpu, cuda (default: auto)"
+    )
+    command.add_argument(
+        "--threads", type=_positive, metavar="N", help="CPU threads (default: one for each core)"
+    )
+
+
+def _add_profile_option(command: argparse.ArgumentParser) -> None:
+    profiles = "; ".join(f"{name}: {description}" for name, description in PROFILES.items())
+    command.add_argument(
+        "--profile",
+        choices=PROFILES,
+        default="plain",
+        help=f"how both sides are normalised before they are compared (default: plain). {profiles}",
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1
+
+
+# ---- transcribe ---------------------------------------------------------------------------------
+
+
+class _NamedBytes(io.BytesIO):
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+
+@dataclass(frozen=True)
+class _Input:
+    """A recording to transcribe: `output` is its transcript's name, without the ending."""
+
+    name: str
+    output: Path
+    content: bytes | None = None  # of what can be read only once
+
+    def open(self) -> str | _NamedBytes:
+        if self.content is None:
+            return self.name
+        return _NamedBytes(self.content, "standard input" if self.name == "-" else self.name)
+
+
+def _transcribe(arguments: argparse.Namespace) -> int:
+    inputs, failures = _find_inputs(arguments.inputs)
+    total = len(inputs) + len(failures)
+    alone = len(arguments.inputs) == 1 and not Path(arguments.inputs[0]).is_dir()
+    if arguments.output:
+        _check_outputs(inputs, arguments.output, arguments.format)
+    elif arguments.format in ("srt", "vtt") and not alone:
+        raise AsrError(
+            f"Subtitles ({arguments.format}) of several recordings cannot go to one stream; "
+            "choose a folder for them with --output."
+        )
+    for given, result in _recognise(inputs, arguments):
+        try:
+            if isinstance(result, AsrError):
+                raise result
+            document = _render(given, result, arguments.format)
+        except AudioError as error:
+            failures.append(_sentence(error))
+            continue
+        if arguments.output:
+            _write(_output_path(given, arguments.output, arguments.format), document)
+        elif arguments.format == "txt" and not alone:
+            say(f"{given.name}\t{result.text}")
+        else:
+            say(document.removesuffix("\n"))
+    return _list_failures(failures, total)
+
+
+def _recognise(
+    inputs: list[_Input], arguments: argparse.Namespace
+) -> Iterator[tuple[_Input, "Hypothesis | AsrError"]]:
+    from asr.recognizer import Recognizer
+
+    recognizer = Recognizer.load(
+        arguments.checkpoint, arguments.device, arguments.threads or _cores()
+    )
+    results = recognizer.transcribe_many(given.open() for given in inputs)
+    if len(inputs) > 1:
+        results = track(results, "transcribing", total=len(inputs), unit="recordings")
+    return ((inputs[index], result) for index, result in results)
+
+
+def _find_inputs(names: list[str]) -> tuple[list[_Input], list[str]]:
+    """The recordings that are meant, and a sentence for each folder without any."""
+    from asr.audio import find_audio
+
+    if names.count("-") > 1:
+        raise AsrError("Standard input (-) can be read only once; name it once.")
+    inputs, failures = [], []
+    for name in names:
+        path = Path(name)
+        if name == "-":
+            inputs.append(_Input(name, Path("stdin"), sys.stdin.buffer.read()))
+        elif path.is_fifo():
+            inputs.append(_Input(name, Path(path.name), path.read_bytes()))
+        elif path.is_dir():
+            found = find_audio(name)
+            inputs += [_Input(str(p), p.relative_to(name).with_suffix("")) for p in found]
+            if not found:
+                failures.append(f"{name} is a folder without recordings; name another.")
+        else:
+            inputs.append(_Input(name, Path(path.stem)))
+    return inputs, failures
+
+
+def _output_path(given: _Input, folder: Path, ending: str) -> Path:
+    return folder / given.output.with_name(f"{given.output.name}.{ending}")
+
+
+def _check_outputs(inputs: list[_Input], folder: Path, ending: str) -> None:
+    """Refuse, before any work is done, to write a transcript over another."""
+    if folder.exists() and not folder.is_dir():
+        raise AsrError(f"{folder} is a file; name a folder for --output.")
+    written: dict[Path, _Input] = {}
+    for given in inputs:
+        path = _output_path(given, folder, ending)
+        other = written.setdefault(path, given)
+        if other is not given:
+            raise AsrError(
+                f"{other.name} and {given.name} would both be written to {path}; transcribe them "
+                "into different folders, or name a folder that holds both."
+            )
+
+
+def _write(path: Path, text: str) -> None:
+    from asr.checkpoint import write_atomically
+
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+
+
+def _list_failures(sentences: Sequence[str], total: int) -> int:
+    if not sentences:
+        return 0
+    if total == 1:
+        complain(f"asr: {sentences[0]}")
+    else:
+        lines = [f"asr: {len(sentences)} of {total} recordings failed:", *sentences]
+        complain("\n  ".join(lines))
+    return SOME_FAILED
+
+
+def _render(given: _Input, hypothesis: "Hypothesis", ending: str) -> str:
+    """The transcript as a file of this ending holds it."""
+    if ending == "txt":
+        return f"{hypothesis.text}\n"
+    if ending == "json":
+        from asr.audio import inspect_audio
+
+        seconds = round(inspect_audio(given.open()).seconds, 3)
+        return _to_json({"path": given.name, "seconds": seconds, **hypothesis.to_dict()}) + "\n"
+    from html import escape
+
+    point = "," if ending == "srt" else "."
+    blocks = [] if ending == "srt" else ["WEBVTT\n"]
+    for number, cue in enumerate(_cut_cues(hypothesis.words), start=1):
+        times = f"{_clock(cue[0].start, point)} --> {_clock(cue[-1].end, point)}"
+        if ending == "srt":
+            blocks.append(f"{number}\n{times}\n{_text(cue)}\n")
+        else:
+            blocks.append(f"{times}\n{escape(_text(cue), quote=False)}\n")
+    return "\n".join(blocks)
+
+
+def _cut_cues(words: Sequence["Word"]) -> list[list["Word"]]:
+    """The words as subtitles: lines that fit, broken at long pauses."""
+    cues: list[list[Word]] = []
+    for word in words:
+        if (
+            cues
+            and word.start - cues[-1][-1].end <= CUE_PAUSE_SECONDS
+            and len(_text([*cues[-1], word])) <= CUE_CHARACTERS
+        ):
+            cues[-1].append(word)
+        else:
+            cues.append([word])
+    return cues
+
+
+def _text(words: Iterable["Word"]) -> str:
+    return " ".join(word.text for word in words)
+
+
+def _clock(seconds: float, point: str) -> str:
+    whole, milliseconds = divmod(round(seconds * 1000), 1000)
+    minutes, whole = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02}:{minutes:02}:{whole:02}{point}{milliseconds:03}"
+
+
+def _to_json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+# ---- evaluate and score -------------------------------------------------------------------------
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from asr.checkpoint import load_model
+    from asr.data import read_manifest
+    from asr.distributed import RuntimeConfig, launch
+    from asr.recognizer import choose_device
+    from asr.scoring import score
+
+    utterances = read_manifest(arguments.manifest)
+    load_model(arguments.checkpoint)  # one complaint about it, rather than one of each process
+    runtime = RuntimeConfig(
+        device=choose_device(arguments.device),
+        processes=arguments.processes,
+        threads=arguments.threads or max(1, _cores() // arguments.processes),
+    )
+    task = (arguments.checkpoint, utterances, runtime)
+    found: dict[str, dict[str, Any]] = launch(_transcribe_share, task, arguments.processes)
+    report = score(
+        {utterance.id: utterance.text for utterance in utterances},
+        {utterance.id: found[utterance.id]["pred_text"] for utterance in utterances},
+        arguments.profile,
+    )
+    unread = {u.id: found[u.id]["error"] for u in utterances if "error" in found[u.id]}
+    if arguments.output:
+        lines = [
+            _to_json(
+                {
+                    "id": utterance.id,
+                    "audio_filepath": os.path.abspath(utterance.audio),
+                    "duration": utterance.seconds,
+                    "text": utterance.text,
+                    **found[utterance.id],
+                }
+            )
+            for utterance in utterances
+        ]
+        _write(arguments.output / "hypotheses.jsonl", "".join(f"{line}\n" for line in lines))
+        facts = {"checkpoint": arguments.checkpoint, "manifest": arguments.manifest}
+        document = {**facts, "unread": unread, **report.to_dict()}
+        _write(arguments.output / "report.json", json.dumps(document, indent=1, ensure_ascii=False))
+    _print_report(report, len(unread))
+    failures = [f"{name}: {sentence}" for name, sentence in unread.items()]
+    return _list_failures(failures, len(utterances))
+
+
+def _transcribe_share(task: tuple[str, list[Any], Any]) -> dict[str, dict[str, Any]]:
+    """What every process does: its share of the batches; returns the results of all by id.
+
+    The batches are the same whatever the number of processes, so the texts are too.
+    """
+    from asr.distributed import gather, join
+    from asr.recognizer import BATCH_SECONDS, Recognizer, group_by_seconds
+
+    checkpoint, utterances, runtime = task
+    longest_first = sorted(utterances, key=lambda utterance: -utterance.seconds)
+    batches = list(group_by_seconds(((u.seconds, u) for u in longest_first), BATCH_SECONDS))
+    with join(runtime) as place:
+        first = len(batches) * place.rank // place.processes
+        last = len(batches) * (place.rank + 1) // place.processes
+        share = [utterance for batch in batches[first:last] for utterance in batch]
+        recognizer = Recognizer.load(checkpoint, str(place.device))
+        results = recognizer.transcribe_many((u.audio, u.seconds) for u in share)
+        if place.first:
+            results = track(results, "transcribing", total=len(share), unit="utterances")
+        found: dict[str, dict[str, Any]] = {}
+        for index, result in results:
+            found[share[index].id] = (
+                {"pred_text": "", "error": _sentence(result)}
+                if isinstance(result, AsrError)
+                else {"pred_text": result.text, "confidence": round(result.confidence, 4)}
+            )
+        return {name: result for part in gather(found) for name, result in part.items()}
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from asr.scoring import score
+
+    report = score(
+        _read_texts(Path(arguments.reference), ("text",)),
+        _read_texts(Path(arguments.hypothesis), ("pred_text", "text")),
+        arguments.profile,
+    )
+    if arguments.json:
+        say(json.dumps(report.to_dict(), indent=1, ensure_ascii=False))
+    else:
+        _print_report(report)
+    return 0
+
+
+def _read_texts(path: Path, keys: Sequence[str]) -> dict[str, str]:
+    """Texts by id, from JSONL (the first of `keys` that an object has) or lines `id words ...`."""
+    try:
+        lines = path.read_text("utf-8-sig").split("\n")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text; name a manifest or Kaldi text file.") from error
+    texts: dict[str, str] = {}
+    is_json = next((line for line in lines if line.strip()), "").startswith("{")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        name, text = _parse_json_text(line, keys, where) if is_json else _parse_kaldi_text(line)
+        if name in texts:
+            raise DataError(f"{where}: the id {name!r} occurs twice; give every text its own.")
+        texts[name] = text
+    return texts
+
+
+def _parse_kaldi_text(line: str) -> tuple[str, str]:
+    name, *words = line.split()
+    return name, " ".join(words)
+
+
+def _parse_json_text(line: str, keys: Sequence[str], where: str) -> tuple[str, str]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where} is not JSON ({error}); mend or remove it.") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{where} is not a JSON object; write one as {{...}} on each line.")
+    name = record.get("id", Path(str(record.get("audio_filepath", ""))).stem)
+    if name == "":
+        raise DataError(f'{where} has neither "id" nor "audio_filepath"; a text needs a name.')
+    text = next((record[key] for key in keys if key in record), None)
+    if not isinstance(text, str):
+        raise DataError(f'{where} has no string "{keys[-1]}"; write what was said there.')
+    return str(name), text
+
+
+def _print_report(report: "Report", unread: int = 0) -> None:
+    """The summary line, the table of errors, the worst utterances."""
+    say(report.summary())
+    if unread:
+        say(
+            f"{unread} of {len(report.utterances)} recordings could not be transcribed: "
+            "these rates count all their words as deleted."
+        )
+    say("")
+    rows = {
+        "substitutions": report.substitutions,
+        "insertions": report.insertions,
+        "deletions": report.deletions,
+        "word errors": report.errors,
+    }
+    for name, count in rows.items():
+        say(f"{name:<14}{count:>9,}{100 * count / max(report.words, 1):>9.2f} %")
+    if report.errors:
+        say(f"\nThe worst utterances:\n\n{report.alignment(5)}")
+
+
+# ---- info ---------------------------------------------------------------------------------------
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    path, picture = arguments.path, arguments.picture
+    if picture and picture.suffix.lower() != ".png":
+        raise AsrError(f"{picture} is not the name of a PNG picture; let it end in .png.")
+    _KINDS[_find_kind(path)](path, picture)
+    return 0
+
+
+def _find_kind(path: Path) -> str:
+    """What a file is, by its ending if that is known, else by its first bytes."""
+    from asr.audio import EXTENSIONS, inspect_audio
+
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except IsADirectoryError:
+        raise AsrError(f"{path} is a folder; name one file.") from None
+    except OSError as error:
+        raise AsrError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    ending = path.suffix.lower()
+    if ending in EXTENSIONS:
+        return "recording"
+    if ending in (".pt", ".pth") or head.startswith(b"PK\x03\x04"):  # torch.save writes zip files
+        return "checkpoint"
+    if ending == ".jsonl" or head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
+        return "manifest"
+    try:
+        inspect_audio(path)
+    except AudioError as error:
+        raise AsrError(
+            f"{path} is neither a checkpoint, nor a manifest (JSONL), nor a recording; name one."
+        ) from error
+    return "recording"
+
+
+def _describe_checkpoint(path: Path, picture: Path | None) -> None:
+    from asr.checkpoint import describe
+
+    if picture:
+        raise AsrError(f"{path} is a checkpoint, of which there is no picture; omit --picture.")
+    _print_facts(describe(path))
+
+
+def _describe_manifest(path: Path, picture: Path | None) -> None:
+    import numpy as np
+
+    from asr.data import read_manifest
+
+    utterances = read_manifest(path)
+    seconds = np.array([utterance.seconds for utterance in utterances])
+    speakers = {utterance.speaker for utterance in utterances} - {""}
+    characters = Counter(character for utterance in utterances for character in utterance.text)
+    marks = (0, 5, 25, 50, 75, 95, 100)
+    percentiles = np.percentile(seconds, marks)
+    _print_facts(
+        {
+            "utterances": len(utterances),
+            "hours": round(seconds.sum() / 3600, 3),
+            "speakers": len(speakers) or "not stated",
+            "seconds": {
+                f"{mark} %": round(float(value), 2)
+                for mark, value in zip(marks, percentiles, strict=True)
+            },
+            "words": sum(len(utterance.text.split()) for utterance in utterances),
+            "characters": {repr(mark): count for mark, count in characters.most_common()},
+        }
+    )
+    if picture:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(8, 4), layout="constrained")
+        axes = figure.subplots()
+        axes.hist(seconds, bins=50)
+        axes.set(xlabel="seconds", ylabel="utterances", title=path.name)
+        _save_picture(figure, picture)
+
+
+def _describe_recording(path: Path, picture: Path | None) -> None:
+    import numpy as np
+
+    from asr.audio import inspect_audio, load_audio
+
+    info = inspect_audio(path)
+    waveform = load_audio(path, info.sample_rate)  # (N,)
+    _print_facts(
+        {
+            "format": f"{info.format}, {info.subtype}",
+            "sample rate": f"{info.sample_rate:,} Hz",
+            "channels": info.channels,
+            "seconds": round(info.seconds, 3),
+            "peak": _decibels(float(np.abs(waveform).max())),
+            "level": f"{_decibels(float(np.sqrt(np.square(waveform, dtype=float).mean())))} (RMS)",
+        }
+    )
+    if picture:
+        _draw_recording(waveform, info.sample_rate, path.name, picture)
+
+
+_KINDS = {
+    "checkpoint": _describe_checkpoint,
+    "manifest": _describe_manifest,
+    "recording": _describe_recording,
+}
+
+
+def _decibels(amplitude: float) -> str:
+    from math import log10
+
+    return f"{20 * log10(amplitude):.1f} dBFS" if amplitude else "silence"
+
+
+def _draw_recording(
+    waveform: "npt.NDArray[np.float32]", sample_rate: int, title: str, picture: Path
+) -> None:
+    """The waveform (N,) above its mel spectrogram, both over the whole recording."""
+    import librosa
+    import librosa.display
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    librosa.display.waveshow(waveform, sr=sample_rate, ax=above)
+    above.set(title=title, xlabel="", ylabel="amplitude")
+    hop = max(sample_rate // 100, len(waveform) // 4000)  # as many columns as can be seen
+    window = 1 << (sample_rate // 40).bit_length()
+    power = librosa.feature.melspectrogram(
+        y=np.pad(waveform, (0, max(0, window - len(waveform)))),
+        sr=sample_rate,
+        n_fft=window,
+        hop_length=hop,
+        n_mels=80,
+    )  # (mels, columns)
+    image = librosa.display.specshow(
+        librosa.power_to_db(power, ref=np.max),
+        sr=sample_rate,
+        n_fft=window,
+        hop_length=hop,
+        x_axis="time",
+        y_axis="mel",
+        ax=below,
+    )
+    figure.colorbar(image, ax=below, format="%+.0f dB")
+    _save_picture(figure, picture)
+
+
+def _save_picture(figure: Any, path: Path) -> None:
+    from asr.checkpoint import write_atomically
+
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=100))
+    say(f"picture: {path}")
+
+
+def _print_facts(facts: dict[str, Any], indent: str = "") -> None:
+    width = max(map(len, facts), default=0) + 2
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            say(f"{indent}{name}")
+            _print_facts(value, f"{indent}  ")
+        else:
+            say(f"{indent}{name:<{width}}{_show(value)}")
+
+
+def _show(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

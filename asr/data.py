@@ -1,0 +1,834 @@
+"""Speech as training data: manifests, corpora, what can be learnt from, batches in a known order.
+
+    corpus folder --read_*--> [Utterance] <--read_manifest/write_manifest--> JSONL
+    [Utterance] --admit--> what a model can learn from, and every reject with its reason
+    Planner(seed).epoch(n) -> EpochPlan: which utterances at which speed make up which batch
+    load_batches(SpeechDataset, Planner, epochs) -> Batch, Batch, ...
+
+The order of the data and all that happens to it is a pure function of (seed, epoch, utterance):
+not of the number of workers or processes, nor of where a run was interrupted.
+"""
+
+import copy
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from asr.audio import SAMPLE_RATE, change_speed, find_audio, inspect_audio, load_audio
+from asr.augment import Augmenter, random_generator
+from asr.errors import AsrError, AudioError, ConfigError, DataError
+from asr.features import LogMel
+from asr.text import Vocabulary, ctc_frames_needed, normalise
+
+StrPath = str | os.PathLike[str]
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """A recording of one speaker, `seconds` long, and what was said in it."""
+
+    id: str
+    audio: str  # path
+    seconds: float
+    text: str
+    speaker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """An utterance that was left out: its id, a reason that others share, and its own details."""
+
+    id: str
+    reason: str
+    detail: str = ""
+
+
+def summarise_rejects(rejects: Iterable[Reject]) -> str:
+    """A line for each reason, the commonest first: how many, and up to three of them by id."""
+    groups: dict[str, list[Reject]] = {}
+    for reject in rejects:
+        groups.setdefault(reject.reason, []).append(reject)
+    lines = []
+    for reason, group in sorted(groups.items(), key=lambda item: -len(item[1])):
+        named = [f"{r.id} ({r.detail})" if r.detail else r.id for r in group[:3]]
+        more = ", ..." if len(group) > 3 else ""
+        lines.append(f"{len(group)} left out, {reason}: {', '.join(named)}{more}")
+    return "\n".join(lines)
+
+
+# Manifests
+
+
+def read_manifest(path: StrPath) -> list[Utterance]:
+    """The utterances of a JSONL manifest, in its order.
+
+    Each line is an object with NeMo's keys `audio_filepath` (relative ones: to the manifest's
+    folder), `duration` in seconds and `text`, and optionally `id` (else the file's name without its
+    ending) and `speaker`; other keys are ignored. Recordings are not opened here.
+
+    Raises DataError naming the line for anything that is not so, for an id that occurs twice, and
+    for a manifest without an utterance.
+    """
+    path = Path(path)
+    utterances: list[Utterance] = []
+    lines: dict[str, int] = {}
+    for number, line in _read_lines(path):
+        if not line.strip():
+            continue
+        utterance = _parse_utterance(line, f"{path}, line {number}", str(path.parent))
+        first = lines.setdefault(utterance.id, number)
+        if first != number:
+            raise DataError(
+                f"{path}, line {number}: the id {utterance.id!r} is already that of line {first}; "
+                'give every utterance an "id" of its own.'
+            )
+        utterances.append(utterance)
+    if not utterances:
+        raise DataError(f"{path} holds no utterance; write one JSON object a line into it.")
+    return utterances
+
+
+def write_manifest(path: StrPath, utterances: Iterable[Utterance]) -> None:
+    """Write what `read_manifest` reads: wholly or, where anything fails, not at all.
+
+    Recordings inside the manifest's folder are named relative to it, so the two move together;
+    others by their absolute path. Raises DataError where the file cannot be written.
+    """
+    path = Path(path)
+    inside = os.path.join(os.path.abspath(path.parent), "")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("w", encoding="utf-8", newline="\n") as file:
+                for utterance in utterances:
+                    record = {
+                        "id": utterance.id,
+                        "audio_filepath": os.path.abspath(utterance.audio).removeprefix(inside),
+                        "duration": utterance.seconds,
+                        "text": utterance.text,
+                        "speaker": utterance.speaker,
+                    }
+                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"The manifest {path} cannot be written: {error.strerror}.") from error
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"The manifest {path} cannot be written: a name in it, {error.object[:80]!a}, is "
+            "not valid Unicode; rename the file."
+        ) from error
+
+
+def _parse_utterance(line: str, where: str, folder: str) -> Utterance:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        problem = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise DataError(f"{where} is not JSON ({problem}); mend or remove it.") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{where} is not a JSON object; write one as {{...}} on each line.")
+    audio = _field(record, "audio_filepath", str, "a string", where)
+    name = _field(record, "id", str, "a string", where) if "id" in record else ""
+    name = name or os.path.splitext(os.path.basename(audio))[0]
+    where = f"{where} (utterance {name!r})"
+    if not audio or not name:
+        raise DataError(f'{where}: "audio_filepath" is {audio!r}; name a recording.')
+    seconds = _field(record, "duration", (int, float), "a number", where)
+    if not 0 < seconds < 1e9:  # false for NaN too
+        raise DataError(f'{where}: "duration" is {seconds}; it must be the seconds, above 0.')
+    text = _field(record, "text", str, "a string", where)
+    if not text.strip():
+        raise DataError(f'{where}: "text" is empty; give it words or remove the line.')
+    if record.get("offset"):
+        raise DataError(
+            f'{where}: "offset" is {record["offset"]!r}, but only whole recordings can be read; '
+            "cut the recording into one file an utterance."
+        )
+    speaker = record.get("speaker", "")
+    if not isinstance(speaker, str | int):
+        raise DataError(f'{where}: "speaker" is {speaker!r}; it must be a string.')
+    return Utterance(name, os.path.join(folder, audio), float(seconds), text, str(speaker))
+
+
+def _field(
+    record: dict[str, Any], key: str, kind: type | tuple[type, ...], noun: str, where: str
+) -> Any:
+    if key not in record:
+        raise DataError(f'{where} has no "{key}"; every utterance needs it.')
+    value = record[key]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise DataError(f'{where}: "{key}" is {value!r}; it must be {noun}.')
+    return value
+
+
+def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 text file (with or without a byte order mark), counted from 1."""
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise DataError(
+                        f"{path}, line {number} is not UTF-8 text; convert the file to UTF-8."
+                    ) from error
+                yield number, text.rstrip("\r\n")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+# Corpora: a reader gives (utterances, rejects), and all that it finds is in one of the two
+
+
+def read_librispeech(
+    folder: StrPath, profile: str = "plain"
+) -> tuple[list[Utterance], list[Reject]]:
+    """LibriSpeech's layout at any depth below `folder`, with audio in any format.
+
+    speaker/chapter/speaker-chapter.trans.txt holds lines `speaker-chapter-number TEXT`; the
+    recordings lie beside it. `profile` is how the text is normalised.
+
+    Raises DataError where there is no such transcript, or no folder.
+    """
+    folder = _require_folder(folder)
+    transcripts = [
+        (str(path.parent / line.partition(" ")[0]), line.partition(" ")[2])
+        for path in _find_texts(folder, "*.trans.txt")
+        for _, line in _read_lines(path)
+        if line.strip()
+    ]
+    if not transcripts:
+        raise DataError(
+            f"No transcript *.trans.txt lies below {folder}; give a folder of LibriSpeech, such as "
+            "LibriSpeech/dev-clean."
+        )
+
+    def identify(stem: str) -> tuple[str, str]:
+        name = os.path.basename(stem)
+        return name, name.partition("-")[0]
+
+    return _assemble(_pair(folder, transcripts, identify), profile)
+
+
+def read_common_voice(
+    tsv: StrPath, profile: str = "english"
+) -> tuple[list[Utterance], list[Reject]]:
+    """A table of Common Voice (train.tsv, dev.tsv, ...) with the folder `clips` beside it.
+
+    The columns `path` and `sentence` are needed; `client_id` is the speaker.
+
+    Raises DataError where the table, those columns or the folder are missing.
+    """
+    tsv = Path(tsv)
+    clips = tsv.parent / "clips"
+    rows = _read_lines(tsv)
+    # Not the csv module: the quotation marks of these sentences are not escaped.
+    header = next(rows, (1, ""))[1].split("\t")
+    if not {"path", "sentence"} <= set(header):
+        raise DataError(
+            f"{tsv} does not begin with the names of the columns path and sentence; give a table "
+            "of Common Voice, such as train.tsv."
+        )
+    _require_folder(clips)
+    candidates: list[_Candidate | Reject] = []
+    for number, line in rows:
+        row = dict(zip(header, line.split("\t"), strict=False))
+        if not row.get("path") or "sentence" not in row:
+            candidates.append(Reject(f"line {number}", "columns missing"))
+            continue
+        name = os.path.splitext(row["path"])[0]
+        audio = os.path.join(clips, row["path"])
+        candidates.append(_Candidate(name, audio, row["sentence"], row.get("client_id", "")))
+    return _assemble(candidates, profile)
+
+
+def read_kaldi(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance], list[Reject]]:
+    """A Kaldi data folder: wav.scp, text and, where speakers are known, utt2spk.
+
+    Relative paths in wav.scp start from the folder. Commands in it (`sph2pipe ... |`) are not run:
+    those utterances are rejects.
+
+    Raises DataError where a file is missing or lists an id twice, and where there are `segments`.
+    """
+    folder = _require_folder(folder)
+    if (folder / "segments").exists():
+        raise DataError(
+            f"{folder / 'segments'} cuts utterances out of longer recordings, which is not "
+            "supported; cut them into one file each (Kaldi's extract-segments) and list those."
+        )
+    recordings = _read_table(folder / "wav.scp")
+    texts = _read_table(folder / "text")
+    speakers = _read_table(folder / "utt2spk") if (folder / "utt2spk").exists() else {}
+    candidates: list[_Candidate | Reject] = []
+    for name in recordings | texts:
+        audio = recordings.get(name, "")
+        if audio.endswith("|"):
+            candidates.append(Reject(name, "audio is a command", audio))
+            continue
+        audio = os.path.join(folder, audio) if audio else ""
+        candidates.append(_Candidate(name, audio, texts.get(name), speakers.get(name, "")))
+    return _assemble(candidates, profile)
+
+
+def read_folder(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance], list[Reject]]:
+    """Recordings x.wav (or another format) at any depth, each with its transcript x.txt beside it.
+
+    An utterance's id is its path below the folder, without the ending.
+
+    Raises DataError where there is neither a recording nor a transcript, or no folder.
+    """
+    folder = _require_folder(folder)
+    transcripts = [
+        (str(path.with_suffix("")), "\n".join(line for _, line in _read_lines(path)))
+        for path in _find_texts(folder, "*.txt")
+    ]
+
+    def identify(stem: str) -> tuple[str, str]:
+        return Path(stem).relative_to(folder).as_posix(), ""
+
+    candidates = _pair(folder, transcripts, identify)
+    if not candidates:
+        raise DataError(f"{folder} holds no recording; put x.wav and its words in x.txt there.")
+    return _assemble(candidates, profile)
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """What a corpus says of an utterance, before anything is checked."""
+
+    id: str
+    audio: str  # path; empty where the corpus has none
+    text: str | None  # as the corpus spells it; None where it has none
+    speaker: str
+
+
+def _require_folder(folder: StrPath) -> Path:
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; give the one that holds the corpus.")
+    return folder
+
+
+def _find_texts(folder: Path, pattern: str) -> list[Path]:
+    """Text files at any depth, without hidden ones: macOS's `._x.txt` is no text."""
+    return sorted(path for path in folder.rglob(pattern) if not path.name.startswith("."))
+
+
+def _read_table(path: Path) -> dict[str, str]:
+    """A Kaldi table: lines of a key, white space and a value, which may be empty."""
+    table: dict[str, str] = {}
+    for number, line in _read_lines(path):
+        key, *value = line.split(maxsplit=1) or [""]
+        if key in table:
+            raise DataError(f"{path}, line {number}: {key!r} is listed twice; remove one of them.")
+        if key:
+            table[key] = value[0].rstrip() if value else ""
+    return table
+
+
+def _pair(
+    folder: Path,
+    transcripts: Sequence[tuple[str, str]],
+    identify: Callable[[str], tuple[str, str]],
+) -> list[_Candidate | Reject]:
+    """Every transcript (path without ending, text) and every recording below the folder, by path.
+
+    `identify` gives the (id, speaker) of a path without ending.
+    """
+    recordings: dict[str, list[str]] = {}
+    for path in find_audio(folder):
+        recordings.setdefault(os.path.splitext(path)[0], []).append(str(path))
+    silent = sorted(recordings.keys() - {stem for stem, _ in transcripts})
+    candidates: list[_Candidate | Reject] = []
+    for stem, text in [*transcripts, *((stem, None) for stem in silent)]:
+        name, speaker = identify(stem)
+        audio = recordings.get(stem, [""])
+        if len(audio) > 1:
+            files = ", ".join(map(os.path.basename, audio))
+            candidates.append(Reject(name, "several recordings", files))
+        else:
+            candidates.append(_Candidate(name, audio[0], text, speaker))
+    return candidates
+
+
+def _assemble(
+    candidates: Iterable[_Candidate | Reject], profile: str
+) -> tuple[list[Utterance], list[Reject]]:
+    """Candidates with normalised text and a recording that says how long it is; and the others."""
+    rejects: list[Reject] = []
+    usable: list[tuple[_Candidate, str]] = []
+    seen: set[str] = set()
+    for candidate in candidates:
+        if isinstance(candidate, Reject):
+            rejects.append(candidate)
+        elif candidate.id in seen:
+            rejects.append(Reject(candidate.id, "id occurs twice"))
+        elif candidate.text is None:
+            rejects.append(Reject(candidate.id, "transcript missing"))
+        elif not Path(candidate.audio).is_file():
+            rejects.append(Reject(candidate.id, "audio missing", candidate.audio))
+        elif text := normalise(candidate.text, profile):
+            usable.append((candidate, text))
+        else:
+            rejects.append(Reject(candidate.id, "empty text"))
+        if isinstance(candidate, _Candidate):
+            seen.add(candidate.id)
+    utterances: list[Utterance] = []
+    with ThreadPoolExecutor() as pool:
+        lengths = pool.map(_measure_seconds, [candidate.audio for candidate, _ in usable])
+        for (candidate, text), seconds in zip(usable, lengths, strict=True):
+            if isinstance(seconds, AudioError):
+                rejects.append(Reject(candidate.id, "audio unreadable", str(seconds)))
+            else:
+                utterances.append(
+                    Utterance(candidate.id, candidate.audio, seconds, text, candidate.speaker)
+                )
+    return utterances, rejects
+
+
+def _measure_seconds(audio: str) -> float | AudioError:
+    try:
+        return inspect_audio(audio).seconds
+    except AudioError as error:
+        return error
+
+
+# What a model can learn from
+
+
+def admit(
+    utterances: Iterable[Utterance],
+    vocabulary: Vocabulary,
+    frames: Callable[[int], int],
+    fastest: float = 1.0,
+    min_seconds: float = 0.0,
+    max_seconds: float = float("inf"),
+    profile: str = "plain",
+    sample_rate: int = SAMPLE_RATE,
+) -> tuple[list[Utterance], list[Reject]]:
+    """The utterances that can be trained on, with normalised text, and the others.
+
+    Left out is what is empty, holds characters that the vocabulary lacks, lasts less than
+    `min_seconds` or more than `max_seconds`, or has more to say than CTC can in its encoder frames:
+    `frames` is a model's (samples -> T'), and T' must hold every symbol and a blank inside each
+    repeat even when played `fastest` times as fast (`AugmentConfig.fastest`).
+    """
+    known = frozenset(vocabulary.symbols[1:])
+    admitted: list[Utterance] = []
+    rejects: list[Reject] = []
+    for utterance in utterances:
+        name, seconds = utterance.id, utterance.seconds
+        text = normalise(utterance.text, profile)
+        if not text:
+            rejects.append(Reject(name, "empty text"))
+        elif unknown := set(text) - known:
+            characters = " ".join(map(repr, sorted(unknown)))
+            rejects.append(Reject(name, "characters not in the vocabulary", characters))
+        elif seconds < min_seconds:
+            rejects.append(Reject(name, f"shorter than {min_seconds:g} s", f"{seconds:.2f} s"))
+        elif seconds > max_seconds:
+            rejects.append(Reject(name, f"longer than {max_seconds:g} s", f"{seconds:.2f} s"))
+        else:
+            needed = ctc_frames_needed(vocabulary.encode(text, name))
+            given = frames(round(round(seconds * sample_rate) / fastest))
+            if given < needed:
+                detail = f"needs {needed} encoder frames, has {given} at speed {fastest:g}"
+                rejects.append(Reject(name, "too short for its text", detail))
+            else:
+                admitted.append(replace(utterance, text=text))
+    return admitted, rejects
+
+
+# The order of the data
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """Which utterances make up each batch of an epoch, and how fast each is played.
+
+    batches: for each step, indices of utterances, the longest first.
+    speeds: the speed factor of every utterance, by index.
+    """
+
+    batches: list[Indices]
+    speeds: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """Steps in the epoch; not quite the same in every epoch."""
+        return len(self.batches)
+
+
+class Planner:
+    """Puts every utterance once an epoch into batches of about equal length.
+
+    A batch holds at most `batch_seconds` of audio after the change of speed, padding included, and
+    at most `max_utterances`; an utterance that is longer than that makes a batch of its own.
+
+    Speeds, batches and their order depend on (seed, epoch) and the utterances' ids and lengths
+    alone: on no state, no process and no version of a random generator. Raises DataError without
+    utterances, and ConfigError for impossible values.
+    """
+
+    # Sorting by length alone would make the same batches every epoch where speeds do not vary. Off
+    # by up to this part, lengths still cost only 1 % of padding.
+    JITTER = 0.02
+
+    def __init__(
+        self,
+        seconds: npt.ArrayLike,
+        ids: Iterable[str],
+        batch_seconds: float,
+        speeds: Sequence[float] = (1.0,),
+        seed: int = 0,
+        max_utterances: int | None = None,
+    ) -> None:
+        self._seconds = np.asarray(seconds, dtype=np.float64)
+        hashes = [
+            int.from_bytes(
+                hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(),
+                "little",
+            )
+            for name in ids
+        ]
+        self._hashes = np.array(hashes, dtype=np.uint64)
+        self._speeds = np.array(speeds, dtype=np.float64)
+        self._batch_seconds = batch_seconds
+        self._max_utterances = len(hashes) if max_utterances is None else max_utterances
+        self._seed = seed
+        if not hashes:
+            raise DataError("There is no utterance to train on; see why they were left out.")
+        if len(self._seconds) != len(hashes):
+            raise ValueError(f"{len(self._seconds)} lengths for {len(hashes)} ids")
+        if not batch_seconds > 0 or self._max_utterances < 1:
+            raise ConfigError(
+                f"A batch of {batch_seconds} s and {self._max_utterances} utterances holds "
+                "nothing; give it more than 0 s and at least 1 utterance."
+            )
+        if not len(self._speeds) or not (self._speeds > 0).all():
+            raise ConfigError(f"The speeds {list(speeds)} must be factors above 0, at least one.")
+
+    def epoch(self, epoch: int) -> EpochPlan:
+        """The plan of an epoch, counted from 0."""
+        state = _mix(_mix(np.uint64(self._seed % 2**64)) ^ np.uint64(epoch))
+        draws = _mix(self._hashes ^ state)
+        high, low = draws >> np.uint64(32), draws & np.uint64(0xFFFFFFFF)
+        speeds = self._speeds[(high * np.uint64(len(self._speeds))) >> np.uint64(32)]
+        seconds = self._seconds / speeds
+        order = np.argsort(-seconds * (1 + self.JITTER * low / 2**32), kind="stable")
+
+        # From the longest to the shortest: a batch is as many as fit if each were as long as the
+        # longest that is still to come.
+        longest = np.maximum.accumulate(seconds[order][::-1])[::-1]
+        fitting = np.clip(self._batch_seconds // longest, 1, self._max_utterances)
+        sizes = fitting.astype(np.int64).tolist()
+        starts = [0]
+        while starts[-1] < len(order):
+            starts.append(starts[-1] + sizes[starts[-1]])
+        starts[-1] = len(order)
+
+        numbers = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+        order = order[np.lexsort((-seconds[order], numbers))]  # inside a batch, by true length
+        batches = [order[start:end] for start, end in pairwise(starts)]
+        shuffled = np.argsort(_mix(~state ^ np.arange(len(batches), dtype=np.uint64)))
+        return EpochPlan([batches[number] for number in shuffled.tolist()], speeds)
+
+
+def _mix(x: Any) -> Any:
+    """Splitmix64's output function, on uint64: every bit of the input moves half of the output's.
+
+    Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators".
+    """
+    with np.errstate(over="ignore"):
+        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def shard(batch: Indices, rank: int, processes: int) -> Indices:
+    """A process's part of a batch, dealt out so that parts differ by one utterance at most.
+
+    Batches come longest first, so all parts are about as long, too. Parts may be empty.
+    """
+    return batch[rank::processes]
+
+
+# Batches
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An utterance as the network sees it: features (T, F) float32, target (U,) int64."""
+
+    id: str
+    text: str
+    features: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Utterances side by side, or one process's part of them, on the CPU.
+
+    `symbols` counts the target symbols of the whole global batch, on every process alike: a loss
+    that is summed, divided by it and added up over processes does not depend on their number.
+    """
+
+    features: Tensor  # (B, T, F) float32, 0 where padded
+    feature_lengths: Tensor  # (B,) int64
+    targets: Tensor  # (B, U) int64, 0 where padded
+    target_lengths: Tensor  # (B,) int64
+    ids: list[str]
+    texts: list[str]
+    symbols: int
+    epoch: int
+    step: int
+
+
+def collate(
+    examples: Sequence[Example], mels: int, symbols: int, epoch: int = 0, step: int = 0
+) -> Batch:
+    """Examples of `mels` features each, padded into a Batch; it may have B = T = U = 0."""
+    frames = [len(example.features) for example in examples]
+    lengths = [len(example.target) for example in examples]
+    features = torch.zeros(len(examples), max(frames, default=0), mels)  # (B, T, F)
+    targets = torch.zeros(len(examples), max(lengths, default=0), dtype=torch.int64)  # (B, U)
+    for i, example in enumerate(examples):
+        features[i, : frames[i]] = example.features
+        targets[i, : lengths[i]] = example.target
+    return Batch(
+        features,
+        torch.tensor(frames, dtype=torch.int64),
+        targets,
+        torch.tensor(lengths, dtype=torch.int64),
+        [example.id for example in examples],
+        [example.text for example in examples],
+        symbols,
+        epoch,
+        step,
+    )
+
+
+class SpeechDataset:
+    """Utterances, their target symbols, and how a recording becomes features.
+
+    `dataset[epoch, index, speed]` is the Example of an utterance in an epoch, at a speed factor:
+    the same whenever and wherever it is asked for. `log_mel` is copied as it is now, to the CPU;
+    without an augmenter nothing but the speed is changed.
+
+    Reading raises AudioError, also where a recording is shorter than its utterance says.
+    """
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        targets: Iterable[Sequence[int]],
+        log_mel: LogMel,
+        augmenter: Augmenter | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.utterances = utterances
+        self.targets = [np.array(target, dtype=np.int32) for target in targets]
+        self.target_lengths = np.array([len(target) for target in self.targets], dtype=np.int64)
+        self.reader = _Reader(copy.deepcopy(log_mel).cpu(), augmenter, seed)
+        if len(self.targets) != len(utterances):
+            raise ValueError(f"{len(self.targets)} targets for {len(utterances)} utterances")
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, key: tuple[int, int, float]) -> Example:
+        epoch, index, speed = key
+        return self.reader.read(self.utterances[index], self.targets[index], epoch, speed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """All that a worker must know to make a batch."""
+
+    utterances: list[Utterance]
+    targets: list[npt.NDArray[np.int32]]
+    speeds: list[float]
+    symbols: int
+    epoch: int
+    step: int
+
+
+class _Reader(Dataset[Batch | AsrError]):
+    """The part of a SpeechDataset that workers hold.
+
+    Requests bring the utterances, so that a worker is small and starts fast, whatever the corpus.
+    """
+
+    def __init__(self, log_mel: LogMel, augmenter: Augmenter | None, seed: int) -> None:
+        self.log_mel = log_mel
+        self.augmenter = augmenter
+        self.seed = seed
+
+    def __getitem__(self, request: _Request) -> Batch | AsrError:
+        """A batch, or what is wrong: raised in a worker, it would come back inside a traceback."""
+        try:
+            examples = [
+                self.read(utterance, target, request.epoch, speed)
+                for utterance, target, speed in zip(
+                    request.utterances, request.targets, request.speeds, strict=True
+                )
+            ]
+        except AsrError as error:
+            return error
+        mels = self.log_mel.config.mels
+        return collate(examples, mels, request.symbols, request.epoch, request.step)
+
+    def read(
+        self, utterance: Utterance, target: npt.NDArray[np.int32], epoch: int, speed: float
+    ) -> Example:
+        rate = self.log_mel.config.sample_rate
+        waveform = load_audio(utterance.audio, rate, expected_seconds=utterance.seconds)  # (N,)
+        if speed != 1.0:
+            waveform = change_speed(waveform, speed)
+        if self.augmenter:
+            generator = random_generator(self.seed, epoch, utterance.id, "waveform")
+            waveform = self.augmenter.damage_waveform(waveform, generator)
+        # One thread, as in workers: with more, sums may be rounded in another order.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            features = self.log_mel(torch.from_numpy(waveform))  # (T, F)
+        finally:
+            torch.set_num_threads(threads)
+        if self.augmenter:
+            generator = random_generator(self.seed, epoch, utterance.id, "features")
+            features = torch.from_numpy(self.augmenter.damage_features(features.numpy(), generator))
+        return Example(utterance.id, utterance.text, features, torch.from_numpy(target).long())
+
+
+def load_batches(
+    dataset: SpeechDataset,
+    planner: Planner,
+    epochs: Iterable[int],
+    first_step: int = 0,
+    *,
+    rank: int = 0,
+    processes: int = 1,
+    workers: int = 0,
+) -> Generator[Batch]:
+    """The batches of `epochs`, one after the other, from `first_step` of the first epoch on.
+
+    Each is this process's part of the global batch that `planner` plans for all `processes`. With
+    `workers` processes of their own (0: none) they are the same batches, bit for bit, and made
+    ahead: also across the end of an epoch, so take all epochs from one call. Closing the iterator
+    ends the workers. Torch's global random state is not touched.
+
+    Raises what reading raises, and DataError where a worker is killed.
+    """
+    loader = DataLoader(
+        dataset.reader,
+        batch_size=None,  # a request is a whole batch already
+        sampler=_plan_requests(dataset, planner, epochs, first_step, rank, processes),
+        num_workers=workers,
+        multiprocessing_context=_worker_context() if workers else None,
+        worker_init_fn=_start_worker if workers else None,
+        generator=torch.Generator(),  # else a seed is drawn from the global one
+    )
+    try:
+        with _hold_interrupts():
+            batches = iter(loader)
+        for batch in batches:
+            if isinstance(batch, AsrError):
+                raise batch
+            yield batch
+    except (OSError, EOFError, RuntimeError) as error:
+        # A dead worker is noticed by torch, or by the socket that should have handed a batch over.
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
+            raise
+        raise DataError(
+            "A process that reads recordings was killed, most likely for want of memory (shared "
+            "memory in a container); use fewer workers or smaller batches."
+        ) from error
+
+
+def _plan_requests(
+    dataset: SpeechDataset,
+    planner: Planner,
+    epochs: Iterable[int],
+    first_step: int,
+    rank: int,
+    processes: int,
+) -> Iterator[_Request]:
+    for epoch in epochs:
+        plan = planner.epoch(epoch)
+        for step in range(first_step, len(plan)):
+            batch = plan.batches[step]
+            part = shard(batch, rank, processes)
+            yield _Request(
+                [dataset.utterances[index] for index in part],
+                [dataset.targets[index] for index in part],
+                plan.speeds[part].tolist(),
+                int(dataset.target_lengths[batch].sum()),
+                epoch,
+                step,
+            )
+        first_step = 0
+
+
+def _worker_context() -> Any:
+    """How workers start: forked from a small process of their own that has imported this module.
+
+    Forking the trainer itself would copy a process full of threads and CUDA state, whose locks may
+    never open again; spawning would import torch once a worker.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", __name__])
+    return context
+
+
+@contextmanager
+def _hold_interrupts() -> Iterator[None]:
+    """Ctrl-C is for the trainer to answer: it waits until after this, and processes that start
+    meanwhile never hear of it. Ignoring it in `_start_worker` is too late for one that is importing.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_trainer, daemon=True).start()
+
+
+def _end_with_trainer() -> None:
+    """Torch's own watch sees the fork server, which lives on while its workers do."""
+    trainer = multiprocessing.parent_process()
+    if trainer is not None:
+        trainer.join()
+        os._exit(1)

@@ -1,0 +1,52 @@
+"""Everything that can go wrong for a user, as one small tree.
+
+AsrError
+├── AudioError        a recording cannot be read, or is not what it claims to be
+├── TextError         a transcript or vocabulary holds what it must not
+├── DataError         a manifest or corpus folder is wrong
+├── CheckpointError   a checkpoint is missing, damaged, foreign or does not fit
+├── ConfigError       a configuration value is misspelt, ill-typed or impossible
+├── TrainingError     training cannot go on
+├── DecodeError       log-probabilities do not fit the decoder
+└── ScoreError        references and hypotheses cannot be compared
+
+Each message is one sentence: what is wrong, where, and what to do. Programs end with `EXIT_CODE`.
+"""
+
+EXIT_CODE = 2
+
+
+class AsrError(Exception):
+    """Base of every error that a user can cause or mend."""
+
+
+class AudioError(AsrError):
+    """A recording cannot be read, or is not what it claims to be."""
+
+
+class TextError(AsrError):
+    """A transcript or vocabulary holds what it must not."""
+
+
+class DataError(AsrError):
+    """A manifest or corpus folder is wrong."""
+
+
+class CheckpointError(AsrError):
+    """A checkpoint is missing, damaged, foreign or does not fit."""
+
+
+class ConfigError(AsrError):
+    """A configuration value is misspelt, ill-typed or impossible."""
+
+
+class TrainingError(AsrError):
+    """Training cannot go on."""
+
+
+class DecodeError(AsrError):
+    """Log-probabilities do not fit the decoder."""
+
+
+class ScoreError(AsrError):
+    """References and hypotheses cannot be compared."""

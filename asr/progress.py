@@ -1,0 +1,150 @@
+"""The progress display of recipes, the command line and training: bars on stderr, lines on stdout.
+
+A terminal gets a live bar with the time left for every open `Bar`. Anything else (a log file, a
+pipe) gets plain lines: one when work starts, at most one every ten seconds, one when it ends.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator, Sized
+from datetime import timedelta
+from time import monotonic
+from typing import TYPE_CHECKING, Self, TypeVar
+
+if TYPE_CHECKING:  # rich is imported when the first bar opens: `asr --help` must not pay for it
+    from rich.progress import Progress
+
+PLAIN_LINE_SECONDS = 10.0
+
+T = TypeVar("T")
+
+_display: "Progress | None" = None  # a terminal holds one live display: open bars share it
+_open_bars: list["Bar"] = []
+
+
+def say(text: str) -> None:
+    """Print one line of results on stdout, above the live bars if there are any."""
+    if _display is not None and sys.stdout.isatty():
+        _display.console.out(text, highlight=False)
+    else:
+        print(text, flush=True)
+
+
+def track(
+    iterable: Iterable[T], label: str, total: int | None = None, unit: str = ""
+) -> Iterator[T]:
+    """Yield the items of `iterable` while a bar counts those that the caller is done with.
+
+    `total` defaults to the iterable's own length where it has one.
+    """
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
+    with Bar(label, total, unit) as bar:
+        for item in iterable:
+            yield item
+            bar.advance()
+
+
+class Bar:
+    """Progress of one piece of work, shown from construction to `close` or the end of `with`.
+
+    `total` is the amount of work in `unit`, None if unknown; "bytes" are shown as kB, MB or GB.
+    `done` is what an earlier run has already done: it counts as progress, not as speed.
+    """
+
+    def __init__(self, label: str, total: int | None, unit: str = "", done: int = 0) -> None:
+        global _display
+        if _display is None:
+            _display = _new_display()
+            _display.start()
+        self._display, self._unit = _display, unit
+        self._id = _display.add_task(label, total=total, completed=done, amount="", note="")
+        self._task = next(task for task in _display.tasks if task.id == self._id)
+        _open_bars.append(self)
+        self._line_at = monotonic()
+        self.advance(0)
+        self._write_line()
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """Count `n` more units as done (negative: work was lost); `note` replaces the last note."""
+        note = note or self._task.fields["note"]
+        amount = self._amount(self._task.completed + n)
+        self._display.update(self._id, advance=n, amount=amount, note=note)
+        if monotonic() - self._line_at >= PLAIN_LINE_SECONDS:
+            self._write_line()
+
+    def close(self) -> None:
+        """End this bar; the one that closes last stays on the screen."""
+        global _display
+        if self not in _open_bars:
+            return
+        _open_bars.remove(self)
+        self._display.stop_task(self._id)
+        self._write_line(last=True)
+        if _open_bars:
+            self._display.remove_task(self._id)
+        else:
+            self._display.stop()
+            _display = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _amount(self, done: float) -> str:
+        from rich.filesize import decimal
+
+        amounts = [done] if self._task.total is None else [done, self._task.total]
+        if self._unit == "bytes":
+            return " of ".join(decimal(int(amount)) for amount in amounts)
+        return " ".join(["/".join(f"{amount:,.0f}" for amount in amounts), self._unit]).strip()
+
+    def _write_line(self, last: bool = False) -> None:
+        if not self._display.disable:
+            return
+        self._line_at = monotonic()
+        task = self._task
+        line = f"{task.description}: {task.fields['amount']}"
+        if task.total:
+            line += f" ({task.percentage:.0f} %)"
+        if last:
+            complete = task.finished or task.total is None
+            line += f" {'in' if complete else 'stopped after'} {_clock(task.elapsed or 0)}"
+        elif task.time_remaining:
+            line += f", {_clock(task.time_remaining)} left"
+        if task.fields["note"]:
+            line += f", {task.fields['note']}"
+        print(line, file=sys.stderr, flush=True)
+
+
+def _new_display() -> "Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[amount]}", markup=False),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[note]}", markup=False),
+        console=console,
+        # Disabled, it still keeps count and estimates the time left: the plain lines use that.
+        disable=not (sys.stderr.isatty() and console.is_interactive),
+        refresh_per_second=4,
+        speed_estimate_period=600,
+        get_time=monotonic,
+        # Results on stdout may go to a file: rich must not catch them and send them to stderr.
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def complain(text: str) -> None:
+    """Print one line on stderr: what went wrong."""
+    print(text, file=sys.stderr, flush=True)

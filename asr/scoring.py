@@ -1,0 +1,266 @@
+"""Word and character error rates: references against hypotheses, paired by utterance id.
+
+The alignment is Levenshtein's, from jiwer. A rate is the sum of all errors over the sum of all
+reference words or characters, never a mean of rates.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jiwer
+
+from asr.errors import ScoreError
+from asr.text import normalise
+
+LINE_WIDTH = 100
+"""Columns of the alignment view."""
+
+
+@dataclass(frozen=True, slots=True)
+class UtteranceScore:
+    """One utterance, both texts normalised; `alignment` pairs their words, "" for a missing one."""
+
+    id: str
+    reference: str
+    hypothesis: str
+    alignment: tuple[tuple[str, str], ...]
+    words: int
+    substitutions: int
+    insertions: int
+    deletions: int
+    characters: int
+    character_errors: int
+
+    @property
+    def errors(self) -> int:
+        """Word errors."""
+        return self.substitutions + self.insertions + self.deletions
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The errors of a set of utterances, in the order of the references.
+
+    Rates are fractions and may exceed 1. Characters include the single spaces between words. With
+    no reference word at all (every utterance silent) each inserted word counts as 1, as in jiwer:
+    the rate is the number of errors, 0 when nothing was inserted; likewise for characters.
+    """
+
+    profile: str
+    utterances: tuple[UtteranceScore, ...]
+    words: int
+    substitutions: int
+    insertions: int
+    deletions: int
+    characters: int
+    character_errors: int
+
+    @property
+    def errors(self) -> int:
+        """Word errors."""
+        return self.substitutions + self.insertions + self.deletions
+
+    @property
+    def wer(self) -> float:
+        """Word errors over reference words."""
+        return self.errors / max(self.words, 1)
+
+    @property
+    def cer(self) -> float:
+        """Character errors over reference characters."""
+        return self.character_errors / max(self.characters, 1)
+
+    @property
+    def sentence_errors(self) -> int:
+        """Utterances with at least one word error."""
+        return sum(utterance.errors > 0 for utterance in self.utterances)
+
+    @property
+    def sentence_error_rate(self) -> float:
+        """Utterances with a word error over all utterances."""
+        return self.sentence_errors / len(self.utterances)
+
+    def confusions(self, n: int = 10) -> list[tuple[str, str, int]]:
+        """The `n` most frequent errors: (reference word, hypothesis word, count).
+
+        "" for the reference of an insertion and the hypothesis of a deletion.
+        """
+        counts = Counter(
+            pair
+            for utterance in self.utterances
+            for pair in utterance.alignment
+            if pair[0] != pair[1]
+        )
+        ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        return [(reference, hypothesis, count) for (reference, hypothesis), count in ranked[:n]]
+
+    def worst(self, n: int = 10) -> list[UtteranceScore]:
+        """The `n` utterances with the most word errors; among equals, the shorter first."""
+        wrong = [utterance for utterance in self.utterances if utterance.errors]
+        return sorted(wrong, key=lambda u: (-u.errors, u.words, u.id))[:n]
+
+    def alignment(self, n: int = 10) -> str:
+        """The worst `n` utterances, word under word, errors marked S, I and D."""
+        return "\n\n".join(_draw(utterance) for utterance in self.worst(n))
+
+    def summary(self) -> str:
+        """One line: the rates and what they are made of."""
+        return (
+            f"WER {100 * self.wer:.2f} % (S {self.substitutions}, I {self.insertions}, "
+            f"D {self.deletions} of {self.words} words), CER {100 * self.cer:.2f} %, "
+            f"sentence errors {100 * self.sentence_error_rate:.2f} % "
+            f"({self.sentence_errors} of {len(self.utterances)})"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data: the figures, the 20 most frequent errors, and every utterance."""
+        return {
+            "profile": self.profile,
+            "wer": self.wer,
+            "words": self.words,
+            "errors": self.errors,
+            "substitutions": self.substitutions,
+            "insertions": self.insertions,
+            "deletions": self.deletions,
+            "cer": self.cer,
+            "characters": self.characters,
+            "character_errors": self.character_errors,
+            "sentence_error_rate": self.sentence_error_rate,
+            "sentence_errors": self.sentence_errors,
+            "sentences": len(self.utterances),
+            "confusions": [
+                {"reference": reference, "hypothesis": hypothesis, "count": count}
+                for reference, hypothesis, count in self.confusions(20)
+            ],
+            "utterances": [
+                {
+                    "id": utterance.id,
+                    "reference": utterance.reference,
+                    "hypothesis": utterance.hypothesis,
+                    "words": utterance.words,
+                    "substitutions": utterance.substitutions,
+                    "insertions": utterance.insertions,
+                    "deletions": utterance.deletions,
+                    "characters": utterance.characters,
+                    "character_errors": utterance.character_errors,
+                }
+                for utterance in self.utterances
+            ],
+        }
+
+
+def score(
+    references: Mapping[str, str], hypotheses: Mapping[str, str], profile: str = "plain"
+) -> Report:
+    """Compares the texts of the same utterance ids, both sides normalised by `profile`.
+
+    Empty texts are legal on either side. Raises `ScoreError` where an id has no partner or there
+    is nothing to score, and `TextError` for an unknown profile.
+    """
+    if references.keys() != hypotheses.keys():
+        sides = {
+            "references": references.keys() - hypotheses.keys(),
+            "hypotheses": hypotheses.keys() - references.keys(),
+        }
+        found = [
+            f"{len(ids)} only in the {side} ({_list(ids)})" for side, ids in sides.items() if ids
+        ]
+        raise ScoreError(
+            f"references and hypotheses are not of the same utterances: {' and '.join(found)}; "
+            "give each id a text on both sides, an empty one where nothing was said or recognised"
+        )
+    if not references:
+        raise ScoreError("there is no utterance to score: the references are empty")
+
+    expected = [normalise(text, profile) for text in references.values()]
+    recognised = [normalise(hypotheses[id], profile) for id in references]
+    words = jiwer.process_words(expected, recognised)
+    characters = jiwer.process_characters(expected, recognised)
+    utterances = tuple(
+        _score_utterance(*parts)
+        for parts in zip(
+            references,
+            expected,
+            recognised,
+            words.alignments,
+            map(_count_errors, characters.alignments),
+            strict=True,
+        )
+    )
+    return Report(
+        profile=profile,
+        utterances=utterances,
+        words=sum(utterance.words for utterance in utterances),
+        substitutions=words.substitutions,
+        insertions=words.insertions,
+        deletions=words.deletions,
+        characters=sum(utterance.characters for utterance in utterances),
+        character_errors=sum(utterance.character_errors for utterance in utterances),
+    )
+
+
+def _score_utterance(
+    id: str,
+    reference: str,
+    hypothesis: str,
+    chunks: list[jiwer.AlignmentChunk],
+    character_errors: int,
+) -> UtteranceScore:
+    expected, recognised = reference.split(), hypothesis.split()
+    alignment: list[tuple[str, str]] = []
+    counts = dict.fromkeys(("equal", "substitute", "insert", "delete"), 0)
+    for chunk in chunks:
+        left = expected[chunk.ref_start_idx : chunk.ref_end_idx]
+        right = recognised[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        size = _length(chunk)
+        counts[chunk.type] += size
+        alignment += zip(left or [""] * size, right or [""] * size, strict=True)
+    return UtteranceScore(
+        id=id,
+        reference=reference,
+        hypothesis=hypothesis,
+        alignment=tuple(alignment),
+        words=len(expected),
+        substitutions=counts["substitute"],
+        insertions=counts["insert"],
+        deletions=counts["delete"],
+        characters=len(reference),
+        character_errors=character_errors,
+    )
+
+
+def _count_errors(chunks: list[jiwer.AlignmentChunk]) -> int:
+    return sum(_length(chunk) for chunk in chunks if chunk.type != "equal")
+
+
+def _length(chunk: jiwer.AlignmentChunk) -> int:
+    """Units in a chunk: as many on both sides, or all on one."""
+    return max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+
+
+def _list(ids: Iterable[str]) -> str:
+    ids = sorted(ids)
+    return ", ".join(map(repr, ids[:5])) + (", ..." if len(ids) > 5 else "")
+
+
+def _draw(utterance: UtteranceScore) -> str:
+    lines = [
+        f"{utterance.id}: S {utterance.substitutions}, I {utterance.insertions}, "
+        f"D {utterance.deletions} of {utterance.words} words"
+    ]
+    rows = ["  REF", "  HYP", "     "]
+    for reference, hypothesis in utterance.alignment:
+        width = max(len(reference), len(hypothesis))
+        if len(rows[0]) + 1 + width > LINE_WIDTH and len(rows[0]) > 5:
+            lines += [row.rstrip() for row in rows]
+            rows = ["  REF", "  HYP", "     "]
+        mark = "I" if not reference else "D" if not hypothesis else "S"
+        cells = (
+            reference or "*" * width,
+            hypothesis or "*" * width,
+            mark if reference != hypothesis else "",
+        )
+        rows = [f"{row} {cell:<{width}}" for row, cell in zip(rows, cells, strict=True)]
+    return "\n".join([*lines, *(row.rstrip() for row in rows)])

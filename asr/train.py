@@ -1,0 +1,567 @@
+"""Training: CTC steps in epochs, validation WER, checkpoints, and exact resume.
+
+What makes resuming exact is that nothing is drawn from a running random state. The order of the data
+and its augmentation are pure functions of (seed, epoch, utterance); the dropout of a step is seeded
+with (seed, step, rank). A checkpoint is weights, optimiser and three counters.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from asr import checkpoint
+from asr.audio import load_audio
+from asr.augment import AugmentConfig, Augmenter
+from asr.curves import Metrics, draw_curves
+from asr.data import (
+    Batch,
+    Planner,
+    SpeechDataset,
+    Utterance,
+    admit,
+    load_batches,
+    summarise_rejects,
+)
+from asr.distributed import Place, RuntimeConfig, from_first, gather, join, sum_over_processes
+from asr.errors import AsrError, ConfigError, DataError, TrainingError
+from asr.features import FeaturesConfig
+from asr.lstm import EncoderConfig
+from asr.model import AcousticModel, Emissions
+from asr.recognizer import Recognizer
+from asr.scoring import score
+from asr.text import Vocabulary, ctc_frames_needed
+
+DRAW_SECONDS = 60.0  # between two pictures of the curves
+LOG_STEPS = 10  # steps between looks at the losses: each look waits for the GPU
+NORMALISATION_UTTERANCES = 1000  # spread over the training set, to measure the features' mean on
+
+
+@dataclass
+class TrainingConfig:
+    """The optimisation. A step is one batch, summed over all processes."""
+
+    epochs: int = 40
+    batch_seconds: float = 240.0  # padded audio in a batch, all processes' shares together
+    learning_rate: float = 1e-3  # the peak, reached after the warm-up, then a half cosine to 0
+    warmup_steps: int = 300
+    weight_decay: float = 0.01  # of weight matrices
+    clip_norm: float = 1.0  # largest gradient norm; the loss is per character
+    seed: int = 1
+    checkpoint_steps: int = 200  # between resumable checkpoints, besides each epoch's end
+    precision: str = "auto"  # "auto" (bf16 on a GPU), "float32", "bf16"
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("auto", "float32", "bf16"):
+            raise ConfigError(
+                f"training.precision is {self.precision!r}; it must be auto, float32 or bf16."
+            )
+        for key, least in (("epochs", 1), ("warmup_steps", 0), ("checkpoint_steps", 1)):
+            if getattr(self, key) < least:
+                raise ConfigError(f"training.{key} is {getattr(self, key)}; at least {least}.")
+        for key in ("batch_seconds", "learning_rate", "clip_norm"):
+            if not 0 < getattr(self, key) < math.inf:
+                raise ConfigError(f"training.{key} is {getattr(self, key)}; it must be above 0.")
+        if self.weight_decay < 0 or self.seed < 0:
+            raise ConfigError("training.weight_decay and training.seed must not be negative.")
+
+
+class Listener:
+    """Whoever watches a training run overrides what interests it; this one is silent."""
+
+    def say(self, line: str) -> None:
+        """A line for people."""
+
+    def epoch_begins(self, epoch: int, epochs: int, steps: int, done: int) -> None:
+        """Epoch `epoch` (from 1) of `epochs` has `steps` steps, of which `done` were done before."""
+
+    def steps_done(self, steps: int, loss: float) -> None:
+        """So many more steps; `loss` is the last one's."""
+
+    def epoch_ends(self) -> None:
+        """The epoch's last step is done, or training stops within it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a call of `train` ended."""
+
+    folder: Path
+    epoch: int
+    step: int
+    best_wer: float  # a fraction; infinity before the first validation
+    interrupted: bool
+
+
+@dataclass
+class Task:
+    """Everything one training run is made of; picklable, so that it can go to other processes."""
+
+    folder: Path
+    training_set: list[Utterance]
+    dev_set: list[Utterance]
+    vocabulary: Vocabulary
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    listener: Listener = field(default_factory=Listener)
+
+
+class Trainer:
+    """The mathematics of one step: forward, CTC, backward, clipping, AdamW.
+
+    The loss is summed over the utterances of all processes and divided by the batch's characters, so
+    that it does not depend on how a batch is shared out.
+    """
+
+    def __init__(self, model: AcousticModel, config: TrainingConfig, place: Place) -> None:
+        self.config = config
+        self.place = place
+        self.model = model.to(place.device)
+        self._parallel: nn.Module = self.model
+        if place.processes > 1:
+            on_gpu = place.device.type == "cuda"
+            self._parallel = DistributedDataParallel(
+                self.model, device_ids=[place.device] if on_gpu else None
+            )
+        self.bf16 = config.precision == "bf16" or (
+            config.precision == "auto"
+            and place.device.type == "cuda"
+            and torch.cuda.is_bf16_supported()
+        )
+        if self.bf16 and place.device.type == "cpu":
+            raise ConfigError(
+                "training.precision is bf16, which is several times slower than float32 on a CPU; "
+                "use float32 or auto."
+            )
+        matrices = [p for p in self.model.parameters() if p.ndim > 1]
+        vectors = [p for p in self.model.parameters() if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": config.weight_decay},
+                {"params": vectors, "weight_decay": 0.0},
+            ],
+            lr=config.learning_rate,
+            fused=True,
+        )
+
+    def learning_rate(self, step: int, progress: float) -> float:
+        """For `step` (from 0), at `progress` in [0, 1] through the training: warm-up, half cosine."""
+        warmup = min(1.0, (step + 1) / max(1, self.config.warmup_steps))
+        return self.config.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def step(self, batch: Batch, step: int, progress: float) -> tuple[Tensor, Tensor]:
+        """Train on this process's share of a batch.
+
+        Returns this process's part of the loss per character (their sum over processes is the loss),
+        and the gradient norm before clipping; both scalars on the device.
+        """
+        # Dropout of a step is a pure function of (seed, step, rank): a resumed run draws the same.
+        torch.manual_seed(_seed(self.config.seed, step, self.place.rank))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(step, progress)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(batch)
+        # DistributedDataParallel averages the gradients over processes; the loss is their sum.
+        torch.autograd.backward(loss * self.place.processes)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        return loss.detach(), norm
+
+    def loss(self, batch: Batch) -> Tensor:
+        """This process's share of the CTC loss, divided by the characters of the whole batch."""
+        device = self.place.device
+        if not batch.ids:  # a small batch among many processes: take part, adding nothing
+            frame = torch.zeros(1, 1, self.model.features.config.mels, device=device)
+            nothing: Emissions = self._parallel(
+                frame, torch.ones(1, dtype=torch.int64, device=device)
+            )
+            return nothing.log_probs.sum() * 0
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            emissions: Emissions = self._parallel(
+                batch.features.to(device, non_blocking=True),
+                batch.feature_lengths.to(device, non_blocking=True),
+            )
+        return ctc_loss(emissions, batch.targets, batch.target_lengths) / batch.symbols
+
+
+def ctc_loss(emissions: Emissions, targets: Tensor, target_lengths: Tensor) -> Tensor:
+    """Minus log P(targets | emissions), summed over the utterances (Graves et al. 2006).
+
+    targets: (B, U) padded with zeros; target_lengths: (B,).
+    """
+    device = emissions.log_probs.device
+    return nn.functional.ctc_loss(
+        emissions.log_probs.transpose(0, 1),  # (T', B, V)
+        targets.to(device, non_blocking=True),
+        emissions.lengths,
+        target_lengths.to(device, non_blocking=True),
+        reduction="sum",
+    )
+
+
+def train(task: Task) -> Outcome:
+    """Train, or go on training, in `task.folder`, as one of the processes that `launch` started.
+
+    The folder gets last.pt (resumable), best.pt (lowest dev WER), metrics.jsonl, TensorBoard files
+    and curves.png. Ctrl-C or SIGTERM saves and returns an interrupted `Outcome`; the same call goes
+    on from there, or from the last checkpoint if the process was killed, as if nothing had happened.
+    Raises an AsrError where the data, the configuration or the loss makes training impossible.
+    """
+    with join(task.runtime) as place:
+        return _Run(task, place).run()
+
+
+class _Run:
+    """One process's part in `train`."""
+
+    def __init__(self, task: Task, place: Place) -> None:
+        self.task = task
+        self.place = place
+        self.config = task.training
+        self.listener = task.listener if place.first else Listener()
+        self.epoch = 0
+        self.step_in_epoch = 0
+        self.step = 0
+        self.epoch_loss = 0.0  # sum over the epoch's steps so far, weighted by their characters
+        self.epoch_symbols = 0
+        self.best_wer = math.inf
+        self.drawn = -math.inf  # when the curves were drawn last
+
+        self.augmenter = Augmenter(task.augment, task.features.sample_rate)
+        torch.manual_seed(self.config.seed)
+        model = AcousticModel(task.features, task.encoder, len(task.vocabulary))
+        self.admitted = self._admit(model)
+        self.fingerprint = self._fingerprint()
+        saved = self._read_saved()
+        if saved is None:
+            self._measure_features(model)
+        else:
+            model.load_state_dict(saved["weights"])
+        self.trainer = Trainer(model, self.config, place)
+        if saved is not None:
+            self.trainer.optimizer.load_state_dict(saved["training"]["optimizer"])
+            for key, value in saved["training"]["counters"].items():
+                setattr(self, key, value)
+            self.listener.say(
+                f"Going on in {task.folder} after {self.epoch} epochs and "
+                f"{self.step_in_epoch} steps."
+            )
+        position = saved["training"]["metrics"] if saved is not None else 0
+        self.metrics = Metrics(task.folder, position, self.step) if place.first else None
+
+        size = sum(p.numel() for p in model.parameters())
+        self.listener.say(
+            f"Model: {size / 1e6:.1f} M parameters. Training set: {len(self.admitted)} utterances, "
+            f"{sum(u.seconds for u in self.admitted) / 3600:.2f} h. "
+            f"{place.processes} process(es) on {place.device.type}, "
+            f"{torch.get_num_threads()} thread(s) each."
+        )
+
+    def run(self) -> Outcome:
+        task, config = self.task, self.config
+        planner = Planner(
+            [u.seconds for u in self.admitted],
+            [u.id for u in self.admitted],
+            config.batch_seconds,
+            task.augment.speeds,
+            config.seed,
+        )
+        dataset = SpeechDataset(
+            self.admitted,
+            [task.vocabulary.encode(u.text, u.id) for u in self.admitted],
+            self.trainer.model.features,
+            self.augmenter,
+            config.seed,
+        )
+        batches = load_batches(
+            dataset,
+            planner,
+            epochs=range(self.epoch, config.epochs),
+            first_step=self.step_in_epoch,
+            rank=self.place.rank,
+            processes=self.place.processes,
+            workers=task.runtime.resolve().workers,
+        )
+        interruption = _Interruption(self.place.device)
+        try:
+            with interruption, contextlib.closing(batches):
+                while self.epoch < config.epochs and not interruption.agreed:
+                    self._run_epoch(len(planner.epoch(self.epoch)), batches, interruption)
+        finally:
+            if self.metrics is not None:
+                self.metrics.close()
+        return Outcome(
+            task.folder, self.epoch, self.step, self.best_wer, self.epoch < config.epochs
+        )
+
+    def _run_epoch(
+        self, steps: int, batches: Iterator[Batch], interruption: "_Interruption"
+    ) -> None:
+        """Run the epoch's steps from the current one on, validate, and save; or stop in between."""
+        started = time.monotonic()
+        self.trainer.model.train()
+        self.listener.epoch_begins(self.epoch + 1, self.config.epochs, steps, self.step_in_epoch)
+        pending: list[_Step] = []
+        while self.step_in_epoch < steps:
+            batch = next(batches)
+            progress = (self.epoch + self.step_in_epoch / steps) / self.config.epochs
+            rate = self.trainer.learning_rate(self.step, progress)
+            loss, norm = self.trainer.step(batch, self.step, progress)
+            pending.append(_Step(loss, norm, rate, batch))
+            self.step += 1
+            self.step_in_epoch += 1
+            due = self.step % self.config.checkpoint_steps == 0
+            last = self.step_in_epoch == steps
+            if due or last or len(pending) == LOG_STEPS or self.place.device.type == "cpu":
+                interruption.agree()
+                self._log(pending)
+                pending = []
+                if (due and not last) or interruption.agreed:
+                    self._save_last()
+                if interruption.agreed:
+                    self.listener.epoch_ends()
+                    return
+        self.listener.epoch_ends()
+        self._validate(time.monotonic() - started)
+        self.epoch += 1
+        self.step_in_epoch, self.epoch_loss, self.epoch_symbols = 0, 0.0, 0
+        self._save_last()
+        if self.place.first and (
+            self.epoch == self.config.epochs or time.monotonic() - self.drawn > DRAW_SECONDS
+        ):
+            draw_curves(self.task.folder)
+            self.drawn = time.monotonic()
+
+    def _log(self, pending: list["_Step"]) -> None:
+        """Sum the pending steps' losses over the processes, check them and write them down."""
+        losses = sum_over_processes(torch.stack([step.loss for step in pending])).tolist()
+        norms = torch.stack([step.norm for step in pending]).tolist()
+        first = self.step - len(pending)
+        for offset, (step, loss, norm) in enumerate(zip(pending, losses, norms, strict=True)):
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                raise TrainingError(
+                    f"The loss at step {first + offset + 1} is {loss} with gradient norm {norm} on "
+                    f"{', '.join(step.batch.ids[:5])}; lower training.learning_rate or look at "
+                    "these utterances, then run the same command again to go on from the last "
+                    "checkpoint."
+                )
+            self.epoch_loss += loss * step.batch.symbols
+            self.epoch_symbols += step.batch.symbols
+            if self.metrics is not None:
+                self.metrics.write(
+                    "step",
+                    first + offset + 1,
+                    {
+                        "epoch": self.epoch + 1,
+                        "loss": loss,
+                        "gradient_norm": norm,
+                        "learning_rate": step.learning_rate,
+                    },
+                )
+        self.listener.steps_done(len(pending), losses[-1])
+
+    def _validate(self, seconds: float) -> None:
+        """Transcribe the dev set with the weights as they are; keep them if they are the best."""
+        texts, loss, symbols = {}, 0.0, 0
+        mine = self.task.dev_set[self.place.rank :: self.place.processes]
+        recognizer = Recognizer(self.trainer.model.eval(), self.task.vocabulary)
+        for index, emission in recognizer.emissions([(u.audio, u.seconds) for u in mine]):
+            if isinstance(emission, AsrError):
+                raise emission
+            utterance = mine[index]
+            texts[utterance.id] = recognizer.decoder.decode(emission).text
+            target = self.task.vocabulary.encode(utterance.text, utterance.id)
+            if len(emission) >= ctc_frames_needed(target):
+                emissions = Emissions(
+                    torch.from_numpy(emission)[None], torch.tensor([len(emission)])
+                )
+                loss += float(
+                    ctc_loss(emissions, torch.tensor([target]), torch.tensor([len(target)]))
+                )
+                symbols += len(target)
+        parts = gather((texts, loss, symbols))
+        report = score(
+            {u.id: u.text for u in self.task.dev_set},
+            {name: text for part in parts for name, text in part[0].items()},
+        )
+        dev_loss = sum(part[1] for part in parts) / max(1, sum(part[2] for part in parts))
+        train_loss = self.epoch_loss / self.epoch_symbols
+        if self.metrics is not None:
+            self.metrics.write(
+                "epoch",
+                self.step,
+                {
+                    "epoch": self.epoch + 1,
+                    "train_loss": train_loss,
+                    "dev_loss": dev_loss,
+                    "wer": report.wer,
+                    "cer": report.cer,
+                },
+            )
+        better = report.wer < self.best_wer
+        self.listener.say(
+            f"Epoch {self.epoch + 1}/{self.config.epochs}: loss {train_loss:.3f}, "
+            f"dev loss {dev_loss:.3f}, WER {100 * report.wer:.2f} %, CER {100 * report.cer:.2f} %"
+            f"{' (best)' if better else ''}, {seconds:.0f} s"
+        )
+        if better:
+            self.best_wer = report.wer
+            if self.place.first:
+                facts: dict[str, object] = {
+                    "epoch": self.epoch + 1,
+                    "step": self.step,
+                    "dev_wer": report.wer,
+                }
+                checkpoint.save_model(
+                    self.task.folder / "best.pt", self.trainer.model, self.task.vocabulary, facts
+                )
+
+    def _save_last(self) -> None:
+        """Write last.pt: with it, a later call goes on exactly here."""
+        if self.metrics is None:
+            return
+        training = {
+            "optimizer": self.trainer.optimizer.state_dict(),
+            "counters": {name: getattr(self, name) for name in COUNTERS},
+            "metrics": self.metrics.position(),
+            "fingerprint": self.fingerprint,
+        }
+        facts: dict[str, object] = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "best_dev_wer": self.best_wer,
+        }
+        checkpoint.save_model(
+            self.task.folder / "last.pt",
+            self.trainer.model,
+            self.task.vocabulary,
+            facts,
+            training,
+        )
+
+    def _admit(self, model: AcousticModel) -> list[Utterance]:
+        """The training utterances that can be learnt from; the rejects are told to the listener."""
+        task = self.task
+        admitted, rejects = admit(
+            task.training_set,
+            task.vocabulary,
+            model.frames,
+            fastest=task.augment.fastest,
+            max_seconds=self.config.batch_seconds,
+        )
+        if rejects:
+            self.listener.say(summarise_rejects(rejects))
+        if not admitted:
+            raise DataError("No training utterance is left after these rejects; mend the manifest.")
+        return admitted
+
+    def _measure_features(self, model: AcousticModel) -> None:
+        """Measure the features' mean and deviation on the first process, and hand them to all."""
+        if self.place.first:
+            stride = -(-len(self.admitted) // NORMALISATION_UTTERANCES)
+            model.features.measure(load_audio(u.audio) for u in self.admitted[::stride])
+        mean, std = from_first((model.features.mean, model.features.std))
+        model.features.mean.copy_(mean)
+        model.features.std.copy_(std)
+
+    def _fingerprint(self) -> dict[str, str]:
+        """What a run must share with its checkpoint to go on as if it had never stopped."""
+        task = self.task
+        parts: dict[str, object] = {
+            f"{section}.{key}": value
+            for section in ("features", "encoder", "augment", "training")
+            for key, value in asdict(getattr(task, section)).items()
+        }
+        parts["the vocabulary"] = task.vocabulary.to_list()
+        data = [(u.id, u.seconds, u.text) for u in self.admitted]
+        digest = hashlib.blake2b(json.dumps(data).encode(), digest_size=16).hexdigest()
+        return {name: json.dumps(value) for name, value in parts.items()} | {
+            "the training set": digest
+        }
+
+    def _read_saved(self) -> dict[str, Any] | None:
+        """The payload of last.pt, or None where this run begins; ConfigError where it is not ours."""
+        path = self.task.folder / "last.pt"
+        if not path.exists():
+            return None
+        saved = checkpoint.read(path)
+        if saved["training"] is None:
+            raise ConfigError(f"{path} holds no training to go on with; choose another folder.")
+        before = saved["training"]["fingerprint"]
+        for name, value in self.fingerprint.items():
+            if before.get(name) != value:
+                change = f" ({before.get(name)} then, {value} now)" if name.count(".") == 1 else ""
+                raise ConfigError(
+                    f"{path} was trained with another value of {name}{change}; "
+                    "restore it to go on, or train in another folder."
+                )
+        return saved
+
+
+COUNTERS = ("epoch", "step_in_epoch", "step", "epoch_loss", "epoch_symbols", "best_wer")
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step whose loss has not been looked at yet."""
+
+    loss: Tensor
+    norm: Tensor
+    learning_rate: float
+    batch: Batch
+
+
+class _Interruption:
+    """Turns Ctrl-C and SIGTERM into a wish to stop, on which all processes agree at a step's end.
+
+    A second Ctrl-C in a single process ends it at once, as it would have without this.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._asked = False
+        self.agreed = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def agree(self) -> None:
+        """Set `agreed` on every process if any was asked to stop."""
+        self.agreed = bool(
+            sum_over_processes(torch.tensor(float(self._asked), device=self._device))
+        )
+
+    def _ask(self, number: int, _frame: FrameType | None) -> None:
+        # An elastic launcher passes the user's Ctrl-C on: what arrives twice there was typed once.
+        if self._asked and number == signal.SIGINT and "TORCHELASTIC_RUN_ID" not in os.environ:
+            raise KeyboardInterrupt
+        self._asked = True
+
+
+def _seed(*parts: int) -> int:
+    """A 63-bit seed that is a pure function of some integers."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1

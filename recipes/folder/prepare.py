@@ -1,0 +1,105 @@
+"""Prepare your own recordings: x.wav with its transcript x.txt beside it, in any audio format.
+
+    python recipes/folder/prepare.py my-recordings        # data/folder: train.jsonl, dev.jsonl
+
+With sub-folders, each is taken for a speaker and goes to one side whole, so that the word error
+rate on dev is that of unheard voices; without, single recordings are divided. The division is the
+same on every run.
+"""
+
+import argparse
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from asr.data import Utterance, read_folder, summarise_rejects, write_manifest
+from asr.errors import EXIT_CODE, AsrError, DataError
+from asr.progress import complain, say
+from asr.text import PROFILES
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        utterances, rejects = read_folder(options.folder, options.profile)
+        if rejects:
+            say(summarise_rejects(rejects))
+        if len(utterances) < 2:
+            raise DataError(
+                f"{options.folder} holds {len(utterances)} utterances that can be used: "
+                "training and dev need at least one each"
+            )
+        for name, part in zip(
+            ("train", "dev"), divide(utterances, options.dev_fraction), strict=True
+        ):
+            manifest = options.output / f"{name}.jsonl"
+            write_manifest(manifest, part)
+            hours = sum(utterance.seconds for utterance in part) / 3600
+            say(f"{manifest}: {len(part):,} utterances, {hours:.2f} hours")
+    except AsrError as error:
+        complain(f"prepare.py: {error}")
+        return EXIT_CODE
+    return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "--dev-fraction", type=fraction, default=0.1, help="of the hours (%(default)s)"
+    )
+    parser.add_argument(
+        "--profile",
+        choices=PROFILES,
+        default="english",
+        help="how transcripts are normalised: "
+        + "; ".join(f"{name}: {what}" for name, what in PROFILES.items())
+        + " (%(default)s)",
+    )
+    parser.add_argument("--output", type=Path, default=Path("data/folder"))
+    return parser.parse_args(arguments)
+
+
+def fraction(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return number
+
+
+def divide(
+    utterances: Sequence[Utterance], dev_fraction: float
+) -> tuple[list[Utterance], list[Utterance]]:
+    """(train, dev): whole speakers, in the order of their names' hashes, as dev has room for them.
+
+    Hashes rather than a shuffle: a new recording moves few of the others.
+    """
+    groups: dict[str, list[Utterance]] = {}
+    for utterance in utterances:  # an id is the path below the folder
+        groups.setdefault(utterance.id.partition("/")[0], []).append(utterance)
+    if len(groups) == 1:  # one speaker
+        groups = {utterance.id: [utterance] for utterance in utterances}
+    seconds = {name: sum(each.seconds for each in group) for name, group in groups.items()}
+    room = dev_fraction * sum(seconds.values())
+    dev: set[str] = set()
+    for name in sorted(groups, key=digest)[:-1]:  # the last is training's in any case
+        if seconds[name] / 2 <= room:  # dev comes closer to its fraction with it than without
+            dev.add(name)
+            room -= seconds[name]
+    dev = dev or {min(groups, key=lambda name: (seconds[name], digest(name)))}
+    return (
+        [each for name, group in groups.items() if name not in dev for each in group],
+        [each for name, group in groups.items() if name in dev for each in group],
+    )
+
+
+def digest(name: str) -> bytes:
+    return hashlib.sha256(os.fsencode(name)).digest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

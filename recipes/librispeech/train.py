@@ -1,0 +1,19 @@
+"""Train on LibriSpeech: `python recipes/librispeech/train.py [key=value ...]` (conf/librispeech.yaml).
+
+Run prepare.py first. Whatever interrupts it, the same command goes on where it stopped.
+"""
+
+from asr.config import Experiment, recipe
+from asr.progress import say
+from asr.train import Outcome
+
+
+@recipe(__file__, "librispeech")
+def main(experiment: Experiment) -> Outcome:
+    outcome = experiment.train()
+    say(f"Best dev WER: {100 * outcome.best_wer:.2f} %. Curves: {outcome.folder / 'curves.png'}")
+    return outcome
+
+
+if __name__ == "__main__":
+    main()

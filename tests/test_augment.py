@@ -1,0 +1,549 @@
+"""Damage stays where it belongs, is drawn as configured, and is the same for the same utterance."""
+
+import multiprocessing
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr.augment import (
+    AugmentConfig,
+    Augmenter,
+    add_noise,
+    align_response,
+    interpolate,
+    random_generator,
+    reverberate,
+)
+from asr.errors import AudioError, ConfigError
+
+RATE = 16_000
+Array = npt.NDArray[np.float32]
+
+
+def only(**changes: Any) -> AugmentConfig:
+    """A configuration with everything off except what a test is about."""
+    return AugmentConfig(**{"speeds": [1.0], "time_masks": 0, "mel_masks": 0, **changes})
+
+
+def random_array(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def write(path: Path, samples: Array, rate: int = RATE) -> None:
+    path.parent.mkdir(exist_ok=True)
+    soundfile.write(path, samples, rate, subtype="FLOAT")
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> AugmentConfig:
+    """A noise and a reverberation folder, both always used."""
+    for index in range(3):
+        write(tmp_path / "noise" / f"{index}.wav", 0.1 * random_array(RATE, seed=index))
+        decay = np.exp(-np.arange(4000, dtype=np.float32) / 800)
+        write(tmp_path / "rooms" / f"{index}.wav", 0.1 * random_array(4000, seed=index) * decay)
+    return AugmentConfig(
+        gain_db=6.0,
+        noise_folder=str(tmp_path / "noise"),
+        noise_probability=1.0,
+        reverb_folder=str(tmp_path / "rooms"),
+        reverb_probability=1.0,
+        mel_shift=3.0,
+        tempo=0.15,
+    )
+
+
+def damage(augmenter: Augmenter, epoch: int) -> tuple[Array, Array]:
+    generator = random_generator(1, epoch, "84-121123-0000")
+    return (
+        augmenter.damage_waveform(random_array(8000), generator),
+        augmenter.damage_features(random_array(200, 80), generator),
+    )
+
+
+# Draws
+
+
+def test_a_generator_depends_on_each_of_its_four_values_and_on_nothing_else() -> None:
+    def draw(*key: Any) -> list[float]:
+        return random_generator(*key).random(4).tolist()
+
+    assert draw(1, 2, "a", "b") == draw(1, 2, "a", "b")
+    assert draw(np.int64(1), np.int64(2), "a") == draw(1, 2, "a")
+    keys = [
+        (1, 2, "a", "b"),
+        (2, 2, "a", "b"),
+        (1, 3, "a", "b"),
+        (1, 2, "c", "b"),
+        (1, 2, "a", "d"),
+        (1, 2, "ba", ""),  # the same letters, cut elsewhere
+        (1, 2, "", "ba"),
+        (12, 2, "a", "b"),
+        (1, 2, "\udcff", ""),  # from a file name that is not UTF-8
+    ]
+    assert len({tuple(draw(*key)) for key in keys}) == len(keys)
+
+
+def test_a_generator_is_the_same_on_every_machine() -> None:
+    raw = random_generator(7, 3, "84-121123-0000", "damage").bit_generator.random_raw(2)
+    assert raw.tolist() == [15813879879436329366, 1920478505062633082]
+
+
+def test_the_same_utterance_and_epoch_give_the_same_bits_and_another_epoch_others(
+    folders: AugmentConfig,
+) -> None:
+    augmenter = Augmenter(folders, RATE)
+    first, again, other = damage(augmenter, 0), damage(augmenter, 0), damage(augmenter, 1)
+    for index in range(2):
+        np.testing.assert_array_equal(first[index], again[index])
+        assert first[index].dtype == np.float32
+        assert first[index].shape != other[index].shape or (first[index] != other[index]).any()
+
+
+def test_a_spawned_process_gives_the_same_bits(folders: AugmentConfig) -> None:
+    augmenter = Augmenter(folders, RATE)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        elsewhere = pool.apply(damage, (augmenter, 5))
+    for here, there in zip(damage(augmenter, 5), elsewhere, strict=True):
+        np.testing.assert_array_equal(here, there)
+
+
+def test_inputs_are_not_changed_in_place(folders: AugmentConfig) -> None:
+    waveform, features = random_array(8000), random_array(200, 80)
+    for config in (folders, AugmentConfig()):
+        augmenter = Augmenter(config, RATE)
+        augmenter.damage_waveform(waveform, random_generator(0, 0, "a"))
+        augmenter.damage_features(features, random_generator(0, 0, "a"))
+    np.testing.assert_array_equal(waveform, random_array(8000))
+    np.testing.assert_array_equal(features, random_array(200, 80))
+
+
+def test_with_everything_off_nothing_changes() -> None:
+    augmenter = Augmenter(only(), RATE)
+    waveform, features = random_array(8000), random_array(200, 80)
+    generator = random_generator(0, 0, "a")
+    np.testing.assert_array_equal(augmenter.damage_waveform(waveform, generator), waveform)
+    np.testing.assert_array_equal(augmenter.damage_features(features, generator), features)
+
+
+# Waveforms
+
+
+@pytest.mark.parametrize("snr_db", [-5.0, 0.0, 12.5])
+def test_noise_is_mixed_as_torchaudio_does(snr_db: float) -> None:
+    functional = pytest.importorskip("torchaudio.functional")
+    import torch
+
+    speech, noise = 0.1 * random_array(RATE), 0.7 * random_array(RATE, seed=1)
+    expected = functional.add_noise(
+        torch.from_numpy(speech), torch.from_numpy(noise), torch.tensor(snr_db)
+    )
+    np.testing.assert_allclose(add_noise(speech, noise, snr_db), expected.numpy(), atol=1e-6)
+
+
+def test_noise_comes_at_the_drawn_level_and_from_drawn_places(tmp_path: Path) -> None:
+    write(tmp_path / "noise" / "ramp.wav", np.linspace(0.1, 1.0, 50_000, dtype=np.float32))
+    config = only(noise_folder=str(tmp_path), noise_probability=1.0, noise_snr_db=[5.0, 15.0])
+    augmenter = Augmenter(config, RATE)
+    speech = random_array(20_000)
+    levels, starts = [], set()
+    for epoch in range(200):
+        noise = augmenter.damage_waveform(speech, random_generator(0, epoch, "a")) - speech
+        levels.append(10 * np.log10(np.square(speech).sum() / np.square(noise).sum()))
+        starts.add(round(float(noise[0] / noise[-1]), 3))
+    assert 5 - 1e-3 <= min(levels) < 6
+    assert 14 < max(levels) <= 15 + 1e-3
+    assert len(starts) > 100
+
+
+def test_short_noise_goes_round(tmp_path: Path) -> None:
+    cycle = np.array([1.0, 2.0, 3.0, -4.0, 5.0], dtype=np.float32) / 8
+    write(tmp_path / "noise" / "cycle.wav", cycle)
+    augmenter = Augmenter(only(noise_folder=str(tmp_path), noise_probability=1.0), RATE)
+    speech = random_array(23)
+    firsts = set()
+    for epoch in range(50):
+        noise = augmenter.damage_waveform(speech, random_generator(0, epoch, "a")) - speech
+        np.testing.assert_allclose(noise[5:], noise[:-5], atol=1e-6)
+        order = int(np.argmax(noise[:5]))
+        np.testing.assert_allclose(
+            np.roll(noise[:5], -order) / noise[order], np.roll(cycle, -4) / cycle[4], atol=1e-4
+        )
+        firsts.add(order)
+    assert firsts == set(range(5))
+
+
+@pytest.mark.parametrize("size", [50, 4000, 20_000])
+def test_reverberation_is_torchaudios_convolution(size: int) -> None:
+    functional = pytest.importorskip("torchaudio.functional")
+    import torch
+
+    waveform = random_array(9000)
+    response = align_response(random_array(size, seed=1))
+    expected = functional.fftconvolve(torch.from_numpy(waveform), torch.from_numpy(response))
+    wet = reverberate(waveform, response)
+    assert wet.dtype == np.float32
+    np.testing.assert_allclose(wet, expected.numpy()[:9000], atol=1e-5)
+
+
+def test_the_direct_sound_stays_in_time_and_the_energy_in_level() -> None:
+    room = np.zeros(3000, dtype=np.float32)
+    room[[700, 900, 1500]] = [-0.5, 0.3, 0.1]
+    aligned = align_response(room)
+    assert np.abs(aligned).argmax() == 0
+    assert np.square(aligned).sum() == pytest.approx(1.0)
+    np.testing.assert_allclose(aligned[[200, 800]] / aligned[0], [-0.6, -0.2], rtol=1e-6)
+    click = np.zeros(5000, dtype=np.float32)
+    click[1234] = 1.0
+    assert np.abs(reverberate(click, aligned)).argmax() == 1234
+
+
+def test_a_room_of_many_channels_and_another_rate_gives_its_first_channel(tmp_path: Path) -> None:
+    room = np.zeros((8000, 2), dtype=np.float32)
+    room[1000, 0], room[3000, 0], room[500, 1] = 0.5, 0.25, 1.0
+    write(tmp_path / "rooms" / "stereo.wav", room, rate=2 * RATE)
+    (response,) = Augmenter(only(reverb_folder=str(tmp_path)), RATE).responses
+    assert np.abs(response).argmax() == 0
+    assert 100 + np.abs(response[100:]).argmax() == 1000
+    assert np.square(response).sum() == pytest.approx(1.0)
+
+
+def test_gain_is_uniform_in_decibels() -> None:
+    augmenter = Augmenter(only(gain_db=6.0), RATE)
+    one = np.ones(4, dtype=np.float32)
+    levels = [
+        20 * np.log10(augmenter.damage_waveform(one, random_generator(0, epoch, "a"))[0])
+        for epoch in range(400)
+    ]
+    assert -6 <= min(levels) < -5.5
+    assert 5.5 < max(levels) <= 6
+    assert abs(np.mean(levels)) < 0.6
+
+
+def test_each_kind_of_damage_happens_as_often_as_asked(folders: AugmentConfig) -> None:
+    speech = random_array(400)
+    for key in ("noise", "reverb"):
+        values = {f"{key}_folder": getattr(folders, f"{key}_folder"), f"{key}_probability": 0.3}
+        augmenter = Augmenter(only(**values), RATE)
+        changed = [
+            (augmenter.damage_waveform(speech, random_generator(0, epoch, "a")) != speech).any()
+            for epoch in range(500)
+        ]
+        assert 0.22 < np.mean(changed) < 0.38
+
+
+@pytest.mark.parametrize("samples", [1, 100, 40_000])
+def test_silence_stays_silent_and_lengths_stay(folders: AugmentConfig, samples: int) -> None:
+    augmenter = Augmenter(folders, RATE)
+    silence = np.zeros(samples, dtype=np.float32)
+    np.testing.assert_array_equal(
+        augmenter.damage_waveform(silence, random_generator(0, 0, "a")), silence
+    )
+    damaged = augmenter.damage_waveform(random_array(samples), random_generator(0, 0, "a"))
+    assert damaged.shape == (samples,)
+    assert damaged.dtype == np.float32
+
+
+def test_a_silent_stretch_of_noise_adds_nothing() -> None:
+    speech = random_array(100)
+    np.testing.assert_array_equal(add_noise(speech, np.zeros_like(speech), 10.0), speech)
+
+
+def test_real_noise_and_real_rooms(shared: Path) -> None:
+    config = only(
+        noise_folder=str(shared / "noise"),
+        noise_probability=1.0,
+        noise_snr_db=[10.0, 10.0],
+        reverb_folder=str(shared / "rir"),
+        reverb_probability=1.0,
+    )
+    augmenter = Augmenter(config, RATE)
+    assert len(augmenter.noises) == 6
+    assert len(augmenter.responses) == 20
+    speech = 0.05 * random_array(4 * RATE)
+    for epoch in range(20):
+        damaged = augmenter.damage_waveform(speech, random_generator(0, epoch, "a"))
+        assert np.isfinite(damaged).all()
+        gain = np.sqrt(np.square(damaged).mean() / np.square(speech).mean())
+        assert 0.5 < gain < 1.5
+
+
+# Features
+
+
+@given(
+    st.integers(1, 400),
+    st.integers(1, 100),
+    st.integers(0, 120),
+    st.floats(0, 1),
+    st.integers(0, 100),
+    st.integers(0, 10_000),
+)
+@settings(deadline=None, max_examples=60)
+def test_masks_stay_inside_and_are_never_wider_than_asked(
+    frames: int, mels: int, mask_frames: int, fraction: float, mask_bins: int, epoch: int
+) -> None:
+    config = only(
+        time_masks=1,
+        time_mask_frames=mask_frames,
+        time_mask_fraction=fraction,
+        mel_masks=1,
+        mel_mask_bins=mask_bins,
+    )
+    features = np.ones((frames, mels), dtype=np.float32)
+    masked = Augmenter(config, RATE).damage_features(features, random_generator(0, epoch, "a"))
+    assert masked.shape == features.shape
+    assert set(np.unique(masked)) <= {0.0, 1.0}
+    rows, columns = masked.max(axis=1), masked.max(axis=0)
+    np.testing.assert_array_equal(masked, rows[:, None] * columns if masked.any() else 0 * features)
+    if masked.any():
+        for line, widest in (
+            (rows, min(mask_frames, int(frames * fraction))),
+            (columns, min(mask_bins, mels)),
+        ):
+            assert np.sum(line == 0) <= widest
+            assert np.count_nonzero(np.diff(line, prepend=1, append=1)) in (0, 2)  # one piece
+
+
+def draw_masks(config: AugmentConfig, size: int, axis: int, count: int) -> npt.NDArray[np.int64]:
+    """(start, stop) of the one mask of each epoch, both 0 where it has no width."""
+    augmenter = Augmenter(config, RATE)
+    ones = np.ones((size, 3) if axis == 0 else (3, size), dtype=np.float32)
+    spans = []
+    for epoch in range(count):
+        line = augmenter.damage_features(ones, random_generator(0, epoch, "a")).max(axis=1 - axis)
+        masked = np.flatnonzero(line == 0)
+        spans.append((masked[0], masked[-1] + 1) if len(masked) else (0, 0))
+    return np.array(spans)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_masks_have_torchaudios_distribution(axis: int) -> None:
+    """Widths are uniform in 0..widest, as torchaudio's are for `mask_param` widest + 1."""
+    transforms = pytest.importorskip("torchaudio.transforms")
+    import torch
+
+    size, widest, count = 100, 9, 4000
+    ours = draw_masks(
+        only(time_masks=1, time_mask_frames=widest, time_mask_fraction=1.0)
+        if axis == 0
+        else only(mel_masks=1, mel_mask_bins=widest),
+        size,
+        axis,
+        count,
+    )
+    mask = (transforms.TimeMasking if axis == 0 else transforms.FrequencyMasking)(
+        widest + 1, iid_masks=True
+    )
+    shape = (count, 1, 3, size) if axis == 0 else (count, 1, size, 3)  # torchaudio: time last
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        line = (
+            mask(torch.ones(shape))[:, 0].amax(dim=1 if axis == 0 else 2).numpy()
+        )  # (count, size)
+    assert ours.max() == size  # the last frame can be masked, as the first
+    widths = np.diff(ours)[:, 0]
+    theirs = (line == 0).sum(axis=1)
+    for width in range(widest + 1):
+        assert abs(np.mean(widths == width) - 0.1) < 0.02
+        assert abs(np.mean(theirs == width) - 0.1) < 0.02
+    covered = np.zeros(size)
+    for start, stop in ours:
+        covered[start:stop] += 1 / count
+    np.testing.assert_allclose(covered, (line == 0).mean(axis=0), atol=0.025)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_masks_at_the_same_place_are_torchaudios(
+    axis: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    functional = pytest.importorskip("torchaudio.functional")
+    import torch
+
+    size, widest = 60, 20
+    config = (
+        only(time_masks=1, time_mask_frames=widest, time_mask_fraction=1.0)
+        if axis == 0
+        else only(mel_masks=1, mel_mask_bins=widest)
+    )
+    features = random_array(60, 60)
+    ones = np.ones_like(features)
+    for epoch in range(20):
+        generator = random_generator(0, epoch, "a")
+        line = Augmenter(config, RATE).damage_features(ones, generator).max(axis=1 - axis)
+        masked = np.flatnonzero(line == 0)
+        width, start = len(masked), int(masked[0]) if len(masked) else 0
+        value = width + 0.5  # torchaudio: width = floor(rand · param), start = floor(rand · rest)
+        draws = iter([value / (widest + 1), min(start + 0.5, size - value) / (size - value)])
+        monkeypatch.setattr(torch, "rand", lambda *_: torch.tensor([next(draws)]))  # noqa: B023
+        expected = functional.mask_along_axis(
+            torch.from_numpy(features)[None], mask_param=widest + 1, mask_value=0.0, axis=1 + axis
+        )
+        monkeypatch.undo()
+        ours = Augmenter(config, RATE).damage_features(features, random_generator(0, epoch, "a"))
+        np.testing.assert_array_equal(ours, expected[0].numpy())
+
+
+@pytest.mark.parametrize(("frames", "target"), [(1, 3), (7, 7), (100, 87), (100, 117), (5, 1)])
+def test_tempo_is_torchs_linear_interpolation(frames: int, target: int) -> None:
+    import torch
+
+    features = random_array(frames, 8)
+    centres = (np.arange(target) + 0.5) * (frames / target) - 0.5
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(features.T.astype(np.float64))[None],
+        size=target,
+        mode="linear",
+        align_corners=False,
+    )
+    ours = interpolate(features, centres, axis=0)
+    np.testing.assert_allclose(ours, expected[0].numpy().T, atol=1e-5)
+
+
+def test_tempo_keeps_events_where_they_are_in_proportion() -> None:
+    augmenter = Augmenter(only(tempo=0.15), RATE)
+    ramp = np.repeat(np.linspace(0, 1, 500, dtype=np.float32)[:, None], 4, axis=1)
+    lengths = []
+    for epoch in range(300):
+        damaged = augmenter.damage_features(ramp, random_generator(0, epoch, "a"))
+        lengths.append(len(damaged))
+        np.testing.assert_allclose(damaged[:, 0], np.linspace(0, 1, len(damaged)), atol=2e-3)
+        backwards = augmenter.damage_features(ramp[::-1], random_generator(0, epoch, "a"))
+        np.testing.assert_allclose(backwards[::-1], damaged, atol=1e-5)  # no end is favoured
+    assert 500 / 1.15 <= min(lengths) < 442
+    assert 575 < max(lengths) <= 500 / 0.85 + 1
+
+
+@pytest.mark.parametrize("tempo", [0.0, 0.05, 0.15, 0.5])
+def test_what_fits_at_the_fastest_speed_fits_at_every_draw(tempo: float) -> None:
+    class Fastest:
+        def uniform(self, low: float, high: float) -> float:
+            return high
+
+    def frames(samples: float) -> int:
+        return max(0, 1 + (round(samples) - 400) // 160)
+
+    config = only(speeds=[0.9, 1.1], tempo=tempo)
+    augmenter = Augmenter(config, RATE)
+    for samples in range(400, 6000, 3):
+        for speed in config.speeds:
+            features = np.zeros((frames(samples / speed), 1), dtype=np.float32)
+            damaged: Array = augmenter.damage_features(features, Fastest())  # type: ignore[arg-type]
+            assert len(damaged) >= frames(samples / config.fastest)
+            assert len(damaged) >= min(1, len(features))
+
+
+@pytest.mark.parametrize("bins", [-3.0, -0.4, 0.0, 1.7, 100.0])
+def test_a_mel_shift_is_linear_interpolation_with_edges_repeated(bins: float) -> None:
+    features = random_array(20, 40)
+    ours = interpolate(features, np.arange(40) - bins, axis=1)
+    expected = np.stack([np.interp(np.arange(40) - bins, np.arange(40), row) for row in features])
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_a_mel_shift_goes_both_ways_by_at_most_what_was_asked() -> None:
+    augmenter = Augmenter(only(mel_shift=3.0), RATE)
+    ramp = np.arange(80, dtype=np.float32)[None].repeat(5, axis=0)
+    shifts = [
+        40 - augmenter.damage_features(ramp, random_generator(0, epoch, "a"))[2, 40]
+        for epoch in range(300)
+    ]
+    assert -3 <= min(shifts) < -2.8
+    assert 2.8 < max(shifts) <= 3
+    assert abs(np.mean(shifts)) < 0.4
+
+
+def test_one_frame_and_no_frame_are_survived() -> None:
+    config = AugmentConfig(tempo=0.5, mel_shift=2.0, time_mask_fraction=1.0)
+    for epoch in range(20):
+        generator = random_generator(0, epoch, "a")
+        assert len(Augmenter(config, RATE).damage_features(random_array(1, 80), generator)) >= 1
+        assert Augmenter(config, RATE).damage_features(random_array(0, 80), generator).size == 0
+
+
+# Configuration and folders
+
+
+def test_the_defaults_need_no_folder_and_know_their_fastest_speed() -> None:
+    config = AugmentConfig()
+    augmenter = pickle.loads(pickle.dumps(Augmenter(config, RATE)))
+    features = random_array(300, 80)
+    damaged = augmenter.damage_features(features, random_generator(0, 0, "a"))
+    assert (damaged == 0).any()
+    assert (damaged == features).any()
+    assert config.fastest == 1.1
+    assert AugmentConfig(speeds=[1.2, 0.8], tempo=0.1).fastest == pytest.approx(1.32)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("speeds", []),
+        ("speeds", [1.0, 0.0]),
+        ("speeds", [float("nan")]),
+        ("gain_db", -1.0),
+        ("gain_db", float("inf")),
+        ("noise_probability", 1.1),
+        ("noise_snr_db", [10.0]),
+        ("noise_snr_db", [20.0, 10.0]),
+        ("noise_snr_db", [float("nan"), 10.0]),
+        ("reverb_probability", -0.1),
+        ("mel_shift", -1.0),
+        ("mel_shift", float("nan")),
+        ("tempo", 1.0),
+        ("tempo", -0.1),
+        ("time_masks", -1),
+        ("time_mask_frames", -1),
+        ("time_mask_fraction", 1.5),
+        ("mel_masks", -1),
+        ("mel_mask_bins", -1),
+    ],
+)
+def test_an_impossible_value_is_refused_with_its_key_and_value(key: str, value: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        AugmentConfig(**{key: value})
+    assert f"augment.{key} is {value!r}" in str(caught.value)
+
+
+def make_text(folder: Path) -> None:
+    (folder / "text.wav").write_text("this is no recording")
+
+
+def make_silence(folder: Path) -> None:
+    write(folder / "silence.wav", np.zeros(100, dtype=np.float32))
+
+
+def make_not_a_number(folder: Path) -> None:
+    write(folder / "nan.wav", np.full(100, np.nan, dtype=np.float32))
+
+
+@pytest.mark.parametrize("key", ["noise_folder", "reverb_folder"])
+@pytest.mark.parametrize("make", [make_text, make_silence, make_not_a_number])
+def test_a_bad_recording_is_refused_by_name_before_training(
+    tmp_path: Path, key: str, make: Callable[[Path], None]
+) -> None:
+    write(tmp_path / "good.wav", random_array(500))
+    make(tmp_path)
+    with pytest.raises(AudioError, match=make.__name__.removeprefix("make_").split("_")[0][:3]):
+        Augmenter(AugmentConfig(**{key: str(tmp_path)}), RATE)
+
+
+@pytest.mark.parametrize("key", ["noise_folder", "reverb_folder"])
+def test_a_folder_without_recordings_is_refused_by_its_key(tmp_path: Path, key: str) -> None:
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(ConfigError, match=f"augment.{key} is .*{folder.name}"):
+            Augmenter(AugmentConfig(**{key: str(folder)}), RATE)
+
+
+@pytest.mark.parametrize("key", ["noise", "reverb"])
+def test_a_folder_that_is_never_used_is_not_read(tmp_path: Path, key: str) -> None:
+    values = {f"{key}_folder": str(tmp_path / "missing"), f"{key}_probability": 0.0}
+    Augmenter(AugmentConfig(**values), RATE)

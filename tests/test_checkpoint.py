@@ -1,0 +1,139 @@
+"""Checkpoints: what is written is read back, and everything else is refused in one sentence."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from asr import checkpoint
+from asr.errors import CheckpointError
+from asr.features import FeaturesConfig
+from asr.lstm import EncoderConfig
+from asr.model import AcousticModel
+from asr.text import Vocabulary
+
+
+@pytest.fixture
+def model() -> AcousticModel:
+    torch.manual_seed(0)
+    encoder = EncoderConfig(layers=1, hidden=8)
+    net = AcousticModel(FeaturesConfig(mels=20), encoder, len(Vocabulary.english())).eval()
+    net.features.mean.normal_()
+    return net
+
+
+@pytest.fixture
+def saved(model, tmp_path) -> Path:
+    path = tmp_path / "best.pt"
+    checkpoint.save_model(path, model, Vocabulary.english(), {"epoch": 3, "dev_wer": 0.25})
+    return path
+
+
+def edited(path: Path, **changes) -> Path:
+    payload = torch.load(path, weights_only=True)
+    torch.save(payload | changes, path)
+    return path
+
+
+def test_a_loaded_model_is_the_saved_one(model, saved) -> None:
+    loaded, vocabulary = checkpoint.load_model(saved)
+    assert vocabulary == Vocabulary.english()
+    assert not loaded.training
+    features, lengths = torch.randn(1, 30, 20), torch.tensor([30])
+    assert torch.equal(loaded(features, lengths).log_probs, model(features, lengths).log_probs)
+    assert torch.equal(loaded.features.mean, model.features.mean)
+
+
+def test_describe_is_plain_data(model, saved) -> None:
+    described = checkpoint.describe(saved)
+    assert described["parameters"] == sum(p.numel() for p in model.parameters())
+    assert described["dev_wer"] == 0.25
+    assert described["vocabulary"] == " abcdefghijklmnopqrstuvwxyz'"
+    assert described["resumable"] is False
+
+
+class Malice:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/owned-by-a-checkpoint",)
+
+
+def test_a_pickle_that_would_run_code_is_refused_unrun(tmp_path) -> None:
+    owned = Path("/tmp/owned-by-a-checkpoint")
+    for write in (
+        lambda p: torch.save(Malice(), p),
+        lambda p: p.write_bytes(pickle.dumps(Malice())),
+    ):
+        path = tmp_path / "malicious.pt"
+        write(path)
+        with pytest.raises(CheckpointError, match=r"malicious\.pt: "):
+            checkpoint.load_model(path)
+        assert not owned.exists()
+
+
+@pytest.mark.parametrize("part", [0, 0.01, 0.5, 0.999])
+def test_truncated(saved, part: float) -> None:
+    whole = saved.read_bytes()
+    saved.write_bytes(whole[: int(len(whole) * part)])
+    with pytest.raises(CheckpointError, match="truncated, damaged or not a checkpoint"):
+        checkpoint.load_model(saved)
+
+
+def test_missing_folder_and_foreign(tmp_path) -> None:
+    with pytest.raises(CheckpointError, match="there is no such checkpoint"):
+        checkpoint.load_model(tmp_path / "none.pt")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoint.load_model(tmp_path)
+    torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
+    with pytest.raises(CheckpointError, match="was not written by asr"):
+        checkpoint.load_model(tmp_path / "foreign.pt")
+    (tmp_path / "text.pt").write_text("not a checkpoint at all")
+    with pytest.raises(CheckpointError, match=r"text\.pt: "):
+        checkpoint.load_model(tmp_path / "text.pt")
+
+
+def test_parts_that_do_not_fit_together(saved) -> None:
+    with pytest.raises(CheckpointError, match="do not fit together"):
+        checkpoint.load_model(edited(saved, vocabulary=["<blank>", "a", "b"]))
+    with pytest.raises(CheckpointError, match="do not fit together"):
+        checkpoint.load_model(edited(saved, vocabulary=["<blank>", "a", "a"]))
+    with pytest.raises(CheckpointError, match="do not fit together"):
+        checkpoint.load_model(edited(saved, encoder={"hidden": 8, "colour": "red"}))
+    with pytest.raises(CheckpointError, match="format version 99"):
+        checkpoint.load_model(edited(saved, version=99))
+
+
+def test_a_part_that_is_missing(saved) -> None:
+    payload = torch.load(saved, weights_only=True)
+    del payload["facts"]
+    torch.save(payload, saved)
+    with pytest.raises(CheckpointError, match="lacks facts"):
+        checkpoint.load_model(saved)
+
+
+def test_a_failed_write_leaves_the_old_file(saved) -> None:
+    before = saved.read_bytes()
+
+    def fail(file) -> None:
+        file.write(b"half a checkpoint")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(CheckpointError, match=r"best\.pt could not be written \(No space left"):
+        checkpoint.write_atomically(saved, fail)
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_a_full_disk_leaves_the_old_file(model, saved) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    before = saved.read_bytes()
+
+    def write(_) -> None:
+        with Path("/dev/full").open("wb", buffering=0) as full:
+            torch.save({"x": torch.zeros(10_000)}, full)
+
+    with pytest.raises(CheckpointError, match="could not be written"):
+        checkpoint.write_atomically(saved, write)
+    assert saved.read_bytes() == before

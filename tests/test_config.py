@@ -1,0 +1,102 @@
+"""Configuration: YAML and overrides become typed values; what is wrong is refused by name."""
+
+import runpy
+import sys
+
+import pytest
+import yaml
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from asr.config import Experiment, translate_flags
+
+CONF = ROOT / "conf"
+RECIPES = sorted(path.stem for path in CONF.glob("*.yaml"))
+
+
+@pytest.fixture
+def run_recipe(monkeypatch, capsys):
+    """Runs recipes/librispeech/train.py in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        path = ROOT / "recipes" / "librispeech" / "train.py"
+        monkeypatch.setattr(sys, "argv", [str(path), *arguments])
+        code = 0
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_every_recipe_composes_into_an_experiment() -> None:
+    assert "librispeech" in RECIPES
+    for name in RECIPES:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            experiment = OmegaConf.to_object(compose(name))
+        assert isinstance(experiment, Experiment)
+        assert (ROOT / "recipes" / name / "train.py").exists()
+
+
+@pytest.mark.parametrize("group", ["encoder", "augment"])
+def test_every_choice_of_a_group_composes(group: str) -> None:
+    for path in sorted((CONF / group).glob("*.yaml")):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            OmegaConf.to_object(compose("librispeech", [f"{group}={path.stem}"]))
+
+
+def test_values_only_and_every_line_says_what_it_is() -> None:
+    for path in CONF.rglob("*.yaml"):
+        text = path.read_text()
+        assert "_target_" not in text
+        assert isinstance(yaml.safe_load(text), dict)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("training.epohcs=3", "epohcs"),
+        ("trainning.epochs=3", "trainning"),
+        ("training.epochs=many", "many"),
+        ("training.epochs=0", "training.epochs"),
+        ("encoder=sideways", "sideways"),
+        ("encoder.cell=gru", "encoder.cell"),
+        ("training.precision=fp8", "training.precision"),
+        ("data.vocabulary=emoji", "data.vocabulary"),
+        ("runtime.device=tpu", "runtime.device"),
+        ("--device=tpu", "runtime.device"),
+        ("augment.noise_folder=/nowhere", "/nowhere"),
+        ("data.train=/nowhere/train.jsonl", "/nowhere/train.jsonl"),
+        ("training.epochs=", "training.epochs"),
+    ],
+)
+def test_a_bad_override_is_refused_in_one_line_by_name(
+    run_recipe, override: str, named: str, tmp_path
+) -> None:
+    manifest = tmp_path / "train.jsonl"
+    manifest.write_text('{"audio_filepath": "a.wav", "duration": 1.0, "text": "a"}\n')
+    code, out, err = run_recipe(
+        f"data.train={manifest}", f"data.dev={manifest}", f"folder={tmp_path / 'run'}", override
+    )
+    assert code == 2
+    assert err.startswith("train.py: ")
+    assert named in err
+    assert len(err.strip().splitlines()) == 1
+    assert out == ""
+
+
+def test_flags_are_overrides_of_the_runtime() -> None:
+    assert translate_flags(["--device", "cpu", "--threads=2", "training.seed=3", "-m"]) == [
+        "runtime.device=cpu",
+        "runtime.threads=2",
+        "training.seed=3",
+        "-m",
+    ]
+
+
+def test_help_and_printed_configuration_work(run_recipe) -> None:
+    assert "folder: runs/librispeech" in run_recipe("--cfg", "job")[1]
+    assert run_recipe("--help")[0] == 0

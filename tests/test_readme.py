@@ -1,0 +1,230 @@
+"""Law 7: the README is true. Its code blocks run here, one after the other, in a small copy of a
+checkout; what costs too much (downloads, GPUs, this very test) has its scripts and options checked.
+
+A hidden comment in the README gives the scripts that train the small budgets they run with here,
+and another one marks the blocks whose commands are checked and not run. Everything runs with a
+torchaudio that cannot be imported: law 6 on the whole way from preparation to transcription.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from torch.distributed.run import get_args_parser
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+
+BLOCK = re.compile(r"(<!-- test: checked, not run -->\n)?^```(\w+)\n(.*?)^```$", re.M | re.S)
+BUDGETS = re.compile(r"<!-- test: budgets\n(.*?)-->", re.S)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of the README."""
+
+    language: str
+    code: str
+    runs: bool
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """The commands of a bash block as words, comments dropped."""
+        lines = self.code.replace("\\\n", " ").splitlines()
+        return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def blocks(readme: str) -> list[Block]:
+    return [Block(kind, code, not mark) for mark, kind, code in BLOCK.findall(readme)]
+
+
+def budgets(readme: str) -> dict[str, str]:
+    """Script -> the arguments that make it small."""
+    [table] = BUDGETS.findall(readme)
+    return dict(line.split(maxsplit=1) for line in table.splitlines())
+
+
+def environment(**values: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **values}
+
+
+@cache
+def output(*command: str, cwd: Path = ROOT) -> str:
+    """What a command that must succeed prints, on both streams."""
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=cwd,
+        env=environment(),
+    )
+    if done.returncode:
+        raise AssertionError(f"{shlex.join(command)} ended with {done.returncode}:\n{done.stdout}")
+    return done.stdout
+
+
+def check(words: list[str]) -> None:
+    """Raise AssertionError where a command names a script or an option that does not exist."""
+    match words:
+        case ["bash", script]:
+            output("bash", "-n", script)
+        case ["python", script, *arguments]:
+            assert (ROOT / script).is_file(), f"the README names {script}, which does not exist"
+            if not arguments:
+                return
+            if "@recipe(" in (ROOT / script).read_text("utf-8"):
+                output(sys.executable, script, *arguments, "--cfg", "job")  # composed, not run
+            else:
+                check_options(arguments, output(sys.executable, script, "--help"))
+        case ["asr", command, *arguments]:
+            main = "import sys, asr.cli; sys.exit(asr.cli.main())"
+            check_options(arguments, output(sys.executable, "-c", main, command, "--help"))
+        case ["torchrun", *arguments]:
+            place = next(i for i, word in enumerate(arguments) if word.endswith(".py"))
+            launcher = get_args_parser().format_help().replace("_", "-")
+            check_options(arguments[:place], launcher)
+            check(["python", *arguments[place:]])
+        case ["cat", *_]:
+            pass
+        case _:
+            raise AssertionError(f"the README's command {shlex.join(words)} is of no known kind")
+
+
+def check_options(arguments: list[str], usage: str) -> None:
+    known = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", usage))
+    for argument in arguments:
+        option = argument.partition("=")[0]
+        if option.startswith("-") and option != "-":
+            assert option in known, f"the README uses {option}, which its command does not know"
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a fresh clone is after installation, with recordings and a python that minds budgets."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("asr", "conf", "recipes", "scripts", "pyproject.toml"):
+        (folder / name).symlink_to(ROOT / name)
+    programs = folder / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "activate").write_text(f"PATH={shlex.quote(str(programs))}:$PATH\n")
+    small = "".join(f'*{name}) set -- "$@" {more} ;;\n' for name, more in budgets(README).items())
+    python = shlex.quote(sys.executable)
+    write_program(programs / "python", f'case "$1" in\n{small}esac\nexec {python} "$@"\n')
+    code = "import sys, asr.cli; sys.argv[0] = 'asr'; sys.exit(asr.cli.main())"
+    write_program(programs / "asr", f'exec {python} -c "{code}" "$@"\n')
+    # scripts/setup takes this for an installation that is up to date.
+    (folder / ".venv/installed").write_text(f"{folder}\n{(ROOT / 'pyproject.toml').read_text()}")
+    (folder / "blocked").mkdir()
+    (folder / "blocked" / "sitecustomize.py").write_text(
+        "import sys\nsys.modules['torchaudio'] = None\n"
+    )
+    write_recordings(folder)
+    return folder
+
+
+def write_program(path: Path, code: str) -> None:
+    path.write_text("#!/usr/bin/env bash\n" + code)
+    path.chmod(0o755)
+
+
+def write_recordings(folder: Path) -> None:
+    """The user's own files that the README speaks of."""
+    random = np.random.default_rng(1)
+    (folder / "my-recordings").mkdir()
+    for number in range(4):
+        waveform = random.normal(0, 0.1, 24_000)
+        soundfile.write(folder / "my-recordings" / f"{number}.wav", waveform, 16_000)
+        (folder / "my-recordings" / f"{number}.txt").write_text("Good morning!\n")
+    shutil.copy(folder / "my-recordings" / "0.wav", folder / "recording.wav")
+
+
+def test_blocks_run(checkout: Path) -> None:
+    path = f"{checkout / '.venv/bin'}:{os.environ['PATH']}"
+    for block in blocks(README):
+        if not block.runs:
+            continue
+        assert block.language in ("bash", "python"), block.code
+        shell = ["bash", "-euo", "pipefail", "-c", block.code]
+        done = subprocess.run(
+            shell if block.language == "bash" else ["python", "-c", block.code],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=checkout,
+            env=environment(PATH=path, PYTHONPATH=str(checkout / "blocked")),
+        )
+        assert done.returncode == 0, f"{block.code}\n{done.stdout}"
+        if "quickstart" in block.code:
+            assert "WER" in done.stdout
+            assert (checkout / "runs/digits/curves.png").is_file()
+    assert (checkout / "runs/digits/best.pt").is_file()
+
+
+CHECKED = [block for block in blocks(README) if not block.runs]
+for path in sorted(ROOT.glob("recipes/*/*.md")):
+    CHECKED += [block for block in blocks(path.read_text("utf-8")) if block.language == "bash"]
+
+
+@pytest.mark.parametrize(
+    "command", sorted({shlex.join(words) for block in CHECKED for words in block.commands})
+)
+def test_what_does_not_run_exists(command: str) -> None:
+    check(shlex.split(command))
+
+
+@pytest.mark.parametrize(
+    ("command", "complaint"),
+    [
+        ("bash scripts/missing", "No such file"),
+        ("python recipes/digits/missing.py", "which does not exist"),
+        ("python recipes/digits/prepare.py --utterance 10", "--utterance, which"),
+        ("python recipes/librispeech/train.py training.epoch=3", "ended with 2"),
+        ("torchrun --proc-per-node 2 recipes/librispeech/train.py", "--proc-per-node, which"),
+        ("torchrun --nproc-per-node 2 recipes/librispeech/missing.py", "which does not exist"),
+        ("asr transcribe --chekpoint best.pt recording.wav", "--chekpoint, which"),
+        ("asr trnscribe recording.wav", "ended with 2"),
+        ("make check", "of no known kind"),
+    ],
+)
+def test_a_wrong_command_is_found(command: str, complaint: str) -> None:
+    with pytest.raises(AssertionError, match=complaint):
+        check(shlex.split(command))
+
+
+def test_budgets_are_for_scripts_that_exist() -> None:
+    assert budgets(README)
+    for script, arguments in budgets(README).items():
+        check(["python", script, *shlex.split(arguments)])
+
+
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_and_extras_exist(page: Path) -> None:
+    text = page.read_text("utf-8")
+    for path in re.findall(r"`((?:asr|conf|docs|recipes|scripts|tests)/[\w./-]*)`", text):
+        assert (ROOT / path).exists(), path
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (page.parent / link).exists(), link
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for extra in re.findall(r"\.\[(\w+)\]", text):
+        assert extra in extras["optional-dependencies"], extra
+
+
+def test_every_module_is_introduced() -> None:
+    for path in (ROOT / "asr").glob("[a-z]*.py"):
+        assert f"`asr/{path.name}`" in README, path.name
