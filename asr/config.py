@@ -150,7 +150,8 @@ def recipe(
             if failures:
                 sys.exit(EXIT_CODE)
             if any(isinstance(result, Outcome) and result.interrupted for result in results):
-                say("Interrupted and saved: the same command goes on from here.")
+                if os.environ.get("RANK", "0") == "0":
+                    say("Interrupted and saved: the same command goes on from here.")
                 sys.exit(INTERRUPTED)
 
         return entry

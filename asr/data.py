@@ -18,9 +18,9 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -738,8 +738,9 @@ def load_batches(
 
     Each is this process's part of the global batch that `planner` plans for all `processes`. With
     `workers` processes of their own (0: none) they are the same batches, bit for bit, and made
-    ahead: also across the end of an epoch, so take all epochs from one call. Closing the iterator
-    ends the workers. Torch's global random state is not touched.
+    ahead: also across the end of an epoch, so take all epochs from one call. They then lie in shared
+    memory, each with open files, so let go of each when it is done. Closing the iterator ends the
+    workers. Torch's global random state is not touched.
 
     Raises what reading raises, and DataError where a worker is killed.
     """
@@ -753,19 +754,19 @@ def load_batches(
         generator=torch.Generator(),  # else a seed is drawn from the global one
     )
     try:
-        with _hold_interrupts():
-            batches = iter(loader)
-        for batch in batches:
+        for batch in _start(loader):
             if isinstance(batch, AsrError):
                 raise batch
             yield batch
     except (OSError, EOFError, RuntimeError) as error:
-        # A dead worker is noticed by torch, or by the socket that should have handed a batch over.
-        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
+        # What a worker raises begins "Caught"; the rest is torch, or the socket over which a batch
+        # should have come, noticing that the worker is no more.
+        if not workers or str(error).startswith("Caught"):
             raise
         raise DataError(
-            "A process that reads recordings was killed, most likely for want of memory (shared "
-            "memory in a container); use fewer workers or smaller batches."
+            f"A process that reads recordings was lost ({str(error).partition('. ')[0]}), most "
+            "likely killed for want of memory, in a container of shared memory; use fewer workers "
+            "or smaller batches."
         ) from error
 
 
@@ -806,17 +807,17 @@ def _worker_context() -> Any:
     return context
 
 
-@contextmanager
-def _hold_interrupts() -> Iterator[None]:
-    """Ctrl-C is for the trainer to answer: it waits until after this, and processes that start
-    meanwhile never hear of it. Ignoring it in `_start_worker` is too late for one that is importing.
+def _start(loader: DataLoader[Batch | AsrError]) -> Iterator[Batch | AsrError]:
+    """The loader's iterator, whose processes never hear of Ctrl-C: it is for the trainer to answer.
+
+    Ignoring it in `_start_worker` alone would come too late for one that is still importing.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
+        return iter(loader)
+    resource_tracker.ensure_running()  # its start would let the signal through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        yield
+        return iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -7,10 +7,14 @@ process simply joins.
 
 import contextlib
 import logging
+import multiprocessing
 import os
+import signal
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
@@ -113,12 +117,18 @@ def launch(function: Callable[[Any], Any], argument: Any, processes: int) -> Any
         rdzv_endpoint="localhost:0",
         start_method="spawn",
         max_restarts=0,
+        signals_to_handle="SIGQUIT",  # the others are passed on to the children below
     )
-    # It logs a child's traceback before it raises; what is worth telling is raised below.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # They log a child's traceback before they raise; what is worth telling is raised below.
+    for name in ("torch.distributed.elastic", "torch.multiprocessing"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    signals = _PassingOnSignals()
     try:
-        return elastic_launch(config, function)(argument)[0]
+        with signals:
+            return elastic_launch(config, function)(argument)[0]
     except ChildFailedError as error:
+        if signals.interrupted:  # and the children had nothing to save
+            raise KeyboardInterrupt from None
         rank, failure = error.get_first_failure()
         told = failure.error_file_data.get("message", "")
         if not isinstance(told, dict):  # it was killed before it could leave a message
@@ -131,6 +141,31 @@ def launch(function: Callable[[Any], Any], argument: Any, processes: int) -> Any
         if isinstance(family, type) and issubclass(family, AsrError):
             raise family(sentence) from None
         raise RuntimeError(told["extraInfo"]["py_callstack"]) from None
+
+
+class _PassingOnSignals:
+    """Lets the children answer Ctrl-C and SIGTERM; a second Ctrl-C ends them and this process."""
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._pass_on)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _pass_on(self, number: int, _frame: FrameType | None) -> None:
+        if self.interrupted and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        for child in multiprocessing.active_children():
+            if child.pid is not None:
+                os.kill(child.pid, number)
 
 
 def sum_over_processes(values: torch.Tensor) -> torch.Tensor:

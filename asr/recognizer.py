@@ -29,8 +29,8 @@ Source = AudioSource | tuple[AudioSource, float]
 BATCH_SECONDS = 120.0
 """Padded seconds in a batch, where the caller does not say."""
 
-_READERS = 2  # threads; they hide reading behind the model's work, and more do not read faster
-_AHEAD = 8  # recordings read before they are needed; an hour is 230 MB
+_READERS = 2  # threads that read while the model works
+_AHEAD = 4  # recordings read before they are needed; an hour is 230 MB
 
 DECODERS = {"greedy": GreedyDecoder}  # by the kind of a DecoderConfig
 

@@ -306,6 +306,11 @@ class _Run:
         finally:
             if self.metrics is not None:
                 self.metrics.close()
+        if self.epoch == config.epochs:
+            self.listener.say(
+                f"Trained. Best dev WER: {100 * self.best_wer:.2f} %. Model: "
+                f"{task.folder / 'best.pt'}, curves: {task.folder / 'curves.png'}"
+            )
         return Outcome(
             task.folder, self.epoch, self.step, self.best_wer, self.epoch < config.epochs
         )

@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -62,8 +62,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def asr(capfd: pytest.CaptureFixture[str], checkpoint: Path) -> Run:
+def asr(
+    capfd: pytest.CaptureFixture[str], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Run]:
     """Run a command in this process: (exit code, stdout, stderr). CHECKPOINT is filled in."""
+    monkeypatch.setattr(cli, "_cores", lambda: 1)  # threads gain nothing on seconds of audio
 
     def run(*words: object) -> tuple[int, str, str]:
         argv = [str(checkpoint) if word == "CHECKPOINT" else str(word) for word in words]
@@ -76,7 +79,9 @@ def asr(capfd: pytest.CaptureFixture[str], checkpoint: Path) -> Run:
         assert "Traceback" not in err
         return code, out, err
 
-    return run
+    threads = torch.get_num_threads()
+    yield run
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -345,9 +350,15 @@ class TestTranscribe:
         assert f"{folder}/deep/a.flac\t{text}\n" in out
         assert f"{folder}/\\udcff.wav\t" in out
 
-    def test_device_and_threads(self, asr: Run, speech: Path) -> None:
+    def test_device_and_threads(
+        self, asr: Run, speech: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         options = ["--checkpoint", "CHECKPOINT", "--device"]
         assert asr("transcribe", speech, *options, "cpu", "--threads", "2")[0] == 0
+        assert torch.get_num_threads() == 2
+        monkeypatch.undo()
+        assert asr("transcribe", speech, *options, "auto")[0] == 0
+        assert torch.get_num_threads() == len(os.sched_getaffinity(0))
         code, _, err = asr("transcribe", speech, *options, "toaster")
         assert code == 2
         assert "'toaster'" in one_sentence(err)

@@ -795,7 +795,7 @@ def test_a_killed_worker_is_a_data_error(corpus: Corpus) -> None:
     batches = load_batches(corpus.dataset(), corpus.planner, range(10**6), workers=1)
     next(batches)
     os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
-    with pytest.raises(DataError, match="process that reads recordings was killed"):
+    with pytest.raises(DataError, match="process that reads recordings was lost"):
         list(batches)
 
 

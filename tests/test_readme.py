@@ -206,8 +206,8 @@ def test_a_wrong_command_is_found(command: str, complaint: str) -> None:
 
 def test_budgets_are_for_scripts_that_exist() -> None:
     assert budgets(README)
-    for script, arguments in budgets(README).items():
-        check(["python", script, *shlex.split(arguments)])
+    for script in budgets(README):
+        assert (ROOT / script).is_file(), script
 
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -68,21 +68,10 @@ PAUSE_SECONDS = (0.05, 0.25)  # before and after the words
 PEAK_DB = (-15.0, -1.0)
 ROOM_PROBABILITY = 0.5
 REVERBERATION_SECONDS = (0.1, 0.5)  # until the echo has fallen by 60 dB
-DIRECT_TO_ECHO_DB = (0.0, 15.0)
+DIRECT_TO_ECHO_DB = (3.0, 15.0)
 NOISES = ("white", "pink", "babble")
-NOISE_RATIO_DB = (10.0, 40.0)  # speech above noise
+NOISE_RATIO_DB = (15.0, 40.0)  # speech above noise
 BABBLE_VOICES = 5
-
-
-def spell(number: int) -> str:
-    """A whole number from 0 to 999 in words."""
-    if number < 20:
-        return UNITS[number]
-    if number < 100:
-        rest = f" {UNITS[number % 10]}" if number % 10 else ""
-        return TENS[number // 10 - 2] + rest
-    rest = f" and {spell(number % 100)}" if number % 100 else ""
-    return f"{UNITS[number // 100]} hundred{rest}"
 
 
 def draw_text(random: np.random.Generator) -> str:
@@ -91,39 +80,41 @@ def draw_text(random: np.random.Generator) -> str:
     def pick(*choices: str) -> str:
         return choices[random.integers(len(choices))]
 
-    def number(low: int, high: int) -> str:
-        return spell(int(random.integers(low, high + 1)))
+    def number() -> str:  # 0 to 99; rare words such as "thirteen" as often as "three"
+        tens = pick(*TENS)
+        return pick(pick(*UNITS), pick(*UNITS[10:]), tens, f"{tens} {pick(*UNITS[1:10])}")
 
-    digits = " ".join(pick(*UNITS[:10]) for _ in range(random.integers(3, 8)))
-    hour = number(1, 12)
-    minutes = number(10, 59)
-    time = pick(
-        f"{hour} o'clock",
-        f"half past {hour}",
-        f"quarter past {hour}",
-        f"quarter to {hour}",
-        f"{minutes} past {hour}",
-        f"{hour} {minutes}",
-    )
+    def time() -> str:
+        hour = pick(*UNITS[1:13])
+        minutes = pick(pick(*UNITS[10:]), f"{pick(*TENS[:4])} {pick('', *UNITS[1:10])}".strip())
+        return pick(
+            f"{hour} o'clock",
+            f"half past {hour}",
+            f"quarter {pick('past', 'to')} {hour}",
+            f"{minutes} past {hour}",
+            f"{hour} {minutes}",
+        )
+
+    digits = " ".join(pick(*UNITS[:10]) for _ in range(random.integers(3, 7)))
     device = f"{pick('', *ROOMS)} {pick(*DEVICES)}".strip()
     switch = pick("on", "off", "up", "down")
     return pick(
-        number(0, 99),
-        number(100, 999),
-        number(100, 999),
+        number(),
+        f"{pick(*UNITS[1:10])} hundred",
+        f"{pick(*UNITS[1:10])} hundred and {number()}",
         digits,
         f"call {digits}",
-        time,
-        f"wake me at {time}",
-        f"set the alarm for {time}",
-        f"set the timer for {number(2, 120)} minutes",
-        f"set the {device} to {number(1, 30)}",
-        f"set the heating to {number(5, 30)} degrees",
-        f"set the volume to {number(0, 100)}",
+        time(),
+        f"wake me at {time()}",
+        f"set the alarm for {time()}",
+        f"set the timer for {number()} minutes",
+        f"set the {device} to {number()}",
+        f"set the heating to {number()} degrees",
+        f"set the volume to {number()}",
         f"turn the {device} {switch}",
         f"turn {switch} the {device}",
         f"turn {pick('up', 'down')} the volume",
-        f"{pick('play', 'stop')} {pick('the timer', 'the alarm', f'radio {number(1, 9)}')}",
+        f"{pick('play', 'stop')} {pick('the timer', 'the alarm', f'radio {number()}')}",
     )
 
 

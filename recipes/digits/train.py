@@ -1,18 +1,15 @@
-"""Train on the synthetic digits corpus: `python recipes/digits/train.py [key=value ...]` (conf/digits.yaml).
+"""Train on the synthetic digits corpus: `python recipes/digits/train.py [key=value ...]`.
 
 Run prepare.py first. Whatever interrupts it, the same command goes on where it stopped.
 """
 
 from asr.config import Experiment, recipe
-from asr.progress import say
 from asr.train import Outcome
 
 
 @recipe(__file__, "digits")
 def main(experiment: Experiment) -> Outcome:
-    outcome = experiment.train()
-    say(f"Best dev WER: {100 * outcome.best_wer:.2f} %. Curves: {outcome.folder / 'curves.png'}")
-    return outcome
+    return experiment.train()
 
 
 if __name__ == "__main__":
