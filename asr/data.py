@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from asr.audio import SAMPLE_RATE, change_speed, find_audio, inspect_audio, load_audio
+from asr.audio import SAMPLE_RATE, TOLERANCE_SECONDS, change_speed, find_audio, inspect_audio, load_audio
 from asr.augment import Augmenter, random_generator
 from asr.errors import AsrError, AudioError, ConfigError, DataError
 from asr.features import LogMel
@@ -452,7 +452,9 @@ def admit(
             rejects.append(Reject(name, f"longer than {max_seconds:g} s", f"{seconds:.2f} s"))
         else:
             needed = ctc_frames_needed(vocabulary.encode(text, name))
-            given = frames(round(round(seconds * sample_rate) / fastest))
+            # A recording may be shorter than its manifest says by what `load_audio` lets pass.
+            surest = max(0.0, seconds - TOLERANCE_SECONDS)
+            given = frames(round(round(surest * sample_rate) / fastest))
             if given < needed:
                 detail = f"needs {needed} encoder frames, has {given} at speed {fastest:g}"
                 rejects.append(Reject(name, "too short for its text", detail))

@@ -91,13 +91,13 @@ class EncoderConfig:
     """A stack of recurrent layers. An encoder frame is `stack` feature frames side by side."""
 
     cell: str = "lstm"  # "lstm", or "rnn": the plain tanh network, as a baseline
-    layers: int = 4
-    hidden: int = 320  # memory cells per layer and direction
+    layers: int = 3
+    hidden: int = 256  # memory cells per layer and direction
     bidirectional: bool = True
     stack: int = 4  # feature frames per encoder frame; the encoder's frame rate is divided by it
     projection: int = 0  # width of a linear layer after each recurrent layer; 0: none
     layer_norm: bool = True
-    dropout: float = 0.2  # between layers
+    dropout: float = 0.1  # between layers
 
     def __post_init__(self) -> None:
         if self.cell not in CELLS:

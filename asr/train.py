@@ -55,9 +55,9 @@ class TrainingConfig:
     """The optimisation. A step is one batch, summed over all processes."""
 
     epochs: int = 40
-    batch_seconds: float = 240.0  # padded audio in a batch, all processes' shares together
-    learning_rate: float = 1e-3  # the peak, reached after the warm-up, then a half cosine to 0
-    warmup_steps: int = 300
+    batch_seconds: float = 40.0  # padded audio in a batch, all processes' shares together
+    learning_rate: float = 2e-3  # the peak, reached after the warm-up, then a half cosine to 0
+    warmup_steps: int = 200
     weight_decay: float = 0.01  # of weight matrices
     clip_norm: float = 1.0  # largest gradient norm; the loss is per character
     seed: int = 1
