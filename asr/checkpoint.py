@@ -131,6 +131,12 @@ def read(path: FilePath) -> dict[str, Any]:
     return payload
 
 
+def remove_leftovers(folder: FilePath) -> None:
+    """Remove what saves that were killed have left in a folder."""
+    for path in Path(folder).glob(".*.pt.*"):
+        path.unlink(missing_ok=True)
+
+
 def write_atomically(path: FilePath, write: Callable[[IO[bytes]], object]) -> None:
     """Let `write` fill a temporary file beside `path`, sync it to the disk, and rename it.
 

@@ -167,13 +167,6 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS and Windows
-        return os.cpu_count() or 1
-
-
 # ---- transcribe ---------------------------------------------------------------------------------
 
 
@@ -228,10 +221,11 @@ def _transcribe(arguments: argparse.Namespace) -> int:
 def _recognise(
     inputs: list[_Input], arguments: argparse.Namespace
 ) -> Iterator[tuple[_Input, "Hypothesis | AsrError"]]:
+    from asr.distributed import count_cores
     from asr.recognizer import Recognizer
 
     recognizer = Recognizer.load(
-        arguments.checkpoint, arguments.device, arguments.threads or _cores()
+        arguments.checkpoint, arguments.device, arguments.threads or count_cores()
     )
     results = recognizer.transcribe_many(given.open() for given in inputs)
     if len(inputs) > 1:
@@ -356,7 +350,7 @@ def _to_json(value: object) -> str:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from asr.checkpoint import load_model
     from asr.data import read_manifest
-    from asr.distributed import RuntimeConfig, launch
+    from asr.distributed import RuntimeConfig, count_cores, launch
     from asr.recognizer import choose_device
     from asr.scoring import score
 
@@ -365,7 +359,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     runtime = RuntimeConfig(
         device=choose_device(arguments.device),
         processes=arguments.processes,
-        threads=arguments.threads or max(1, _cores() // arguments.processes),
+        threads=arguments.threads or max(1, count_cores() // arguments.processes),
     )
     task = (arguments.checkpoint, utterances, runtime)
     found: dict[str, dict[str, Any]] = launch(_transcribe_share, task, arguments.processes)

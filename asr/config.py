@@ -21,13 +21,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from asr.augment import AugmentConfig
 from asr.data import read_manifest
-from asr.decode import DecoderConfig
 from asr.distributed import RuntimeConfig, launch
 from asr.errors import EXIT_CODE, AsrError, ConfigError
 from asr.features import FeaturesConfig
 from asr.lstm import EncoderConfig
 from asr.progress import Bar, complain, say
-from asr.text import Vocabulary
+from asr.text import Vocabulary, normalise
 from asr.train import Listener, Outcome, Task, TrainingConfig, train
 
 FLAGS = ("device", "threads", "processes", "workers")  # `--device cpu` means runtime.device=cpu
@@ -59,7 +58,6 @@ class Experiment:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def train(self) -> Outcome:
@@ -67,7 +65,9 @@ class Experiment:
         training_set = read_manifest(self.data.train)
         vocabulary = Vocabulary.english()
         if self.data.vocabulary == "transcripts":
-            vocabulary = Vocabulary.from_transcripts(u.text for u in training_set)
+            vocabulary = Vocabulary.from_transcripts(
+                normalise(u.text, "plain") for u in training_set
+            )
         task = Task(
             Path(self.folder),
             training_set,
@@ -125,34 +125,33 @@ def recipe(
     conf = Path(script).resolve().parents[2] / "conf"
 
     def decorate(body: Callable[[Experiment], Outcome]) -> Callable[[], None]:
-        results: list[Outcome | AsrError] = []  # one for each job of a sweep
+        errors: list[AsrError] = []  # of each job of a sweep
 
         def run(config: DictConfig) -> None:
             try:
-                results.append(body(build(config)))
+                outcome = body(build(config))
             except AsrError as error:  # not through Hydra, which would add lines of its own
-                results.append(error)
+                errors.append(error)
+                return
+            if outcome.interrupted:
+                raise KeyboardInterrupt  # the other jobs of a sweep shall not start
 
         def entry() -> None:
-            results.clear()
+            errors.clear()
             sys.argv[1:] = translate_flags(sys.argv[1:])
             os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to the lines below
             try:
                 hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(run)()
             except (HydraException, OmegaConfBaseException) as error:
-                results.append(ConfigError(_first_line(error)))
+                errors.append(ConfigError(_one_line(error)))
             except KeyboardInterrupt:
-                complain("Interrupted.")
-                sys.exit(INTERRUPTED)
-            failures = [result for result in results if isinstance(result, AsrError)]
-            for failure in failures:
-                complain(f"{Path(script).name}: {_first_line(failure)}")
-            if failures:
-                sys.exit(EXIT_CODE)
-            if any(isinstance(result, Outcome) and result.interrupted for result in results):
                 if os.environ.get("RANK", "0") == "0":
-                    say("Interrupted and saved: the same command goes on from here.")
+                    complain("Interrupted: the same command goes on from the last checkpoint.")
                 sys.exit(INTERRUPTED)
+            for failure in errors:
+                complain(f"{Path(script).name}: {_one_line(failure)}")
+            if errors:
+                sys.exit(EXIT_CODE)
 
         return entry
 
@@ -166,7 +165,7 @@ def build(config: DictConfig) -> Experiment:
     except OmegaConfBaseException as error:
         if isinstance(error.__cause__, ConfigError):
             raise error.__cause__ from None
-        raise ConfigError(_first_line(error)) from error
+        raise ConfigError(_one_line(error)) from error
     assert isinstance(experiment, Experiment)
     experiment.folder = HydraConfig.get().runtime.output_dir  # each job of a sweep has its own
     return experiment
@@ -186,7 +185,7 @@ def translate_flags(arguments: list[str]) -> list[str]:
     return translated
 
 
-def _first_line(error: Any) -> str:
+def _one_line(error: Any) -> str:
     """An exception's message as one line, with what Hydra's or OmegaConf's cause adds to it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, AsrError):

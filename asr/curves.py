@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from asr.errors import CheckpointError
+
 
 class Metrics:
     """Writes one JSON object per line to `folder/metrics.jsonl`, and its numbers to TensorBoard.
@@ -18,9 +20,14 @@ class Metrics:
 
         folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / "metrics.jsonl").open("ab")
+        if self._file.tell() < resume_at:
+            raise CheckpointError(
+                f"{folder / 'metrics.jsonl'} is shorter than it was at the last checkpoint; put the "
+                "file back, or train in another folder."
+            )
         self._file.truncate(resume_at)
         self._file.seek(0, os.SEEK_END)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Add a line of this kind ("step" or "epoch") for the training step `step`."""
@@ -32,6 +39,7 @@ class Metrics:
 
     def position(self) -> int:
         """The file's size, once everything written so far is on the disk."""
+        self._board.flush()
         self._file.flush()
         os.fsync(self._file.fileno())
         return self._file.tell()
@@ -50,15 +58,13 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 def draw_curves(folder: Path) -> Path:
     """Draw loss, error rates, learning rate and gradient norm of a run into `folder/curves.png`."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     rows = read_metrics(folder)
     steps = [row for row in rows if row["kind"] == "step"]
     epochs = [row for row in rows if row["kind"] == "epoch"]
-    figure, axes = pyplot.subplots(2, 2, figsize=(11, 7), layout="constrained")
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    axes = figure.subplots(2, 2)
     loss, errors, rate, norm = axes.flat
 
     x = [row["step"] for row in steps]
@@ -93,5 +99,4 @@ def draw_curves(folder: Path) -> Path:
     figure.suptitle(folder.name)
     path = folder / "curves.png"
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)
     return path

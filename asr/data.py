@@ -30,7 +30,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from asr.audio import SAMPLE_RATE, TOLERANCE_SECONDS, change_speed, find_audio, inspect_audio, load_audio
+from asr.audio import (
+    SAMPLE_RATE,
+    TOLERANCE_SECONDS,
+    change_speed,
+    find_audio,
+    inspect_audio,
+    load_audio,
+)
 from asr.augment import Augmenter, random_generator
 from asr.errors import AsrError, AudioError, ConfigError, DataError
 from asr.features import LogMel

@@ -31,7 +31,7 @@ class RuntimeConfig:
     device: str = "auto"  # "auto" (GPUs if there are any), "cpu", "cuda"
     processes: int = 0  # 0: one per GPU, or one on the CPU
     threads: int = 0  # CPU threads of each process; 0: the cores shared out among the processes
-    workers: int = -1  # data-loading processes of each process; -1: chosen by the cores
+    workers: int = -1  # data loaders of each process; -1: one on the CPU, one a core beside a GPU
 
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu", "cuda"):
@@ -55,11 +55,18 @@ class RuntimeConfig:
             raise ConfigError(
                 f"runtime.processes is {processes}, but there are {gpus} GPUs; use at most {gpus}."
             )
-        cores = max(1, len(os.sched_getaffinity(0)) // processes)
+        cores = max(1, count_cores() // processes)
         # On a GPU the loaders do the CPU's work; on a CPU the model does most of it, and a loader
         # beside it needs a fraction of a core.
         workers = self.workers if self.workers >= 0 else min(8, cores - 1) if gpus else 1
         return RuntimeConfig(device, processes, self.threads or cores, workers)
+
+
+def count_cores() -> int:
+    """The CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -91,10 +98,9 @@ def join(runtime: RuntimeConfig) -> Iterator[Place]:
         yield Place(rank, processes, device)
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield Place(rank, processes, device)
-    finally:
-        dist.destroy_process_group()
+    yield Place(rank, processes, device)
+    # Not after an error: the others would see a closed connection before the error that caused it.
+    dist.destroy_process_group()
 
 
 def launch(function: Callable[[Any], Any], argument: Any, processes: int) -> Any:

@@ -37,10 +37,10 @@ class FeaturesConfig:
     def __post_init__(self) -> None:
         if self.sample_rate <= 0:
             raise ConfigError(f"features.sample_rate is {self.sample_rate}; it must be positive.")
-        if not 0 < self.hop_ms <= self.window_ms:
+        if not (0 < self.hop_ms <= self.window_ms and self.hop >= 1):
             raise ConfigError(
                 f"features.hop_ms is {self.hop_ms} with a window of {self.window_ms} ms; "
-                "it must be above 0 and at most the window."
+                "it must hold a sample and be at most the window."
             )
         if not 0 <= self.low_hz < self.high_hz <= self.sample_rate / 2:
             raise ConfigError(

@@ -11,10 +11,10 @@ Gers, Schmidhuber & Cummins 2000):
     c = f ∘ c + i ∘ g                 the memory: scaled and added to, never squashed
     h = o ∘ tanh(c)                   the output
 
-The gradient of c with respect to an earlier c is a product of forget gates alone. While they stay
-near 1, it does not vanish over hundreds of frames. In a plain recurrent network,
-h = tanh(W x + U h + b), it is a product of matrices, which vanishes or explodes:
-`recipes/digits/compare.py` measures both.
+Along the memory's own path, the gradient of c with respect to an earlier c is a product of forget
+gates alone: while they stay near 1, it does not vanish over hundreds of frames. In a plain recurrent
+network, h = tanh(W x + U h + b), every path is a product of matrices, which vanishes or explodes.
+`recipes/digits/compare.py` measures what of the input reaches the last output of either.
 
 `MemoryCell` is these lines as code. `Encoder` computes the same through torch's fused kernels.
 """
@@ -143,15 +143,19 @@ class RecurrentLayer(nn.Module):
         `reversal` (B, T) holds, for each frame, the index of its mirror frame; None where there is
         no backward direction.
         """
-        if state is not None:  # torch keeps a leading layer axis
-            state = tuple(part[None] for part in state)
-            y, after = self.ahead(x, state if len(state) > 1 else state[0])
-        else:
-            y, after = self.ahead(x)
-        if self.back is not None:
-            assert reversal is not None
-            back, _ = self.back(_take(x, reversal))
-            y = torch.cat([y, _take(back, reversal)], dim=-1)
+        # Autocast would run cuDNN's recurrent layers in float16, whatever it was asked for, and
+        # gradients of a loss per character vanish in float16.
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            if state is not None:  # torch keeps a leading layer axis
+                state = tuple(part[None] for part in state)
+                y, after = self.ahead(x, state if len(state) > 1 else state[0])
+            else:
+                y, after = self.ahead(x)
+            if self.back is not None:
+                assert reversal is not None
+                back, _ = self.back(_take(x, reversal))
+                y = torch.cat([y, _take(back, reversal)], dim=-1)
         y = self.norm(self.projection(y))
         parts = after if isinstance(after, tuple) else (after,)
         return y, tuple(part[0] for part in parts)

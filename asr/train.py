@@ -2,7 +2,7 @@
 
 What makes resuming exact is that nothing is drawn from a running random state. The order of the data
 and its augmentation are pure functions of (seed, epoch, utterance); the dropout of a step is seeded
-with (seed, step, rank). A checkpoint is weights, optimiser and three counters.
+with (seed, step, rank). A checkpoint is weights, optimiser and a few counters.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -43,7 +43,7 @@ from asr.lstm import EncoderConfig
 from asr.model import AcousticModel, Emissions
 from asr.recognizer import Recognizer
 from asr.scoring import score
-from asr.text import Vocabulary, ctc_frames_needed
+from asr.text import Vocabulary, ctc_frames_needed, normalise
 
 DRAW_SECONDS = 60.0  # between two pictures of the curves
 LOG_STEPS = 10  # steps between looks at the losses: each look waits for the GPU
@@ -55,7 +55,8 @@ class TrainingConfig:
     """The optimisation. A step is one batch, summed over all processes."""
 
     epochs: int = 40
-    batch_seconds: float = 40.0  # padded audio in a batch, all processes' shares together
+    # Padded audio in a batch, all processes' shares together; also the longest utterance admitted.
+    batch_seconds: float = 40.0
     learning_rate: float = 2e-3  # the peak, reached after the warm-up, then a half cosine to 0
     warmup_steps: int = 200
     weight_decay: float = 0.01  # of weight matrices
@@ -142,13 +143,8 @@ class Trainer:
         self.bf16 = config.precision == "bf16" or (
             config.precision == "auto"
             and place.device.type == "cuda"
-            and torch.cuda.is_bf16_supported()
+            and torch.cuda.is_bf16_supported(including_emulation=False)
         )
-        if self.bf16 and place.device.type == "cpu":
-            raise ConfigError(
-                "training.precision is bf16, which is several times slower than float32 on a CPU; "
-                "use float32 or auto."
-            )
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         vectors = [p for p in self.model.parameters() if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
@@ -194,23 +190,23 @@ class Trainer:
             return nothing.log_probs.sum() * 0
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             emissions: Emissions = self._parallel(
-                batch.features.to(device, non_blocking=True),
-                batch.feature_lengths.to(device, non_blocking=True),
+                batch.features.to(device), batch.feature_lengths.to(device)
             )
-        return ctc_loss(emissions, batch.targets, batch.target_lengths) / batch.symbols
+        # CTC wants lengths on the CPU; fetching the model's own would wait for the GPU at every step.
+        lengths = -(-batch.feature_lengths // self.model.encoder.config.stack)
+        return ctc_loss(emissions.log_probs, lengths, batch) / batch.symbols
 
 
-def ctc_loss(emissions: Emissions, targets: Tensor, target_lengths: Tensor) -> Tensor:
-    """Minus log P(targets | emissions), summed over the utterances (Graves et al. 2006).
+def ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
+    """Minus log P(targets | log_probs), summed over the utterances (Graves et al. 2006).
 
-    targets: (B, U) padded with zeros; target_lengths: (B,).
+    log_probs: (B, T', V), of which the first lengths (B,) frames are valid; lengths on the CPU.
     """
-    device = emissions.log_probs.device
     return nn.functional.ctc_loss(
-        emissions.log_probs.transpose(0, 1),  # (T', B, V)
-        targets.to(device, non_blocking=True),
-        emissions.lengths,
-        target_lengths.to(device, non_blocking=True),
+        log_probs.transpose(0, 1),  # (T', B, V)
+        batch.targets.to(log_probs.device),  # (B, U)
+        lengths,
+        batch.target_lengths,
         reduction="sum",
     )
 
@@ -243,6 +239,8 @@ class _Run:
         self.best_wer = math.inf
         self.drawn = -math.inf  # when the curves were drawn last
 
+        self._check_precision()
+        self.dev_set = self._read_dev_set()
         self.augmenter = Augmenter(task.augment, task.features.sample_rate)
         torch.manual_seed(self.config.seed)
         model = AcousticModel(task.features, task.encoder, len(task.vocabulary))
@@ -262,6 +260,8 @@ class _Run:
                 f"Going on in {task.folder} after {self.epoch} epochs and "
                 f"{self.step_in_epoch} steps."
             )
+        if place.first:
+            checkpoint.remove_leftovers(task.folder)
         position = saved["training"]["metrics"] if saved is not None else 0
         self.metrics = Metrics(task.folder, position, self.step) if place.first else None
 
@@ -322,27 +322,12 @@ class _Run:
         started = time.monotonic()
         self.trainer.model.train()
         self.listener.epoch_begins(self.epoch + 1, self.config.epochs, steps, self.step_in_epoch)
-        pending: list[_Step] = []
-        while self.step_in_epoch < steps:
-            batch = next(batches)
-            progress = (self.epoch + self.step_in_epoch / steps) / self.config.epochs
-            rate = self.trainer.learning_rate(self.step, progress)
-            loss, norm = self.trainer.step(batch, self.step, progress)
-            pending.append(_Step(loss, norm, rate, batch))
-            self.step += 1
-            self.step_in_epoch += 1
-            due = self.step % self.config.checkpoint_steps == 0
-            last = self.step_in_epoch == steps
-            if due or last or len(pending) == LOG_STEPS or self.place.device.type == "cpu":
-                interruption.agree()
-                self._log(pending)
-                pending = []
-                if (due and not last) or interruption.agreed:
-                    self._save_last()
-                if interruption.agreed:
-                    self.listener.epoch_ends()
-                    return
-        self.listener.epoch_ends()
+        try:
+            self._run_steps(steps, batches, interruption)
+        finally:
+            self.listener.epoch_ends()
+        if interruption.agreed:
+            return
         self._validate(time.monotonic() - started)
         self.epoch += 1
         self.step_in_epoch, self.epoch_loss, self.epoch_symbols = 0, 0.0, 0
@@ -353,6 +338,27 @@ class _Run:
             draw_curves(self.task.folder)
             self.drawn = time.monotonic()
 
+    def _run_steps(
+        self, steps: int, batches: Iterator[Batch], interruption: "_Interruption"
+    ) -> None:
+        pending: list[_Step] = []
+        while self.step_in_epoch < steps and not interruption.agreed:
+            batch = next(batches)
+            progress = (self.epoch + self.step_in_epoch / steps) / self.config.epochs
+            rate = self.trainer.learning_rate(self.step, progress)
+            loss, norm = self.trainer.step(batch, self.step, progress)
+            pending.append(_Step(loss, norm, rate, batch.symbols, batch.ids[:3]))
+            self.step += 1
+            self.step_in_epoch += 1
+            due = self.step % self.config.checkpoint_steps == 0
+            last = self.step_in_epoch == steps
+            if due or last or len(pending) == LOG_STEPS or self.place.device.type == "cpu":
+                interruption.agree()
+                self._log(pending)
+                pending = []
+                if (due and not last) or interruption.agreed:
+                    self._save_last()
+
     def _log(self, pending: list["_Step"]) -> None:
         """Sum the pending steps' losses over the processes, check them and write them down."""
         losses = sum_over_processes(torch.stack([step.loss for step in pending])).tolist()
@@ -360,14 +366,14 @@ class _Run:
         first = self.step - len(pending)
         for offset, (step, loss, norm) in enumerate(zip(pending, losses, norms, strict=True)):
             if not math.isfinite(loss) or not math.isfinite(norm):
+                names = ", ".join(name for ids in gather(step.ids) for name in ids)
                 raise TrainingError(
                     f"The loss at step {first + offset + 1} is {loss} with gradient norm {norm} on "
-                    f"{', '.join(step.batch.ids[:5])}; lower training.learning_rate or look at "
-                    "these utterances, then run the same command again to go on from the last "
-                    "checkpoint."
+                    f"{names} (among others); look at these utterances, or train in another folder "
+                    "with a lower training.learning_rate."
                 )
-            self.epoch_loss += loss * step.batch.symbols
-            self.epoch_symbols += step.batch.symbols
+            self.epoch_loss += loss * step.symbols
+            self.epoch_symbols += step.symbols
             if self.metrics is not None:
                 self.metrics.write(
                     "step",
@@ -384,7 +390,7 @@ class _Run:
     def _validate(self, seconds: float) -> None:
         """Transcribe the dev set with the weights as they are; keep them if they are the best."""
         texts, loss, symbols = {}, 0.0, 0
-        mine = self.task.dev_set[self.place.rank :: self.place.processes]
+        mine = self.dev_set[self.place.rank :: self.place.processes]
         recognizer = Recognizer(self.trainer.model.eval(), self.task.vocabulary)
         for index, emission in recognizer.emissions([(u.audio, u.seconds) for u in mine]):
             if isinstance(emission, AsrError):
@@ -393,16 +399,19 @@ class _Run:
             texts[utterance.id] = recognizer.decoder.decode(emission).text
             target = self.task.vocabulary.encode(utterance.text, utterance.id)
             if len(emission) >= ctc_frames_needed(target):
-                emissions = Emissions(
-                    torch.from_numpy(emission)[None], torch.tensor([len(emission)])
-                )
                 loss += float(
-                    ctc_loss(emissions, torch.tensor([target]), torch.tensor([len(target)]))
+                    nn.functional.ctc_loss(
+                        torch.from_numpy(emission),  # (T', V)
+                        torch.tensor(target),
+                        torch.tensor(len(emission)),
+                        torch.tensor(len(target)),
+                        reduction="sum",
+                    )
                 )
                 symbols += len(target)
         parts = gather((texts, loss, symbols))
         report = score(
-            {u.id: u.text for u in self.task.dev_set},
+            {u.id: u.text for u in self.dev_set},
             {name: text for part in parts for name, text in part[0].items()},
         )
         dev_loss = sum(part[1] for part in parts) / max(1, sum(part[2] for part in parts))
@@ -460,6 +469,29 @@ class _Run:
             training,
         )
 
+    def _check_precision(self) -> None:
+        if self.config.precision == "bf16" and (
+            self.place.device.type == "cpu"
+            or not torch.cuda.is_bf16_supported(including_emulation=False)
+        ):
+            raise ConfigError(
+                "training.precision is bf16, which this device computes much more slowly than "
+                "float32; use float32 or auto."
+            )
+
+    def _read_dev_set(self) -> list[Utterance]:
+        """The dev set with normalised texts, the longest first: neighbours make full batches.
+
+        Raises DataError where it is empty and TextError for a character without a symbol: at the
+        start, not when the first epoch is over.
+        """
+        utterances = [replace(u, text=normalise(u.text, "plain")) for u in self.task.dev_set]
+        if not utterances:
+            raise DataError("The dev set holds no utterance; the best epoch is chosen on it.")
+        for utterance in utterances:
+            self.task.vocabulary.encode(utterance.text, utterance.id)
+        return sorted(utterances, key=lambda u: -u.seconds)
+
     def _admit(self, model: AcousticModel) -> list[Utterance]:
         """The training utterances that can be learnt from; the rejects are told to the listener."""
         task = self.task
@@ -469,6 +501,7 @@ class _Run:
             model.frames,
             fastest=task.augment.fastest,
             max_seconds=self.config.batch_seconds,
+            sample_rate=task.features.sample_rate,
         )
         if rejects:
             self.listener.say(summarise_rejects(rejects))
@@ -480,7 +513,8 @@ class _Run:
         """Measure the features' mean and deviation on the first process, and hand them to all."""
         if self.place.first:
             stride = -(-len(self.admitted) // NORMALISATION_UTTERANCES)
-            model.features.measure(load_audio(u.audio) for u in self.admitted[::stride])
+            rate = self.task.features.sample_rate
+            model.features.measure(load_audio(u.audio, rate) for u in self.admitted[::stride])
         mean, std = from_first((model.features.mean, model.features.std))
         model.features.mean.copy_(mean)
         model.features.std.copy_(std)
@@ -492,13 +526,13 @@ class _Run:
             f"{section}.{key}": value
             for section in ("features", "encoder", "augment", "training")
             for key, value in asdict(getattr(task, section)).items()
+            if key != "checkpoint_steps"
         }
         parts["the vocabulary"] = task.vocabulary.to_list()
-        data = [(u.id, u.seconds, u.text) for u in self.admitted]
-        digest = hashlib.blake2b(json.dumps(data).encode(), digest_size=16).hexdigest()
-        return {name: json.dumps(value) for name, value in parts.items()} | {
-            "the training set": digest
-        }
+        for name, utterances in (("training", self.admitted), ("dev", self.dev_set)):
+            data = json.dumps([(u.id, u.seconds, u.text) for u in utterances])
+            parts[f"the {name} set"] = hashlib.blake2b(data.encode(), digest_size=16).hexdigest()
+        return {name: json.dumps(value) for name, value in parts.items()}
 
     def _read_saved(self) -> dict[str, Any] | None:
         """The payload of last.pt, or None where this run begins; ConfigError where it is not ours."""
@@ -529,7 +563,8 @@ class _Step:
     loss: Tensor
     norm: Tensor
     learning_rate: float
-    batch: Batch
+    symbols: int
+    ids: list[str]
 
 
 class _Interruption:

@@ -11,6 +11,6 @@ ROOT = Path(__file__).resolve().parents[1]
 def shared() -> Path:
     """The folder of real speech beside the checkout; tests that need it skip without it."""
     folder = ROOT.parent / "shared" / "data"
-    if not folder.is_dir():
+    if not (folder / "LibriSpeech").is_dir():
         pytest.skip("the shared data folder is not beside this checkout")
     return folder

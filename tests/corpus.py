@@ -47,9 +47,9 @@ def tiny_task(folder: Path, utterances: list[Utterance], **values) -> Task:
     return Task(
         folder=folder,
         training_set=utterances,
-        dev_set=utterances[:3],
         vocabulary=Vocabulary.english(),
         **{
+            "dev_set": utterances[:3],
             "features": FeaturesConfig(mels=20),
             "encoder": EncoderConfig(layers=2, hidden=16, stack=4, dropout=0.2),
             "augment": AugmentConfig(),

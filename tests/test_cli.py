@@ -66,7 +66,8 @@ def asr(
     capfd: pytest.CaptureFixture[str], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Run]:
     """Run a command in this process: (exit code, stdout, stderr). CHECKPOINT is filled in."""
-    monkeypatch.setattr(cli, "_cores", lambda: 1)  # threads gain nothing on seconds of audio
+    # Threads gain nothing on seconds of audio.
+    monkeypatch.setattr("asr.distributed.count_cores", lambda: 1)
 
     def run(*words: object) -> tuple[int, str, str]:
         argv = [str(checkpoint) if word == "CHECKPOINT" else str(word) for word in words]

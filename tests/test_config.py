@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+from dataclasses import asdict
 
 import pytest
 import yaml
@@ -48,11 +49,14 @@ def test_every_choice_of_a_group_composes(group: str) -> None:
             OmegaConf.to_object(compose("librispeech", [f"{group}={path.stem}"]))
 
 
-def test_values_only_and_every_line_says_what_it_is() -> None:
-    for path in CONF.rglob("*.yaml"):
-        text = path.read_text()
-        assert "_target_" not in text
-        assert isinstance(yaml.safe_load(text), dict)
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_group_chosen_on_the_command_line_acts_in_every_recipe(name: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        chosen = OmegaConf.to_object(compose(name, ["augment=none", "encoder=forward"]))
+    none = yaml.safe_load((CONF / "augment" / "none.yaml").read_text())
+    assert {key: getattr(chosen.augment, key) for key in none} == none
+    forward = yaml.safe_load((CONF / "encoder" / "forward.yaml").read_text())
+    assert asdict(chosen.encoder) == forward
 
 
 @pytest.mark.parametrize(

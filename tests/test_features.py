@@ -139,6 +139,7 @@ def test_nothing_to_measure() -> None:
     [
         ({"sample_rate": 0}, "features.sample_rate"),
         ({"hop_ms": 30.0}, "features.hop_ms"),
+        ({"hop_ms": 0.01}, "features.hop_ms"),
         ({"high_hz": 9000.0}, "features.high_hz"),
         ({"mels": 0}, "features.mels"),
         ({"floor": 0.0}, "features.floor"),

@@ -12,14 +12,23 @@ import torch
 from corpus import tiny_task, write_tones
 
 from asr import checkpoint
+from asr.audio import load_audio
 from asr.augment import AugmentConfig
 from asr.curves import read_metrics
 from asr.data import Utterance
-from asr.distributed import RuntimeConfig, launch
-from asr.errors import CheckpointError, ConfigError, DataError, TrainingError
+from asr.distributed import RuntimeConfig, join, launch, sum_over_processes
+from asr.errors import (
+    AudioError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    TextError,
+    TrainingError,
+)
+from asr.features import FeaturesConfig
 from asr.lstm import EncoderConfig
 from asr.text import Vocabulary
-from asr.train import Listener, Outcome, Task, train
+from asr.train import Listener, Task, train
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +66,11 @@ def assert_same_run(one: Path, other: Path) -> None:
     ours, theirs = checkpoint.read(one / "last.pt"), checkpoint.read(other / "last.pt")
     for name, weight in ours["weights"].items():
         assert torch.equal(weight, theirs["weights"][name]), name
+    assert str(ours["training"]["optimizer"]) == str(theirs["training"]["optimizer"])
     best, others = checkpoint.read(one / "best.pt"), checkpoint.read(other / "best.pt")
     assert best["facts"] == others["facts"]
+    for name, weight in best["weights"].items():
+        assert torch.equal(weight, others["weights"][name]), name
 
 
 def steps_in(folder: Path) -> list[float]:
@@ -78,10 +90,6 @@ def test_interrupted_and_resumed_is_the_unbroken_run(
     assert_same_run(tmp_path, unbroken)
 
 
-def run_until_killed(task: Task) -> None:
-    train(task)
-
-
 @pytest.mark.parametrize("at_step", [2, 8])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_and_resumed_is_the_unbroken_run(
@@ -89,7 +97,7 @@ def test_killed_and_resumed_is_the_unbroken_run(
 ) -> None:
     runtime = RuntimeConfig(device="cpu", processes=1, threads=1, workers=workers)
     task = tiny_task(tmp_path, tones, runtime=runtime, listener=Saboteur(at_step, signal.SIGKILL))
-    process = multiprocessing.get_context("spawn").Process(target=run_until_killed, args=(task,))
+    process = multiprocessing.get_context("spawn").Process(target=train, args=(task,))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -116,10 +124,6 @@ def test_the_run_leaves_metrics_curves_and_tensorboard(unbroken) -> None:
     assert any((unbroken / "tensorboard").iterdir())
 
 
-def run_and_report(task: Task) -> Outcome:
-    return train(task)
-
-
 def test_two_processes_give_the_losses_of_one(tones, tmp_path) -> None:
     def task(name: str, processes: int) -> Task:
         return tiny_task(
@@ -132,20 +136,36 @@ def test_two_processes_give_the_losses_of_one(tones, tmp_path) -> None:
         )
 
     train(task("one", 1))
-    outcome = launch(run_and_report, task("two", 2), 2)
+    outcome = launch(train, task("two", 2), 2)
     assert outcome.epoch == 7
     one, two = steps_in(tmp_path / "one"), steps_in(tmp_path / "two")
     assert len(one) == len(two) >= 20
     assert one == pytest.approx(two, abs=1e-4)
 
 
-def fail_on_purpose(_: object) -> None:
-    raise DataError("this manifest is wrong on purpose")
+def test_two_processes_interrupted_and_resumed_are_two_unbroken_ones(tones, tmp_path) -> None:
+    def task(name: str, **values) -> Task:
+        runtime = RuntimeConfig(device="cpu", processes=2, threads=1, workers=0)
+        return tiny_task(tmp_path / name, tones, epochs=2, runtime=runtime, **values)
+
+    launch(train, task("unbroken"), 2)
+    outcome = launch(train, task("broken", listener=Saboteur(4, signal.SIGTERM)), 2)
+    assert outcome.interrupted
+    assert outcome.step == 5
+    assert not launch(train, task("broken"), 2).interrupted
+    assert_same_run(tmp_path / "broken", tmp_path / "unbroken")
 
 
-def test_an_error_in_a_child_process_is_that_error_here() -> None:
+def fail_on_second(runtime: RuntimeConfig) -> None:
+    with join(runtime) as place:
+        if place.rank == 1:
+            raise DataError("this manifest is wrong on purpose")
+        sum_over_processes(torch.zeros(1))  # the other one waits in vain
+
+
+def test_an_error_in_one_process_is_that_error_here() -> None:
     with pytest.raises(DataError, match=r"^this manifest is wrong on purpose$"):
-        launch(fail_on_purpose, None, 2)
+        launch(fail_on_second, RuntimeConfig(device="cpu", processes=2, threads=1), 2)
 
 
 def test_it_learns_by_heart(tones, tmp_path) -> None:
@@ -210,7 +230,7 @@ def test_utterances_that_cannot_be_learnt_are_told_and_left_out(tones, tmp_path)
     assert "1 left out, characters not in the vocabulary: greek" in told
     assert "1 left out, too short for its text: hasty" in told
     with pytest.raises(DataError, match="No training utterance is left"):
-        train(tiny_task(tmp_path / "none", odd, epochs=1))
+        train(tiny_task(tmp_path / "none", odd, epochs=1, dev_set=tones))
 
 
 def test_a_loss_that_is_not_finite_stops_by_name(tones, tmp_path) -> None:
@@ -220,8 +240,50 @@ def test_a_loss_that_is_not_finite_stops_by_name(tones, tmp_path) -> None:
 
 def test_an_unreadable_recording_stops_by_name(tones, tmp_path) -> None:
     gone = dataclasses.replace(tones[0], id="gone", audio=str(tmp_path / "gone.wav"))
-    with pytest.raises(Exception, match=r"gone\.wav"):
+    with pytest.raises(AudioError, match=r"gone\.wav"):
         train(tiny_task(tmp_path / "run", [*tones, gone], epochs=1))
+
+
+def test_a_dev_set_that_cannot_be_scored_is_refused_at_the_start(tones, tmp_path) -> None:
+    shouted = dataclasses.replace(tones[0], text=tones[0].text.upper())
+    assert train(tiny_task(tmp_path / "a", tones, epochs=1, dev_set=[shouted])).epoch == 1
+    with pytest.raises(TextError, match=r"u0.*'7'"):
+        train(tiny_task(tmp_path, tones, dev_set=[dataclasses.replace(tones[0], text="7")]))
+    with pytest.raises(DataError, match="dev set holds no utterance"):
+        train(tiny_task(tmp_path, tones, dev_set=[]))
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_another_sample_rate_goes_all_the_way(tones, tmp_path) -> None:
+    features = FeaturesConfig(sample_rate=8000, high_hz=4000.0, mels=20)
+    train(tiny_task(tmp_path, tones, epochs=1, features=features))
+    wide, _ = checkpoint.load_model(tmp_path / "best.pt")
+    waveforms = [load_audio(u.audio, 8000) for u in tones]
+    mean = wide.features.mean.clone()
+    wide.features.measure(waveforms)
+    assert torch.equal(wide.features.mean, mean)
+
+
+def test_what_a_killed_save_has_left_is_removed(tones, tmp_path) -> None:
+    (tmp_path / ".last.pt.abc").write_bytes(b"half")
+    train(tiny_task(tmp_path, tones, epochs=1))
+    assert not (tmp_path / ".last.pt.abc").exists()
+
+
+def test_an_error_within_an_epoch_closes_its_bar(tones, tmp_path) -> None:
+    ended = []
+
+    class Watcher(Listener):
+        def epoch_ends(self) -> None:
+            ended.append(True)
+
+    gone = [dataclasses.replace(u, audio=str(tmp_path / "gone.wav")) for u in tones[1:]]
+    task = tiny_task(tmp_path / "run", tones, listener=Watcher())
+    train(tiny_task(tmp_path / "run", tones, listener=Saboteur(1, signal.SIGINT)))
+    task.training_set = [tones[0], *gone]
+    with pytest.raises(AudioError):
+        train(task)
+    assert ended == [True]
 
 
 def test_bf16_on_a_cpu_is_refused(tones, tmp_path) -> None:

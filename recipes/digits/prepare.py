@@ -28,14 +28,13 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
-from rich.console import Console
-from rich.progress import Progress
 
 from asr.errors import EXIT_CODE, AsrError, DataError
+from asr.progress import Bar
 
 SAMPLE_RATE = 16_000
 SPLITS = ("train", "dev", "test")
-BLOCK = 250  # utterances spoken by one process
+BLOCK = 600  # utterances spoken by one process
 LONGEST_PATH = 120  # espeak-ng ends the process if the path of its data has 160 characters or more
 
 # Chosen for their spread of pitch and timbre, before any model was trained; every other voice of
@@ -61,16 +60,16 @@ TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "nin
 ROOMS = ("kitchen", "bedroom", "garden")
 DEVICES = ("light", "heating", "radio")
 
-WORDS_PER_MINUTE = (120, 230)
+WORDS_PER_MINUTE = (120, 210)
 PITCH = (20, 80)  # espeak's scale of 0 to 99, around the voice's own pitch
 INTONATION = (20, 80)  # likewise
 PAUSE_SECONDS = (0.05, 0.25)  # before and after the words
 PEAK_DB = (-15.0, -1.0)
-ROOM_PROBABILITY = 0.5
+ROOM_PROBABILITY = 0.3
 REVERBERATION_SECONDS = (0.1, 0.5)  # until the echo has fallen by 60 dB
-DIRECT_TO_ECHO_DB = (3.0, 15.0)
+DIRECT_TO_ECHO_DB = (6.0, 18.0)
 NOISES = ("white", "pink", "babble")
-NOISE_RATIO_DB = (15.0, 40.0)  # speech above noise
+NOISE_RATIO_DB = (20.0, 40.0)  # speech above noise
 BABBLE_VOICES = 5
 
 
@@ -277,8 +276,8 @@ def plan(folder: Path, utterances: int, seed: int) -> Iterator[Block]:
     training = tuple(sorted(path.name for path in variants.iterdir() if path.name not in held_out))
     for split, voices, count in (
         ("train", training, utterances),
-        ("dev", DEV_VOICES, utterances // 20),
-        ("test", TEST_VOICES, utterances // 10),
+        ("dev", DEV_VOICES, utterances // 40),
+        ("test", TEST_VOICES, utterances // 20),
     ):
         for first in range(0, count, BLOCK):
             yield Block(folder, split, voices, first, min(BLOCK, count - first), seed)
@@ -317,17 +316,12 @@ def prepare(folder: Path, utterances: int, seed: int, processes: int) -> bool:
     for split in rows:
         (partial / split).mkdir(parents=True)
     total = sum(block.count for block in blocks)
-    console = Console()
     # spawn and one block per process: see Speaker.
     pool = multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1)
-    with pool, Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("speaking", total=total)
+    with pool, Bar("Speaking", total, "utterances") as bar:
         for block, made in zip(blocks, pool.imap(make_block, blocks), strict=True):
             rows[block.split] += made
-            progress.advance(task, block.count)
-            if not console.is_terminal:
-                done = sum(map(len, rows.values()))
-                print(f"spoken {done} of {total} utterances", flush=True)
+            bar.advance(block.count)
     for split, made in rows.items():
         lines = (json.dumps(row) + "\n" for row in made)
         (partial / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -341,7 +335,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Makes the digits corpus with espeak-ng voices.")
     parser.add_argument("--folder", type=Path, default=Path("data/digits"))
     parser.add_argument(
-        "--utterances", type=int, default=6000, help="for training; dev 5 %%, test 10 %% more"
+        "--utterances", type=int, default=12000, help="for training; dev 2.5 %%, test 5 %% more"
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=2)
