@@ -26,6 +26,7 @@ import torch
 
 from asr.audio import load_audio
 from asr.augment import AugmentConfig, Augmenter, random_generator
+from asr.checkpoint import write_atomically
 from asr.data import Batch, Example, Planner, Utterance, collate, read_manifest
 from asr.decode import GreedyDecoder
 from asr.distributed import Place
@@ -100,12 +101,16 @@ def read_features(data: Path, name: str) -> tuple[list[Utterance], list[torch.Te
             log_mel.load_state_dict(state)
         else:
             log_mel.measure(load_audio(u.audio) for u in track(utterances[::5], "Measuring"))
-            torch.save(log_mel.state_dict(), data / f"train-normalisation-{FEATURES.mels}.pt")
-        torch.save(
+            save(log_mel.state_dict(), data / f"train-normalisation-{FEATURES.mels}.pt")
+        save(
             [log_mel(torch.from_numpy(load_audio(u.audio))) for u in track(utterances, name)],
             cache,
         )
     return utterances, torch.load(cache, weights_only=True)
+
+
+def save(value: object, path: Path) -> None:
+    write_atomically(path, lambda file: torch.save(value, file))
 
 
 def batches_of(
