@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import torch
 
+from asr.decode import DecoderConfig
 from asr.errors import AsrError, CheckpointError
 from asr.features import FeaturesConfig
 from asr.lstm import EncoderConfig
@@ -35,17 +36,20 @@ def save_model(
     vocabulary: Vocabulary,
     facts: dict[str, object],
     training: dict[str, Any] | None = None,
+    decoder: DecoderConfig | None = None,
 ) -> None:
     """Write a checkpoint atomically: whoever reads `path` sees the old file or the new one, whole.
 
     `facts` is plain data about the training for people (`describe` shows it), `training` is what
-    resuming needs. Raises CheckpointError where the disk refuses; the old file is then untouched.
+    resuming needs, `decoder` is kept without its files. Raises CheckpointError where the disk
+    refuses; the old file is then untouched.
     """
     payload = {
         "format": FORMAT,
         "version": VERSION,
         "features": asdict(model.features.config),
         "encoder": asdict(model.encoder.config),
+        "decoder": asdict((decoder or DecoderConfig()).without_files()),
         "vocabulary": vocabulary.to_list(),
         "weights": model.state_dict(),
         "facts": facts,
@@ -75,6 +79,27 @@ def load_model(path: FilePath, device: str = "cpu") -> tuple[AcousticModel, Voca
     return model.to(device).eval(), vocabulary
 
 
+def load_decoder_config(path: FilePath) -> DecoderConfig:
+    """How the checkpoint's model is decoded best, as far as anybody has tried (`asr tune`).
+
+    It names no files. Raises CheckpointError as `load_model` does.
+    """
+    try:
+        return DecoderConfig(**read(path)["decoder"])
+    except (AsrError, TypeError) as error:
+        raise CheckpointError(
+            f"{os.fspath(path)}: the decoder of this checkpoint cannot be used ({error}); "
+            "it is damaged or was made by another version of asr."
+        ) from error
+
+
+def save_decoder_config(path: FilePath, decoder: DecoderConfig, output: FilePath) -> None:
+    """Write a checkpoint again, to `output`, with another decoder's configuration (no files)."""
+    payload = read(path)
+    payload["decoder"] = asdict(decoder.without_files())
+    write_atomically(output, lambda file: torch.save(payload, file))
+
+
 def describe(path: FilePath) -> dict[str, object]:
     """A checkpoint as plain data for people: configuration, size, and facts of its training."""
     payload = read(path)
@@ -82,6 +107,7 @@ def describe(path: FilePath) -> dict[str, object]:
         "version": payload["version"],
         "features": payload["features"],
         "encoder": payload["encoder"],
+        "decoder": payload["decoder"],
         "vocabulary": "".join(payload["vocabulary"][1:]),
         "parameters": sum(
             tensor.numel()
@@ -123,7 +149,15 @@ def read(path: FilePath) -> dict[str, Any]:
             f"{name}: this checkpoint has format version {payload.get('version')}, this asr reads "
             f"version {VERSION}; install the version of asr that wrote it."
         )
-    missing = {"features", "encoder", "vocabulary", "weights", "facts", "training"} - set(payload)
+    missing = {
+        "features",
+        "encoder",
+        "decoder",
+        "vocabulary",
+        "weights",
+        "facts",
+        "training",
+    } - set(payload)
     if missing:
         raise CheckpointError(
             f"{name}: the checkpoint lacks {', '.join(sorted(missing))}; it is damaged."

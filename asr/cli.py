@@ -1,4 +1,4 @@
-"""The command line: `asr transcribe | evaluate | score | info`.
+"""The command line: `asr transcribe | align | evaluate | score | lm | info`.
 
 Results go to stdout, progress and complaints to stderr. Exit code 0: all is well; 1: some of the
 recordings failed, and are listed; 2: the command itself cannot be done. Every command imports what
@@ -11,29 +11,37 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asr.errors import EXIT_CODE, AsrError, AudioError, DataError
+from asr.errors import EXIT_CODE, AsrError, AudioError, DataError, TextError
 from asr.progress import complain, say, track
-from asr.text import PROFILES
+from asr.text import PROFILES, normalise
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from asr.decode import Hypothesis, Word
+    from asr.decode import DecoderConfig, Hypothesis
+    from asr.recognizer import Recognizer
     from asr.scoring import Report
 
 SOME_FAILED = 1
 INTERRUPTED = 130  # as shells report SIGINT
 READER_GONE = 141  # as shells report SIGPIPE
 
-FORMATS = ("txt", "json", "srt", "vtt")
-CUE_CHARACTERS = 42  # a subtitle's line
-CUE_PAUSE_SECONDS = 1.0  # a longer silence starts a new subtitle
+FORMATS = {  # of a transcript, each with the ending of its files
+    "txt": "txt",
+    "json": "json",
+    "srt": "srt",
+    "vtt": "vtt",
+    "ctm": "ctm",
+    "textgrid": "TextGrid",
+}
+ALIGNED_FORMATS = [name for name in FORMATS if name != "txt"]  # those that hold times
+ALONE_FORMATS = ("srt", "vtt", "textgrid")  # those whose files are about one recording
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,6 +70,11 @@ def _sentence(error: AsrError) -> str:
     return f"{str(error).removesuffix('.')}."
 
 
+_Run = Callable[[argparse.Namespace], int]  # a command: its exit code
+_Declare = Callable[[argparse.ArgumentParser], None]  # adds a command's arguments
+_Add = Callable[[str, _Run | None, _Declare, str], None]  # name; None: has commands; summary
+
+
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version
@@ -77,68 +90,29 @@ def _build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    add = _add_commands(parser)
+    add("transcribe", _transcribe, _declare_transcribe, "write down what is said in recordings")
+    add("align", _align, _declare_align, "find out when each word of a transcript is said")
+    add("evaluate", _evaluate, _declare_evaluate, "transcribe a manifest and measure the errors")
+    add("score", _score, _declare_score, "compare two files of texts")
+    add("tune", _tune, _declare_tune, "find the beam decoder's weights on a manifest")
+    add("lm", None, _declare_lm, "make, describe, measure and convert language models")
+    add("info", _info, _declare_info, "describe a checkpoint, a manifest or a recording")
+    return parser
+
+
+def _add_commands(parser: argparse.ArgumentParser) -> _Add:
+    """Let `parser` take one of several commands; returns what adds one."""
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def add(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
+    def add(name: str, run: _Run | None, declare: _Declare, summary: str) -> None:
         command = commands.add_parser(
             name, help=summary, description=f"{summary}.", allow_abbrev=False
         )
         command.set_defaults(run=run)
-        return command
+        declare(command)
 
-    command = add("transcribe", _transcribe, "write down what is said in recordings")
-    command.add_argument(
-        "inputs",
-        nargs="+",
-        metavar="FILE|FOLDER|-",
-        help="recordings, folders that are searched for recordings, - for standard input",
-    )
-    _add_model_options(command)
-    command.add_argument("--format", choices=FORMATS, default="txt", help="(default: txt)")
-    command.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FOLDER",
-        help="write a file for each recording into this folder instead of all to stdout",
-    )
-
-    command = add("evaluate", _evaluate, "transcribe a manifest and measure the errors")
-    command.add_argument("manifest", metavar="MANIFEST", help="JSONL, as asr.data reads it")
-    _add_model_options(command)
-    _add_profile_option(command)
-    command.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FOLDER",
-        help="write hypotheses.jsonl and report.json into this folder",
-    )
-    command.add_argument(
-        "--processes",
-        type=_positive,
-        default=1,
-        metavar="N",
-        help="share the utterances out among so many processes; on GPUs, one each (default: 1)",
-    )
-
-    command = add("score", _score, "compare two files of texts")
-    command.add_argument("reference", metavar="REF", help="manifest (JSONL) or Kaldi text file")
-    command.add_argument(
-        "hypothesis", metavar="HYP", help='the same; a "pred_text" goes before a "text"'
-    )
-    _add_profile_option(command)
-    command.add_argument("--json", action="store_true", help="print the whole report as JSON")
-
-    command = add("info", _info, "describe a checkpoint, a manifest or a recording")
-    command.add_argument("path", type=Path, metavar="CHECKPOINT|MANIFEST|AUDIO")
-    command.add_argument(
-        "--picture",
-        type=Path,
-        metavar="FILE.png",
-        help="draw a recording's waveform and spectrogram, or a manifest's durations",
-    )
-    return parser
+    return add
 
 
 def _add_model_options(command: argparse.ArgumentParser) -> None:
@@ -151,14 +125,44 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_profile_option(command: argparse.ArgumentParser) -> None:
+def _add_decoder_options(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group(
+        "decoder",
+        "Greedy without any of these options, a beam search with one of them. Weights that are not "
+        "given are those of `asr tune` in the checkpoint.",
+    )
+    group.add_argument("--decoder", choices=("greedy", "beam"))
+    group.add_argument("--lm", metavar="FILE", help="language model: of `asr lm`, or ARPA")
+    group.add_argument("--lexicon", metavar="FILE", help="words, one a line (default: the model's)")
+    group.add_argument("--strict", action="store_true", help="write only words of the lexicon")
+    group.add_argument("--hotwords", metavar="FILE", help="words or phrases to listen for")
+    group.add_argument(
+        "--hotword", action="append", metavar="TEXT", help="one of them; may be given often"
+    )
+    group.add_argument(
+        "--hotword-weight", type=float, metavar="X", help="nats that each of their words earns"
+    )
+    group.add_argument("--beam", type=_positive, metavar="N", help="texts that are searched on")
+    group.add_argument("--alpha", type=float, metavar="X", help="weight of the language model")
+    group.add_argument("--beta", type=float, metavar="X", help="nats for each word")
+    group.add_argument(
+        "--unknown", type=float, metavar="X", help="nats for each word that the lexicon lacks"
+    )
+
+
+def _add_profile_option(command: argparse.ArgumentParser, default: str, purpose: str) -> None:
     profiles = "; ".join(f"{name}: {description}" for name, description in PROFILES.items())
     command.add_argument(
         "--profile",
         choices=PROFILES,
-        default="plain",
-        help=f"how both sides are normalised before they are compared (default: plain). {profiles}",
+        default=default,
+        help=f"{purpose} (default: {default}). {profiles}",
     )
+
+
+def _add_compared_profile_option(command: argparse.ArgumentParser) -> None:
+    purpose = "how both sides are normalised before they are compared"
+    _add_profile_option(command, "plain", purpose)
 
 
 def _positive(text: str) -> int:
@@ -168,6 +172,28 @@ def _positive(text: str) -> int:
 
 
 # ---- transcribe ---------------------------------------------------------------------------------
+
+
+def _declare_transcribe(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="FILE|FOLDER|-",
+        help="recordings, folders that are searched for recordings, - for standard input",
+    )
+    _add_model_options(command)
+    _add_decoder_options(command)
+    command.add_argument(
+        "--nbest", type=_positive, metavar="N", help="show the N best texts (json; beam decoder)"
+    )
+    command.add_argument("--format", choices=FORMATS, default="txt", help="(default: txt)")
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="write a file for each recording into this folder instead of all to stdout",
+    )
 
 
 class _NamedBytes(io.BytesIO):
@@ -194,13 +220,17 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     inputs, failures = _find_inputs(arguments.inputs)
     total = len(inputs) + len(failures)
     alone = len(arguments.inputs) == 1 and not Path(arguments.inputs[0]).is_dir()
+    if arguments.nbest and arguments.format != "json":
+        raise AsrError(f"--nbest shows nothing as {arguments.format}; choose --format json.")
     if arguments.output:
-        _check_outputs(inputs, arguments.output, arguments.format)
-    elif arguments.format in ("srt", "vtt") and not alone:
+        _check_outputs(inputs, arguments.output, FORMATS[arguments.format])
+    elif arguments.format in ALONE_FORMATS and not alone:
         raise AsrError(
-            f"Subtitles ({arguments.format}) of several recordings cannot go to one stream; "
-            "choose a folder for them with --output."
+            f"Several recordings cannot go to one stream as {arguments.format}; choose a folder "
+            "for them with --output."
         )
+    elif arguments.format == "ctm":
+        _check_ctm_names(inputs)
     for given, result in _recognise(inputs, arguments):
         try:
             if isinstance(result, AsrError):
@@ -210,10 +240,10 @@ def _transcribe(arguments: argparse.Namespace) -> int:
             failures.append(_sentence(error))
             continue
         if arguments.output:
-            _write(_output_path(given, arguments.output, arguments.format), document)
+            _write(_output_path(given, arguments.output, FORMATS[arguments.format]), document)
         elif arguments.format == "txt" and not alone:
             say(f"{given.name}\t{result.text}")
-        else:
+        elif document:
             say(document.removesuffix("\n"))
     return _list_failures(failures, total)
 
@@ -221,16 +251,28 @@ def _transcribe(arguments: argparse.Namespace) -> int:
 def _recognise(
     inputs: list[_Input], arguments: argparse.Namespace
 ) -> Iterator[tuple[_Input, "Hypothesis | AsrError"]]:
-    from asr.distributed import count_cores
-    from asr.recognizer import Recognizer
+    from asr.decoding import choose_decoder, prepare
 
-    recognizer = Recognizer.load(
-        arguments.checkpoint, arguments.device, arguments.threads or count_cores()
-    )
+    decoder, hotwords = choose_decoder(arguments)
+    recognizer = _load_recognizer(arguments, decoder, hotwords)
+    if decoder.kind == "beam":
+        prepare(recognizer)
     results = recognizer.transcribe_many(given.open() for given in inputs)
     if len(inputs) > 1:
         results = track(results, "transcribing", total=len(inputs), unit="recordings")
     return ((inputs[index], result) for index, result in results)
+
+
+def _load_recognizer(
+    arguments: argparse.Namespace,
+    decoder: "DecoderConfig | None" = None,
+    hotwords: dict[str, float] | None = None,
+) -> "Recognizer":
+    from asr.distributed import count_cores
+    from asr.recognizer import Recognizer
+
+    threads = arguments.threads or count_cores()
+    return Recognizer.load(arguments.checkpoint, arguments.device, threads, decoder, hotwords)
 
 
 def _find_inputs(names: list[str]) -> tuple[list[_Input], list[str]]:
@@ -275,6 +317,18 @@ def _check_outputs(inputs: list[_Input], folder: Path, ending: str) -> None:
             )
 
 
+def _check_ctm_names(inputs: list[_Input]) -> None:
+    """Refuse recordings that one stream of CTM could not tell apart."""
+    named: dict[str, _Input] = {}
+    for given in inputs:
+        other = named.setdefault(Path(given.name).stem, given)
+        if other is not given:
+            raise AsrError(
+                f"{other.name} and {given.name} would have the same name in one CTM stream; write "
+                "a file for each into a folder with --output."
+            )
+
+
 def _write(path: Path, text: str) -> None:
     from asr.checkpoint import write_atomically
 
@@ -292,52 +346,94 @@ def _list_failures(sentences: Sequence[str], total: int) -> int:
     return SOME_FAILED
 
 
-def _render(given: _Input, hypothesis: "Hypothesis", ending: str) -> str:
-    """The transcript as a file of this ending holds it."""
-    if ending == "txt":
-        return f"{hypothesis.text}\n"
-    if ending == "json":
-        from asr.audio import inspect_audio
+def _render(given: _Input, hypothesis: "Hypothesis", kind: str) -> str:
+    """The transcript as a file of this format holds it."""
+    from asr import formats
+    from asr.audio import inspect_audio
 
-        seconds = round(inspect_audio(given.open()).seconds, 3)
-        return _to_json({"path": given.name, "seconds": seconds, **hypothesis.to_dict()}) + "\n"
-    from html import escape
-
-    point = "," if ending == "srt" else "."
-    blocks = [] if ending == "srt" else ["WEBVTT\n"]
-    for number, cue in enumerate(_cut_cues(hypothesis.words), start=1):
-        times = f"{_clock(cue[0].start, point)} --> {_clock(cue[-1].end, point)}"
-        if ending == "srt":
-            blocks.append(f"{number}\n{times}\n{_text(cue)}\n")
-        else:
-            blocks.append(f"{times}\n{escape(_text(cue), quote=False)}\n")
-    return "\n".join(blocks)
+    match kind:
+        case "json":
+            return formats.to_json(hypothesis, given.name, inspect_audio(given.open()).seconds)
+        case "textgrid":
+            return formats.to_textgrid(hypothesis, inspect_audio(given.open()).seconds)
+        case "ctm":
+            return formats.to_ctm(hypothesis, given.name)
+    plain = {"txt": formats.to_txt, "srt": formats.to_srt, "vtt": formats.to_vtt}
+    return plain[kind](hypothesis)
 
 
-def _cut_cues(words: Sequence["Word"]) -> list[list["Word"]]:
-    """The words as subtitles: lines that fit, broken at long pauses."""
-    cues: list[list[Word]] = []
-    for word in words:
-        if (
-            cues
-            and word.start - cues[-1][-1].end <= CUE_PAUSE_SECONDS
-            and len(_text([*cues[-1], word])) <= CUE_CHARACTERS
-        ):
-            cues[-1].append(word)
-        else:
-            cues.append([word])
-    return cues
+# ---- align --------------------------------------------------------------------------------------
 
 
-def _text(words: Iterable["Word"]) -> str:
-    return " ".join(word.text for word in words)
+def _declare_align(command: argparse.ArgumentParser) -> None:
+    command.add_argument("audio", metavar="AUDIO", help="a recording, or - for standard input")
+    command.add_argument(
+        "text",
+        metavar="TEXT",
+        help="what is said in it: the words themselves in quotes, a file whose name ends in .txt, "
+        "or - for standard input",
+    )
+    _add_model_options(command)
+    _add_profile_option(command, "english", "how the text is normalised before it is aligned")
+    command.add_argument(
+        "--format", choices=ALIGNED_FORMATS, default="json", help="(default: json)"
+    )
+    command.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="write to this file instead of stdout"
+    )
 
 
-def _clock(seconds: float, point: str) -> str:
-    whole, milliseconds = divmod(round(seconds * 1000), 1000)
-    minutes, whole = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:02}:{minutes:02}:{whole:02}{point}{milliseconds:03}"
+def _align(arguments: argparse.Namespace) -> int:
+    from asr.alignment import align
+
+    if arguments.audio == arguments.text == "-":
+        raise AsrError("Standard input (-) can be read only once; name a file for the other.")
+    if Path(arguments.audio).is_dir():
+        raise AudioError(f"{arguments.audio} is a folder; name one recording.")
+    if arguments.output and arguments.output.is_dir():
+        raise AsrError(f"{arguments.output} is a folder; name a file for --output.")
+    text = normalise(_read_transcript(arguments.text), arguments.profile)
+    [given], _ = _find_inputs([arguments.audio])
+    recognizer = _load_recognizer(arguments)
+    [(_, log_probs)] = recognizer.emissions([given.open()])
+    if isinstance(log_probs, AsrError):
+        raise log_probs
+    hypothesis = align(
+        log_probs,
+        text,
+        recognizer.vocabulary,
+        recognizer.model.frame_seconds,
+        where=f"The transcript of {given.name}",
+    )
+    document = _render(given, hypothesis, arguments.format)
+    if arguments.output:
+        _write(arguments.output, document)
+    else:
+        say(document.removesuffix("\n"))
+    return 0
+
+
+def _read_transcript(given: str) -> str:
+    """The words that are given themselves, in a .txt file or on standard input."""
+    if given == "-":
+        name, content = "Standard input", sys.stdin.buffer.read()
+    elif given.lower().endswith(".txt"):
+        try:
+            name, content = given, Path(given).read_bytes()
+        except OSError as error:
+            raise TextError(
+                f"{given} cannot be read ({error.strerror}); check the path."
+            ) from error
+    elif Path(given).suffix and os.path.isfile(given):
+        raise TextError(
+            f"{given} is a file, but no .txt: rename it, or give its text on standard input (-)."
+        )
+    else:
+        return given
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TextError(f"{name} is not UTF-8 text; give the transcript as plain text.") from error
 
 
 def _to_json(value: object) -> str:
@@ -347,9 +443,31 @@ def _to_json(value: object) -> str:
 # ---- evaluate and score -------------------------------------------------------------------------
 
 
+def _declare_evaluate(command: argparse.ArgumentParser) -> None:
+    command.add_argument("manifest", metavar="MANIFEST", help="JSONL, as asr.data reads it")
+    _add_model_options(command)
+    _add_decoder_options(command)
+    _add_compared_profile_option(command)
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="write hypotheses.jsonl and report.json into this folder",
+    )
+    command.add_argument(
+        "--processes",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="share the utterances out among so many processes; on GPUs, one each (default: 1)",
+    )
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     from asr.checkpoint import load_model
     from asr.data import read_manifest
+    from asr.decoding import choose_decoder
     from asr.distributed import RuntimeConfig, count_cores, launch
     from asr.recognizer import choose_device
     from asr.scoring import score
@@ -361,7 +479,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         processes=arguments.processes,
         threads=arguments.threads or max(1, count_cores() // arguments.processes),
     )
-    task = (arguments.checkpoint, utterances, runtime)
+    task = (arguments.checkpoint, utterances, runtime, choose_decoder(arguments))
     found: dict[str, dict[str, Any]] = launch(_transcribe_share, task, arguments.processes)
     report = score(
         {utterance.id: utterance.text for utterance in utterances},
@@ -391,22 +509,27 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return _list_failures(failures, len(utterances))
 
 
-def _transcribe_share(task: tuple[str, list[Any], Any]) -> dict[str, dict[str, Any]]:
+def _transcribe_share(
+    task: tuple[str, list[Any], Any, tuple[Any, Any]],
+) -> dict[str, dict[str, Any]]:
     """What every process does: its share of the batches; returns the results of all by id.
 
     The batches are the same whatever the number of processes, so the texts are too.
     """
+    from asr.decoding import prepare
     from asr.distributed import gather, join
     from asr.recognizer import BATCH_SECONDS, Recognizer, group_by_seconds
 
-    checkpoint, utterances, runtime = task
+    checkpoint, utterances, runtime, decoder = task
     longest_first = sorted(utterances, key=lambda utterance: -utterance.seconds)
     batches = list(group_by_seconds(((u.seconds, u) for u in longest_first), BATCH_SECONDS))
     with join(runtime) as place:
         first = len(batches) * place.rank // place.processes
         last = len(batches) * (place.rank + 1) // place.processes
         share = [utterance for batch in batches[first:last] for utterance in batch]
-        recognizer = Recognizer.load(checkpoint, str(place.device))
+        recognizer = Recognizer.load(checkpoint, str(place.device), None, *decoder)
+        if place.first and decoder[0].kind == "beam":
+            prepare(recognizer)
         results = recognizer.transcribe_many((u.audio, u.seconds) for u in share)
         if place.first:
             results = track(results, "transcribing", total=len(share), unit="utterances")
@@ -418,6 +541,15 @@ def _transcribe_share(task: tuple[str, list[Any], Any]) -> dict[str, dict[str, A
                 else {"pred_text": result.text, "confidence": round(result.confidence, 4)}
             )
         return {name: result for part in gather(found) for name, result in part.items()}
+
+
+def _declare_score(command: argparse.ArgumentParser) -> None:
+    command.add_argument("reference", metavar="REF", help="manifest (JSONL) or Kaldi text file")
+    command.add_argument(
+        "hypothesis", metavar="HYP", help='the same; a "pred_text" goes before a "text"'
+    )
+    _add_compared_profile_option(command)
+    command.add_argument("--json", action="store_true", help="print the whole report as JSON")
 
 
 def _score(arguments: argparse.Namespace) -> int:
@@ -498,15 +630,200 @@ def _print_report(report: "Report", unread: int = 0) -> None:
         say(f"\nThe worst utterances:\n\n{report.alignment(5)}")
 
 
+# ---- tune ---------------------------------------------------------------------------------------
+
+
+def _declare_tune(command: argparse.ArgumentParser) -> None:
+    command.add_argument("manifest", metavar="MANIFEST", help="a dev set (JSONL), not a test set")
+    _add_model_options(command)
+    _add_decoder_options(command)
+    _add_compared_profile_option(command)
+    command.add_argument(
+        "--trials", type=_positive, default=100, metavar="N", help="(default: 100)"
+    )
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="a copy of the checkpoint to keep the weights in (default: the checkpoint itself)",
+    )
+    command.add_argument(
+        "--picture", type=Path, metavar="FILE.png", help="draw the trials' word error rates"
+    )
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    from asr.checkpoint import save_decoder_config
+    from asr.data import read_manifest
+    from asr.decoding import choose_decoder, prepare, tune_decoder
+    from asr.distributed import count_cores
+
+    _check_picture(arguments.picture)
+    utterances = read_manifest(arguments.manifest)
+    config, hotwords = choose_decoder(arguments)
+    if config.kind != "beam":
+        raise AsrError("Only the beam decoder has weights to tune; give it a model with --lm.")
+    recognizer = _load_recognizer(arguments, config, hotwords)
+    prepare(recognizer)
+    threads = arguments.threads or count_cores()
+    best, lines = tune_decoder(
+        recognizer, utterances, arguments.trials, threads, arguments.profile, arguments.picture
+    )
+    output = arguments.output or arguments.checkpoint
+    save_decoder_config(arguments.checkpoint, best, output)
+    for line in lines:
+        say(line)
+    say(f"saved in {output}: asr transcribe --lm {config.language_model} now uses these weights")
+    if arguments.picture:
+        say(f"picture: {arguments.picture}")
+    return 0
+
+
+# ---- lm -----------------------------------------------------------------------------------------
+
+
+def _declare_lm(command: argparse.ArgumentParser) -> None:
+    add = _add_commands(command)
+    add("train", _lm_train, _declare_lm_train, "estimate an n-gram model from text")
+    add("info", _lm_info, _declare_lm_info, "describe a language model")
+    add("perplexity", _lm_perplexity, _declare_lm_perplexity, "measure a model on text")
+    add("convert", _lm_convert, _declare_lm_convert, "turn ARPA into a fast binary, or back")
+
+
+def _declare_lm_train(command: argparse.ArgumentParser) -> None:
+    _add_texts(command)
+    command.add_argument(
+        "--order",
+        type=_positive,
+        default=3,
+        metavar="N",
+        help="words in the longest n-grams, 1 to 5 (default: 3)",
+    )
+    command.add_argument(
+        "--prune",
+        type=_count,
+        nargs="+",
+        default=[0],
+        metavar="N",
+        help="drop n-grams seen so many times or less: a number for each order, the last one also "
+        "for the orders after it, such as 0 0 1 (default: 0, drop none)",
+    )
+    command.add_argument(
+        "--vocabulary-limit",
+        type=_positive,
+        metavar="N",
+        help="know only the N most frequent words (default: all)",
+    )
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="write the model to this file: ARPA where it ends in .arpa or .arpa.gz, else a binary",
+    )
+    _add_quantise_option(command)
+
+
+def _declare_lm_info(command: argparse.ArgumentParser) -> None:
+    _add_language_model(command)
+
+
+def _declare_lm_perplexity(command: argparse.ArgumentParser) -> None:
+    _add_language_model(command)
+    _add_texts(command)
+
+
+def _declare_lm_convert(command: argparse.ArgumentParser) -> None:
+    command.add_argument("source", type=Path, metavar="IN", help="ARPA, ARPA in gzip, or a binary")
+    command.add_argument(
+        "output",
+        type=Path,
+        metavar="OUT",
+        help="ARPA where it ends in .arpa or .arpa.gz, else a binary",
+    )
+    _add_quantise_option(command)
+
+
+def _add_language_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", type=Path, metavar="FILE", help="ARPA, ARPA in gzip, or a binary")
+
+
+def _add_texts(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "texts",
+        nargs="+",
+        metavar="TEXT",
+        help="UTF-8 text, a sentence on each line, plain or in gzip; - for standard input",
+    )
+
+
+def _add_quantise_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--quantise", action="store_true", help="a smaller binary, of rounded numbers"
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no count; end the list with an option")
+    return int(text)
+
+
+def _lm_train(arguments: argparse.Namespace) -> int:
+    from asr.estimation import EstimationConfig
+    from asr.modelling import train
+
+    config = EstimationConfig(arguments.order, arguments.prune, arguments.vocabulary_limit)
+    _print_facts(train(arguments.texts, config, arguments.output, arguments.quantise))
+    return 0
+
+
+def _lm_info(arguments: argparse.Namespace) -> int:
+    from asr.modelling import describe
+
+    _print_facts(describe(arguments.model))
+    return 0
+
+
+def _lm_perplexity(arguments: argparse.Namespace) -> int:
+    from asr.modelling import measure
+
+    _print_facts(measure(arguments.model, arguments.texts))
+    return 0
+
+
+def _lm_convert(arguments: argparse.Namespace) -> int:
+    from asr.modelling import convert
+
+    _print_facts(convert(arguments.source, arguments.output, arguments.quantise))
+    return 0
+
+
 # ---- info ---------------------------------------------------------------------------------------
+
+
+def _declare_info(command: argparse.ArgumentParser) -> None:
+    command.add_argument("path", type=Path, metavar="CHECKPOINT|MANIFEST|AUDIO")
+    command.add_argument(
+        "--picture",
+        type=Path,
+        metavar="FILE.png",
+        help="draw a recording's waveform and spectrogram, or a manifest's durations",
+    )
 
 
 def _info(arguments: argparse.Namespace) -> int:
     path, picture = arguments.path, arguments.picture
-    if picture and picture.suffix.lower() != ".png":
-        raise AsrError(f"{picture} is not the name of a PNG picture; let it end in .png.")
+    _check_picture(picture)
     _KINDS[_find_kind(path)](path, picture)
     return 0
+
+
+def _check_picture(picture: Path | None) -> None:
+    if picture and picture.suffix.lower() != ".png":
+        raise AsrError(f"{picture} is not the name of a PNG picture; let it end in .png.")
 
 
 def _find_kind(path: Path) -> str:

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from asr.augment import AugmentConfig
 from asr.data import read_manifest
+from asr.decode import DecoderConfig
 from asr.distributed import RuntimeConfig, launch
 from asr.errors import EXIT_CODE, AsrError, ConfigError
 from asr.features import FeaturesConfig
@@ -58,6 +59,7 @@ class Experiment:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def train(self) -> Outcome:
@@ -77,6 +79,7 @@ class Experiment:
             self.encoder,
             self.augment,
             self.training,
+            self.decoder,
             self.runtime,
             TrainingDisplay(),
         )

@@ -9,8 +9,8 @@ However the frames are cut into calls, the result is the same to the last bit.
 """
 
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,21 +19,70 @@ from asr.errors import ConfigError, DecodeError
 from asr.text import Vocabulary
 
 BLANK_ID = 0
+FILES = ("language_model", "lexicon", "hotwords")  # of a DecoderConfig
 
 
 @dataclass
 class DecoderConfig:
-    """Which decoder reads the log-probabilities; a kind that does not exist is a `ConfigError`."""
+    """Which decoder reads the log-probabilities, and how; impossible values are a `ConfigError`.
 
-    kind: str = "greedy"
+    Only `kind` concerns the greedy decoder. The beam's score of a text is log p_ctc
+    + `alpha` log p_lm + `beta` for each word + `unknown` for each word that the lexicon lacks.
+
+    A word's confidence is the logistic function of `confidence_slope` times the log-odds of the
+    beam's posterior plus `confidence_offset`: fit them on data, as `asr tune` does.
+    """
+
+    kind: str = "greedy"  # or "beam"
+    beam: int = 32  # texts that are searched on
+    alpha: float = 0.4
+    beta: float = 3.0
+    unknown: float = -2.5
+    language_model: str = ""  # file; none: the acoustic score alone
+    lexicon: str = ""  # file with a word a line; none: the words of the language model
+    strict: bool = False  # only words of the lexicon
+    hotwords: str = ""  # file with a word or phrase a line, with a tab and its own weight or not
+    hotword_weight: float = 3.0  # nats that each word of a hotword earns
+    nbest: int = 1  # hypotheses that are returned
+    token_floor: float = -5.0  # log-probability below which a symbol is not tried in a frame
+    beam_range: float = 12.0  # nats below the best at which a text is dropped
+    recombine: bool = True  # keep only the best of texts that nothing to come can tell apart
+    confidence_slope: float = 0.5
+    confidence_offset: float = 1.8
 
     def __post_init__(self) -> None:
-        if self.kind != "greedy":
-            raise ConfigError(f"there is no decoder of kind {self.kind!r}: choose 'greedy'")
+        if self.kind not in ("greedy", "beam"):
+            raise ConfigError(
+                f"there is no decoder of kind {self.kind!r}: choose 'greedy' or 'beam'"
+            )
+        for name, low, high in (
+            ("beam", 1, 100_000),
+            ("nbest", 1, 100_000),
+            ("alpha", 0, 100),
+            ("beta", -100, 100),
+            ("unknown", -1000, 100),
+            ("hotword_weight", -1000, 1000),
+            ("token_floor", -math.inf, 0),
+            ("beam_range", 0, math.inf),
+            ("confidence_slope", 0, 1000),
+            ("confidence_offset", -1000, 1000),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:  # so for NaN too
+                raise ConfigError(f"decoder.{name} is {value}; it must be from {low:g} to {high:g}")
+        files = [name for name in FILES if getattr(self, name)]
+        only_beam = [*files, *["strict"] * self.strict, *["nbest"] * (self.nbest > 1)]
+        if self.kind == "greedy" and only_beam:
+            raise ConfigError(
+                f"the greedy decoder knows no decoder.{only_beam[0]}: choose decoder.kind 'beam'"
+            )
+
+    def without_files(self) -> "DecoderConfig":
+        """The same numbers, without the paths, which mean nothing on another machine."""
+        return replace(self, language_model="", lexicon="", hotwords="")
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(NamedTuple):
     """A word, when it was said (seconds from the first frame), and how sure that is, in [0, 1]."""
 
     text: str
@@ -44,16 +93,20 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """What was said. `score` is its log-probability under the decoder's own definition."""
+    """What was said. `score` is its log-probability under the decoder's own definition.
+
+    `alternatives` are the next best hypotheses, where the decoder was asked for any.
+    """
 
     text: str
     words: tuple[Word, ...]
     confidence: float
     score: float
+    alternatives: tuple["Hypothesis", ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data; times rounded to milliseconds, the other figures to 4 decimals."""
-        return {
+        document: dict[str, Any] = {
             "text": self.text,
             "confidence": round(self.confidence, 4),
             "score": round(self.score, 4),
@@ -67,6 +120,16 @@ class Hypothesis:
                 for word in self.words
             ],
         }
+        if self.alternatives:
+            document["alternatives"] = [
+                {
+                    "text": other.text,
+                    "confidence": round(other.confidence, 4),
+                    "score": round(other.score, 4),
+                }
+                for other in self.alternatives
+            ]
+        return document
 
 
 @dataclass(slots=True)

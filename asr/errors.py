@@ -2,12 +2,13 @@
 
 AsrError
 ├── AudioError        a recording cannot be read, or is not what it claims to be
-├── TextError         a transcript or vocabulary holds what it must not
+├── TextError         a text, transcript or vocabulary is missing or holds what it must not
 ├── DataError         a manifest or corpus folder is wrong
 ├── CheckpointError   a checkpoint is missing, damaged, foreign or does not fit
 ├── ConfigError       a configuration value is misspelt, ill-typed or impossible
 ├── TrainingError     training cannot go on
 ├── DecodeError       log-probabilities do not fit the decoder
+├── LanguageError     a language model cannot be read, built or asked
 └── ScoreError        references and hypotheses cannot be compared
 
 Each message is one sentence: what is wrong, where, and what to do. Programs end with `EXIT_CODE`.
@@ -25,7 +26,7 @@ class AudioError(AsrError):
 
 
 class TextError(AsrError):
-    """A transcript or vocabulary holds what it must not."""
+    """A text, transcript or vocabulary is missing or holds what it must not."""
 
 
 class DataError(AsrError):
@@ -46,6 +47,10 @@ class TrainingError(AsrError):
 
 class DecodeError(AsrError):
     """Log-probabilities do not fit the decoder."""
+
+
+class LanguageError(AsrError):
+    """A language model cannot be read, built or asked."""
 
 
 class ScoreError(AsrError):

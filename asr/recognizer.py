@@ -5,10 +5,10 @@ agree on every text.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from os import PathLike
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,9 +32,23 @@ BATCH_SECONDS = 120.0
 _READERS = 2  # threads that read while the model works
 _AHEAD = 4  # recordings read before they are needed; an hour is 230 MB
 
-DECODERS = {"greedy": GreedyDecoder}  # by the kind of a DecoderConfig
-
 T = TypeVar("T")
+
+
+class Decoder(Protocol):
+    """What every decoder can do: read log-probs (T', V), at once or as they come."""
+
+    def start(self) -> Any:
+        """The state before the first frame."""
+
+    def advance(self, state: Any, log_probs: Any) -> None:
+        """Read the next frames into `state`."""
+
+    def best(self, state: Any) -> Hypothesis:
+        """The hypothesis for the frames so far."""
+
+    def decode(self, log_probs: Any) -> Hypothesis:
+        """The hypothesis for one whole utterance."""
 
 
 class Recognizer:
@@ -44,12 +58,18 @@ class Recognizer:
     """
 
     def __init__(
-        self, model: AcousticModel, vocabulary: Vocabulary, decoder: DecoderConfig | None = None
+        self,
+        model: AcousticModel,
+        vocabulary: Vocabulary,
+        decoder: DecoderConfig | None = None,
+        hotwords: Mapping[str, float] | None = None,
     ) -> None:
+        """`hotwords` come on top of those in the decoder's file; see `load_decoder`."""
         self.model = model.eval()
         self.vocabulary = vocabulary
-        kind = (decoder or DecoderConfig()).kind
-        self.decoder = DECODERS[kind](vocabulary, model.frame_seconds)
+        self.decoder = load_decoder(
+            decoder or DecoderConfig(), vocabulary, model.frame_seconds, hotwords
+        )
 
     @classmethod
     def load(
@@ -58,17 +78,20 @@ class Recognizer:
         device: str = "cpu",
         threads: int | None = None,
         decoder: DecoderConfig | None = None,
+        hotwords: Mapping[str, float] | None = None,
     ) -> "Recognizer":
         """The recogniser of a checkpoint, on "cpu", "cuda", "cuda:1", or "auto": a GPU if any.
 
         `threads` is torch's number of CPU threads, for the whole process; None leaves it alone.
+        `decoder` and `hotwords` as in `load_decoder`; None decodes greedily. The numbers for a beam
+        that suit the model are in its checkpoint: `asr.checkpoint.load_decoder_config`.
         Raises CheckpointError for a file that is no good, ConfigError for a device that is not here.
         """
         name = choose_device(device)
         if threads is not None:
             torch.set_num_threads(threads)
         model, vocabulary = load_model(path, name)
-        return cls(model, vocabulary, decoder)
+        return cls(model, vocabulary, decoder, hotwords)
 
     @property
     def sample_rate(self) -> int:
@@ -145,6 +168,36 @@ class Recognizer:
         except AsrError as error:
             return expected or 0.0, error
         return expected or len(waveform) / self.sample_rate, waveform
+
+
+def load_decoder(
+    config: DecoderConfig,
+    vocabulary: Vocabulary,
+    frame_seconds: float,
+    hotwords: Mapping[str, float] | None = None,
+) -> Decoder:
+    """The decoder that `config` describes, its files read, with `hotwords` and their weights.
+
+    Raises LanguageError for a language model, DataError for another file that cannot be used,
+    ConfigError for what does not go together.
+    """
+    if config.kind == "greedy":
+        if hotwords:
+            raise ConfigError("the greedy decoder knows no hotwords: choose decoder.kind 'beam'")
+        return GreedyDecoder(vocabulary, frame_seconds)
+    from asr.beam import BeamDecoder  # not needed, and not loaded, for greedy decoding
+    from asr.language import LanguageModel
+    from asr.lexicon import read_hotwords, read_words
+
+    found = read_hotwords(config.hotwords, config.hotword_weight) if config.hotwords else {}
+    return BeamDecoder(
+        vocabulary,
+        frame_seconds,
+        config,
+        LanguageModel.read(config.language_model) if config.language_model else None,
+        read_words(config.lexicon) if config.lexicon else None,
+        {**found, **(hotwords or {})},
+    )
 
 
 def group_by_seconds(items: Iterable[tuple[float, T]], batch_seconds: float) -> Iterator[list[T]]:

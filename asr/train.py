@@ -36,6 +36,7 @@ from asr.data import (
     load_batches,
     summarise_rejects,
 )
+from asr.decode import DecoderConfig
 from asr.distributed import Place, RuntimeConfig, from_first, gather, join, sum_over_processes
 from asr.errors import AsrError, ConfigError, DataError, TrainingError
 from asr.features import FeaturesConfig
@@ -119,6 +120,7 @@ class Task:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     listener: Listener = field(default_factory=Listener)
 
@@ -391,7 +393,7 @@ class _Run:
         """Transcribe the dev set with the weights as they are; keep them if they are the best."""
         texts, loss, symbols = {}, 0.0, 0
         mine = self.dev_set[self.place.rank :: self.place.processes]
-        recognizer = Recognizer(self.trainer.model.eval(), self.task.vocabulary)
+        recognizer = Recognizer(self.trainer.model.eval(), self.task.vocabulary, self.task.decoder)
         for index, emission in recognizer.emissions([(u.audio, u.seconds) for u in mine]):
             if isinstance(emission, AsrError):
                 raise emission
@@ -443,7 +445,11 @@ class _Run:
                     "dev_wer": report.wer,
                 }
                 checkpoint.save_model(
-                    self.task.folder / "best.pt", self.trainer.model, self.task.vocabulary, facts
+                    self.task.folder / "best.pt",
+                    self.trainer.model,
+                    self.task.vocabulary,
+                    facts,
+                    decoder=self.task.decoder,
                 )
 
     def _save_last(self) -> None:
@@ -467,6 +473,7 @@ class _Run:
             self.task.vocabulary,
             facts,
             training,
+            self.task.decoder,
         )
 
     def _check_precision(self) -> None:
@@ -524,7 +531,7 @@ class _Run:
         task = self.task
         parts: dict[str, object] = {
             f"{section}.{key}": value
-            for section in ("features", "encoder", "augment", "training")
+            for section in ("features", "encoder", "augment", "training", "decoder")
             for key, value in asdict(getattr(task, section)).items()
             if key != "checkpoint_steps"
         }

@@ -22,10 +22,12 @@ import soundfile
 import torch
 
 from asr import cli
+from asr.alignment import align
 from asr.checkpoint import save_model
 from asr.data import Utterance, write_manifest
 from asr.decode import Hypothesis, Word
 from asr.features import FeaturesConfig
+from asr.formats import to_ctm, to_srt, to_textgrid, to_vtt
 from asr.lstm import EncoderConfig
 from asr.model import AcousticModel
 from asr.recognizer import BATCH_SECONDS, Recognizer
@@ -124,7 +126,7 @@ class TestProgram:
             "from asr.cli import main\n"
             "try: main(['--help'])\n"
             "except SystemExit: pass\n"
-            "heavy = {'torch', 'numpy', 'hydra', 'omegaconf', 'rich', 'soundfile', 'jiwer'}\n"
+            "heavy = {'torch', 'numpy', 'numba', 'hydra', 'omegaconf', 'rich', 'soundfile', 'jiwer'}\n"
             "print('loaded:', sorted(heavy & set(sys.modules)))"
         )
 
@@ -140,7 +142,7 @@ class TestProgram:
             )
             seconds.append(used() - before)  # of the processor: other programs do not count
         assert "loaded: []" in done.stdout
-        for command in ("transcribe", "evaluate", "score", "info"):
+        for command in ("transcribe", "align", "evaluate", "score", "lm", "info"):
             assert command in done.stdout
         assert min(seconds) < 0.3
 
@@ -159,10 +161,22 @@ class TestProgram:
             (("transcribe", "a.wav", "--checkpoint", "x", "--form", "txt"), "--form"),
             (("transcribe", "a.wav", "--checkpoint", "x", "--format", "doc"), "doc"),
             (("transcribe", "a.wav", "--checkpoint", "x", "--threads", "0"), "'0'"),
+            (("align", "a.wav", "--checkpoint", "x"), "TEXT"),
+            (("align", "a.wav", "text", "--checkpoint", "x", "--format", "txt"), "'txt'"),
             (("evaluate", "m.jsonl", "--checkpoint", "x", "--profile", "klingon"), "klingon"),
             (("evaluate", "m.jsonl", "--checkpoint", "x", "--processes", "two"), "'two'"),
             (("score", "ref"), "HYP"),
             (("info",), "AUDIO"),
+            (("lm",), "COMMAND"),
+            (("lm", "sing"), "sing"),
+            (("lm", "train", "a.txt"), "--output"),
+            (("lm", "train", "-o", "a.lm"), "TEXT"),
+            (("lm", "train", "a.txt", "-o", "a.lm", "--order", "three"), "'three'"),
+            (("lm", "train", "--prune", "0", "a.txt", "-o", "a.lm"), "'a.txt' is no count"),
+            (("lm", "train", "a.txt", "-o", "a.lm", "--prune", "0", "-1"), "'-1' is no count"),
+            (("lm", "train", "a.txt", "-o", "a.lm", "--vocabulary-limit", "0"), "'0'"),
+            (("lm", "perplexity", "a.lm"), "TEXT"),
+            (("lm", "convert", "a.lm"), "OUT"),
         ],
     )
     def test_wrong_usage(self, asr: Run, words: tuple[str, ...], named: str) -> None:
@@ -171,9 +185,15 @@ class TestProgram:
         assert err.startswith("usage: asr")
         assert named in err
 
-    @pytest.mark.parametrize("command", ["transcribe", "evaluate", "score", "info"])
+    @pytest.mark.parametrize(
+        "command",
+        [
+            "transcribe", "align", "evaluate", "score", "info",
+            "lm", "lm train", "lm info", "lm perplexity", "lm convert",
+        ],
+    )  # fmt: skip
     def test_every_command_explains_itself(self, asr: Run, command: str) -> None:
-        code, out, err = asr(command, "--help")
+        code, out, err = asr(*command.split(), "--help")
         assert (code, err) == (0, "")
         assert f"usage: asr {command}" in out
 
@@ -419,6 +439,14 @@ class TestSubtitles:
         assert asr("transcribe", speech, *options)[0] == 0
         assert speech.with_suffix(f".{ending}").read_text() == document
 
+    @pytest.mark.parametrize("name", ["srt", "textgrid"])
+    def test_others_about_one_recording_need_a_folder_too(
+        self, asr: Run, folder: Path, name: str
+    ) -> None:
+        code, out, err = asr("transcribe", folder, "--checkpoint", "CHECKPOINT", "--format", name)
+        assert (code, out) == (2, "")
+        assert f"as {name}; choose a folder" in one_sentence(err)
+
     def test_several_need_a_folder(self, asr: Run, folder: Path) -> None:
         options = ["--checkpoint", "CHECKPOINT", "--format", "vtt"]
         code, out, err = asr("transcribe", folder, *options)
@@ -426,6 +454,137 @@ class TestSubtitles:
         assert "--output" in one_sentence(err)
         assert asr("transcribe", folder, *options, "-o", folder)[0] == 0
         assert (folder / "deep" / "a.vtt").read_text().startswith("WEBVTT\n")
+
+    def test_every_format_into_a_folder(self, asr: Run, checkpoint: Path, speech: Path) -> None:
+        for name in cli.FORMATS:
+            options = ["--checkpoint", "CHECKPOINT", "--format", name, "-o", speech.parent / "out"]
+            assert asr("transcribe", speech, *options)[0] == 0
+        written = {path.name: path.read_text() for path in (speech.parent / "out").iterdir()}
+        assert sorted(written) == [
+            "speech.TextGrid", "speech.ctm", "speech.json", "speech.srt", "speech.txt", "speech.vtt"
+        ]  # fmt: skip
+        hypothesis = Recognizer.load(checkpoint).transcribe(speech)
+        assert written["speech.ctm"] == to_ctm(hypothesis, "speech.wav")
+        assert written["speech.TextGrid"] == to_textgrid(hypothesis, 1.5)
+
+    def test_ctm_of_several_is_one_stream(
+        self, asr: Run, speech: Path, folder: Path, say: Callable[..., None]
+    ) -> None:
+        say(("well", 0.04, 0.4))
+        options = ["--checkpoint", "CHECKPOINT", "--format", "ctm"]
+        _, out, _ = asr("transcribe", speech, folder, *options)
+        line = "1 0.040 0.360 well 0.5000\n"
+        assert out == f"speech {line}b {line}a {line}"
+        say()
+        assert asr("transcribe", speech, folder, *options)[:2] == (0, "")
+
+    def test_one_ctm_stream_tells_recordings_apart(self, asr: Run, folder: Path) -> None:
+        soundfile.write(folder / "deep" / "b.wav", make_noise(1.0), RATE)
+        options = ["--checkpoint", "CHECKPOINT", "--format", "ctm"]
+        code, out, err = asr("transcribe", folder, *options)
+        assert (code, out) == (2, "")
+        assert f"{folder / 'b.wav'} and {folder / 'deep' / 'b.wav'}" in one_sentence(err)
+        assert asr("transcribe", folder, *options, "-o", folder)[0] == 0
+
+
+class TestAlign:
+    TEXT = "Some words, said!"
+
+    @pytest.fixture
+    def found(self, checkpoint: Path, speech: Path) -> Hypothesis:
+        """What the library finds for the same words."""
+        recognizer = Recognizer.load(checkpoint)
+        [(_, log_probs)] = recognizer.emissions([str(speech)])
+        seconds = recognizer.model.frame_seconds
+        return align(log_probs, "some words said", recognizer.vocabulary, seconds)
+
+    def test_json(self, asr: Run, speech: Path, found: Hypothesis) -> None:
+        code, out, err = asr("align", speech, self.TEXT, "--checkpoint", "CHECKPOINT")
+        assert (code, err) == (0, "")
+        (line,) = out.splitlines()
+        record = json.loads(line)
+        assert record == {"path": str(speech), "seconds": 1.5, **found.to_dict()}
+        assert [word["text"] for word in record["words"]] == ["some", "words", "said"]
+
+    def test_formats_and_output(self, asr: Run, speech: Path, found: Hypothesis) -> None:
+        documents = {
+            "ctm": to_ctm(found, "speech.wav"),
+            "textgrid": to_textgrid(found, 1.5),
+            "srt": to_srt(found),
+            "vtt": to_vtt(found),
+        }
+        output = speech.parent / "new" / "file"
+        for name, document in documents.items():
+            words = ["align", speech, self.TEXT, "--checkpoint", "CHECKPOINT", "--format", name]
+            assert asr(*words) == (0, document, "")
+            assert asr(*words, "--output", output) == (0, "", "")
+            assert output.read_text() == document
+
+    def test_its_own_transcript_is_where_it_was_heard(
+        self, asr: Run, checkpoint: Path, speech: Path
+    ) -> None:
+        heard = Recognizer.load(checkpoint).transcribe(speech)
+        words = ["align", speech, heard.text, "--profile", "plain", "--checkpoint", "CHECKPOINT"]
+        _, out, _ = asr(*words, "--format", "ctm")
+        assert out == to_ctm(heard, "speech.wav")
+
+    def test_text_from_a_file_and_from_standard_input(
+        self, asr: Run, speech: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        expected = asr("align", speech, self.TEXT, "--checkpoint", "CHECKPOINT")
+        content = b"\xef\xbb\xbfSome\r\nwords\r\n\r\nsaid\r\n"
+        speech.with_suffix(".TXT").write_bytes(content)
+        options = ["--checkpoint", "CHECKPOINT", "--profile", "plain"]
+        assert asr("align", speech, speech.with_suffix(".TXT"), *options) == expected
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+        assert asr("align", speech, "-", *options) == expected
+
+    def test_a_recording_from_standard_input(
+        self, asr: Run, speech: Path, found: Hypothesis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stdin = SimpleNamespace(buffer=io.BytesIO(speech.read_bytes()))
+        monkeypatch.setattr(sys, "stdin", stdin)
+        _, out, _ = asr("align", "-", self.TEXT, "--checkpoint", "CHECKPOINT")
+        assert json.loads(out) == {"path": "-", "seconds": 1.5, **found.to_dict()}
+
+    def test_a_word_is_no_file(
+        self, asr: Run, speech: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(speech.parent)
+        Path("yes").write_text("no")
+        _, out, _ = asr("align", speech, "yes", "--checkpoint", "CHECKPOINT")
+        assert json.loads(out)["text"] == "yes"
+
+    def test_what_is_refused(self, asr: Run, speech: Path) -> None:
+        folder = speech.parent
+        (folder / "words.lab").write_text("some words")
+        (folder / "latin.txt").write_bytes(b"caf\xe9")
+        (folder / "empty.txt").write_text(" ...\n")
+        (folder / "text.wav").write_text("no recording")
+        soundfile.write(folder / "10-ms.wav", make_noise(0.01), RATE)
+        long = "a sentence. of many words " * 20
+        for audio, text, *options, named in (
+            (folder / "none.wav", "words", "none.wav does not exist"),
+            (folder / "text.wav", "words", "text.wav"),
+            (folder, "words", "is a folder"),
+            (speech, folder / "none.txt", "none.txt cannot be read (No such file"),
+            (speech, folder / "latin.txt", "latin.txt is not UTF-8"),
+            (speech, folder / "empty.txt", "The transcript of"),
+            (speech, folder / "words.lab", "words.lab is a file, but no .txt"),
+            (speech, "", "empty text"),
+            (speech, "5 words", "holds '5' (U+0035)"),
+            (speech, self.TEXT, "--profile", "plain", "holds ',' (U+002C), '!' (U+0021)"),
+            (speech, long, "frames (19.96 s)"),
+            (folder / "10-ms.wav", "words", "10-ms.wav needs 5 frames (0.20 s)"),
+            ("-", "-", "only once"),
+            (speech, "words", "-o", folder, "name a file for --output"),
+            (speech, "words", "-o", speech / "x", "x could not be written"),
+            (speech, "words", "--device", "toaster", "'toaster'"),
+        ):
+            words = ["align", audio, text, "--checkpoint", "CHECKPOINT", *options]
+            code, out, err = asr(*words)
+            assert (code, out) == (2, "")
+            assert named in one_sentence(err)
 
 
 def write_good(folder: Path) -> list[Path]:
@@ -548,7 +707,7 @@ class TestBadInput:
         _, _, err = asr("evaluate", manifest, "--checkpoint", "CHECKPOINT")
         assert "already that of line 1" in one_sentence(err)
 
-    @pytest.mark.parametrize("command", ["transcribe", "evaluate", "info"])
+    @pytest.mark.parametrize("command", ["transcribe", "align", "evaluate", "info"])
     def test_checkpoint_faults(
         self, asr: Run, checkpoint: Path, speech: Path, command: str
     ) -> None:
@@ -573,6 +732,7 @@ class TestBadInput:
             path = folder / name
             words = {
                 "transcribe": [speech, "--checkpoint", path],
+                "align": [speech, "words", "--checkpoint", path],
                 "evaluate": [folder / "m.jsonl", "--checkpoint", path],
                 "info": [path],
             }

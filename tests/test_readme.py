@@ -131,6 +131,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "import sys\nsys.modules['torchaudio'] = None\n"
     )
     write_recordings(folder)
+    write_sentences(folder)
     return folder
 
 
@@ -148,6 +149,12 @@ def write_recordings(folder: Path) -> None:
         soundfile.write(folder / "my-recordings" / f"{number}.wav", waveform, 16_000)
         (folder / "my-recordings" / f"{number}.txt").write_text("Good morning!\n")
     shutil.copy(folder / "my-recordings" / "0.wav", folder / "recording.wav")
+
+
+def write_sentences(folder: Path) -> None:
+    """The user's own text that the README speaks of."""
+    (folder / "sentences.txt").write_text("the cat sat on the mat\nthe dog sat\n" * 10)
+    (folder / "other-sentences.txt").write_text("the dog sat on the cat\n")
 
 
 def test_blocks_run(checkout: Path) -> None:

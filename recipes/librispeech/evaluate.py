@@ -1,16 +1,56 @@
 """WER of a checkpoint: `python recipes/librispeech/evaluate.py [--checkpoint FILE] [--manifest FILE]`.
 
-Everything else it is given goes to `asr evaluate`, which does the work.
+Greedy, and then with each of the corpus's published language models that prepare.py has fetched
+(the first time, each is converted to a binary that opens at once). Everything else that is given
+goes to `asr evaluate`, which does the work; with a decoder option such as --lm only that is run.
 """
 
 import argparse
 import sys
+from pathlib import Path
 
 from asr.cli import main
+from asr.progress import say
+
+DECODER_OPTIONS = ("--decoder", "--lm", "--lexicon", "--hotwords", "--hotword", "--beam")
+
+
+def convert(published: Path) -> Path | None:
+    """The binary beside a published ARPA file, written if it is missing; None where that fails."""
+    binary = published.with_name(published.name.removesuffix(".arpa.gz") + ".lm")
+    if not binary.exists() and main(["lm", "convert", str(published), str(binary)]):
+        return None
+    return binary
+
+
+def evaluate(options: argparse.Namespace, rest: list[str]) -> int:
+    """The highest exit code of the evaluations; each starts with a line that names its decoder."""
+    command = ["evaluate", options.manifest, "--checkpoint", options.checkpoint, *rest]
+    if any(argument.partition("=")[0] in DECODER_OPTIONS for argument in rest):
+        return main(command)
+    published = sorted(options.language_models.glob("[34]-gram*.arpa.gz"))
+    say("== greedy")
+    code = main(command)
+    for path in published if code < 2 else []:
+        say(f"\n== {path.name}")
+        binary = convert(path)
+        code = max(code, main([*command, "--lm", str(binary)]) if binary else 2)
+    return code
+
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--checkpoint", default="runs/librispeech/best.pt")
     parser.add_argument("--manifest", default="data/librispeech/dev.jsonl")
-    options, rest = parser.parse_known_args()
-    sys.exit(main(["evaluate", options.manifest, "--checkpoint", options.checkpoint, *rest]))
+    parser.add_argument(
+        "--language-models",
+        type=Path,
+        default=Path("data/librispeech/language-models"),
+        metavar="FOLDER",
+        help="(%(default)s)",
+    )
+    sys.exit(evaluate(*parser.parse_known_args()))

@@ -1,0 +1,256 @@
+"""What guides a beam search by spelling: the lexicon as a trie, and hotwords as an automaton.
+
+Both are flat arrays over the symbols of one vocabulary, made once and read by compiled code.
+"""
+
+from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from asr.errors import ConfigError, DataError
+from asr.text import Vocabulary, normalise
+
+MASK_SYMBOLS = 64
+"""Vocabularies up to this size find a child by a bit mask instead of a binary search."""
+
+
+NODE = np.dtype(
+    [
+        ("mask", np.int64),  # a bit for each child's symbol, in vocabularies of at most 64
+        ("enter", np.float64),  # factor on the way into the node
+        ("end", np.float64),  # factor where a word ends here
+        ("leave", np.float64),  # factor where a word goes on that the lexicon lacks
+        ("first_child", np.int32),
+        ("children", np.int32),
+        ("symbol", np.int32),  # leads here
+        ("word", np.int32),  # id of the word that ends here, or -1
+    ],
+    align=True,
+)
+"""A node of a lexicon, which is a trie of words: an array of nodes. Node 0 is the root; the children
+of a node lie side by side, sorted by symbol. The factors are 1 until `look_ahead`."""
+
+Nodes = npt.NDArray[np.void]
+
+
+def build_lexicon(spellings: Sequence[Sequence[int]], words: Sequence[int], symbols: int) -> Nodes:
+    """The trie of words spelled in ids below `symbols`; `words` are their ids, one each.
+
+    A spelling that occurs twice keeps the id of the first. No spelling may be empty.
+    """
+    lengths = np.array([len(spelling) for spelling in spellings], dtype=np.int64)
+    depth = int(lengths.max(initial=0))
+    table = np.full((len(spellings), depth), -1, dtype=np.int32)  # (words, depth), padded
+    table[np.arange(depth) < lengths[:, None]] = np.fromiter(
+        (symbol for spelling in spellings for symbol in spelling), np.int32, int(lengths.sum())
+    )
+    # Sorted by spelling (the sort is stable), words with a common beginning lie together.
+    order = np.lexsort(table.T[::-1]) if depth else np.arange(0)
+    table, lengths = table[order], lengths[order]
+    ids = np.asarray(words, dtype=np.int32)[order]
+
+    parents, found_symbols, ends = [np.array([-1])], [np.array([-1])], []
+    node = np.zeros(len(table), dtype=np.int64)  # of each word's beginning so far
+    nodes = 1
+    for column in range(depth):
+        rows = np.flatnonzero(lengths > column)
+        key = node[rows] * symbols + table[rows, column]
+        new = np.diff(key, prepend=-1) != 0
+        parents.append(node[rows][new])
+        found_symbols.append(table[rows, column][new])
+        node[rows] = nodes + np.cumsum(new) - 1
+        nodes += int(new.sum())
+        last = rows[lengths[rows] == column + 1]
+        ends.append(last[np.diff(node[last], prepend=-1) != 0])
+
+    parent = np.concatenate(parents)
+    lexicon = np.ones(nodes, NODE)
+    lexicon["symbol"], lexicon["word"], lexicon["mask"] = np.concatenate(found_symbols), -1, 0
+    for rows in ends:
+        lexicon["word"][node[rows]] = ids[rows]
+    lexicon["children"] = np.bincount(parent[1:], minlength=nodes)
+    lexicon["first_child"] = 1 + np.cumsum(lexicon["children"]) - lexicon["children"]
+    if symbols <= MASK_SYMBOLS:
+        bits = np.left_shift(np.uint64(1), lexicon["symbol"][1:].astype(np.uint64)).view(np.int64)
+        np.bitwise_or.at(lexicon["mask"], parent[1:], bits)
+    return lexicon
+
+
+def look_ahead(
+    lexicon: Nodes,
+    log_probs: npt.NDArray[np.float64],
+    alpha: float,
+    unknown_log_prob: float,
+    unknown: float,
+) -> Nodes:
+    """The lexicon with other factors: every beginning of a word is charged with the best word below it.
+
+    `log_probs` (W,) are the words' own, by id, weighted with `alpha`. The end of a word takes the
+    charge back, because the language model then speaks for itself; leaving the lexicon takes it
+    back too, and charges for an unknown word: its log-probability, and `unknown`, in nats.
+    """
+    best = np.full(len(lexicon), -np.inf)
+    is_word = lexicon["word"] >= 0
+    best[is_word] = alpha * log_probs[lexicon["word"][is_word]]
+    parent = np.repeat(np.arange(len(lexicon)), lexicon["children"])  # of nodes 1, 2, ...
+    begin, end = 0, 1  # of each level, from the root on
+    levels = []
+    while begin < end:
+        levels.append((begin, end))
+        begin, end = end, end + int(lexicon["children"][begin:end].sum())
+    for begin, end in reversed(levels[1:]):
+        np.maximum.at(best, parent[begin - 1 : end - 1], best[begin:end])
+    best[0] = 0.0
+    weighed = lexicon.copy()
+    weighed["enter"][1:] = np.exp(best[1:] - best[parent])
+    weighed["end"] = np.exp(-best)
+    weighed["leave"] = np.exp(alpha * unknown_log_prob + unknown - best)
+    return weighed
+
+
+def spell(
+    words: Sequence[str], vocabulary: Vocabulary
+) -> tuple[list[list[int]], npt.NDArray[np.int64]]:
+    """The spellings of the words that the vocabulary can write, and the places of these in `words`.
+
+    A word is spelled as it is, or else in lower or upper case: published models of the same corpus
+    come in both. A spelling that a word has as it is goes before one that needs another case.
+    """
+    symbols = {symbol: index for index, symbol in enumerate(vocabulary.symbols) if index}
+    symbols.pop(" ", None)
+    exact: list[list[int]] = []
+    places: list[int] = []
+    others: list[tuple[int, str]] = []
+    get = symbols.__getitem__
+    for place, word in enumerate(words):
+        try:
+            exact.append(list(map(get, word)))
+            places.append(place)
+        except KeyError:
+            others.append((place, word))
+    for place, word in others:
+        for other in (word.lower(), word.upper()):
+            if symbols.keys() >= set(other):
+                exact.append(list(map(get, other)))
+                places.append(place)
+                break
+    return exact, np.array(places, dtype=np.int64)
+
+
+class Hotwords(NamedTuple):
+    """Words and phrases that earn a bonus wherever they stand as whole words (Aho & Corasick 1975).
+
+    The state says how much of which phrase has been matched. State 0 is the beginning of a word,
+    state 1 the inside of a word that matches nothing. `move` (states, columns) int32 is the next
+    state; `column` (V,) int32 is the column of a symbol. While a phrase is matched, its bonus is
+    lent in equal parts, so that the search sees it early; what was lent is given back at a
+    mismatch, and a whole phrase keeps it. `factors` (states, 2) float64 are what a mass is
+    multiplied by when it enters a state, and when it leaves it; `boost` is the most that one move
+    can multiply by.
+    """
+
+    move: npt.NDArray[np.int32]
+    column: npt.NDArray[np.int32]
+    factors: npt.NDArray[np.float64]
+    boost: float
+
+
+def build_hotwords(weights: Mapping[str, float], vocabulary: Vocabulary) -> Hotwords:
+    """The automaton of phrases; each occurrence adds its weight, in nats, for each of its words.
+
+    Raises TextError for a phrase with characters that the vocabulary lacks, ConfigError for a
+    weight that is not finite, or where the vocabulary has no space to part words by.
+    """
+    space = vocabulary.space
+    if space is None:
+        raise ConfigError("hotwords need a vocabulary with a space, which parts words")
+    root, other = 0, 1
+    children: list[dict[int, int]] = [{}, {}]
+    lent, earned = [0.0, 0.0], [0.0, 0.0]
+    for phrase, weight in weights.items():
+        if not np.isfinite(weight):
+            raise ConfigError(f"the weight of hotword {phrase!r} is {weight}: give a finite number")
+        symbols = [*vocabulary.encode(phrase, f"hotword {phrase!r}"), space]
+        bonus = weight * len(phrase.split())
+        state = root
+        for depth, symbol in enumerate(symbols, start=1):
+            if symbol not in children[state]:
+                children[state][symbol] = len(children)
+                children.append({})
+                lent.append(-np.inf)
+                earned.append(0.0)
+            state = children[state][symbol]
+            if depth < len(symbols):
+                lent[state] = max(lent[state], bonus * depth / len(symbols))
+        earned[state] += bonus
+
+    used = sorted({symbol for node in children for symbol in node} | {space})
+    column = np.zeros(len(vocabulary), dtype=np.int32)  # column 0: a symbol of no phrase
+    column[used] = np.arange(1, len(used) + 1)
+    move = np.full((len(children), len(used) + 1), other, dtype=np.int32)
+    move[:, column[space]] = root
+    # Breadth first: where a state cannot go on, it moves as its fallback does, the state of the
+    # longest proper suffix that begins with a word; that one is shorter, so its row is complete.
+    fallback = {root: other}
+    queue = [root]
+    for state in queue:
+        move[state] = move[fallback[state]]
+        earned[state] += earned[fallback[state]]
+        for symbol, child in children[state].items():
+            fallback[child] = int(move[fallback[state], column[symbol]])
+            move[state, column[symbol]] = child
+            queue.append(child)
+
+    potential = np.array(lent)
+    potential[np.isinf(potential)] = 0.0  # nothing goes on from here
+    arrival = potential + earned
+    boost = max(1.0, float(np.exp((arrival[move] - potential[:, None]).max())))
+    return Hotwords(move, column, np.exp(np.stack([arrival, -potential], axis=1)), boost)
+
+
+def read_words(path: str | PathLike[str]) -> list[str]:
+    """The words of a file, one a line (in plain form, see `asr.text`), without repeats.
+
+    What follows a word on its line, such as the pronunciation in a published lexicon, is ignored.
+    Raises DataError for a file that cannot be read or holds no word.
+    """
+    words = [line.split()[0] for _, line in _read_lines(path)]
+    return list(dict.fromkeys(normalise(word, "plain") for word in words))
+
+
+def read_hotwords(path: str | PathLike[str], weight: float) -> dict[str, float]:
+    """The words and phrases of a file (in plain form) and their weights in nats: one a line.
+
+    A tab and a number after a phrase are its own weight, instead of `weight`. Raises DataError for
+    a file that cannot be read or holds no phrase, or for a weight that is not a number.
+    """
+    found = {}
+    for number, line in _read_lines(path):
+        phrase, tab, own = line.partition("\t")
+        try:
+            found[normalise(phrase, "plain")] = float(own) if tab else weight
+        except ValueError:
+            raise DataError(
+                f"{fspath(path)}, line {number}: {own!r} is no weight; write a number behind the tab"
+            ) from None
+    return found
+
+
+def _read_lines(path: str | PathLike[str]) -> list[tuple[int, str]]:
+    """The lines that hold something, with their numbers from 1."""
+    try:
+        text = Path(path).read_text("utf-8-sig")
+    except OSError as error:
+        raise DataError(
+            f"{fspath(path)} cannot be read ({error.strerror}); check the path"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{fspath(path)} is not UTF-8 text; name a file of words") from error
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    if not lines:
+        raise DataError(f"{fspath(path)} holds no word; write one on each line")
+    return [(number, line.strip("\r\n ")) for number, line in lines]

@@ -1,0 +1,314 @@
+"""The beam decoder's doors: command line, checkpoint, Hydra group and recogniser agree."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from asr import cli
+from asr.beam import BeamDecoder
+from asr.checkpoint import load_decoder_config, load_model, save_decoder_config, save_model
+from asr.data import Utterance, write_manifest
+from asr.decode import DecoderConfig
+from asr.errors import AsrError, CheckpointError, ConfigError, DataError
+from asr.features import FeaturesConfig
+from asr.language import LanguageModel
+from asr.lexicon import read_hotwords, read_words
+from asr.lstm import EncoderConfig
+from asr.model import AcousticModel
+from asr.recognizer import Recognizer, load_decoder
+from asr.text import Vocabulary
+
+Run = Callable[..., tuple[int, str, str]]
+RATE = 16_000
+ARPA = """\\data\\
+ngram 1=6
+ngram 2=2
+
+\\1-grams:
+-2.0\t<unk>
+-99\t<s>\t-0.3
+-1.0\t</s>
+-0.7\ta\t-0.3
+-0.9\tbe
+-0.9\tsea
+
+\\2-grams:
+-0.3\t<s> a
+-0.3\ta be
+
+\\end\\
+"""
+
+
+@pytest.fixture(scope="module")
+def noise() -> np.ndarray:
+    return (0.2 * np.random.default_rng(5).standard_normal(2 * RATE)).astype(np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, noise: np.ndarray) -> Path:
+    """A checkpoint whose random model is unsure of everything; recordings, a manifest, a model."""
+    torch.manual_seed(7)
+    model = AcousticModel(FeaturesConfig(mels=40), EncoderConfig(layers=1, hidden=24), 29).eval()
+    with torch.no_grad():
+        model.features.mean.fill_(-6.0)
+        model.features.std.fill_(3.0)
+        model.head.weight.mul_(1.5)
+        model.head.bias[1] += 1.0  # spaces
+    save_model(tmp_path / "model.pt", model, Vocabulary.english(), {"epoch": 1})
+    utterances = []
+    for number, seconds in enumerate((2.0, 1.2, 0.7)):
+        path = tmp_path / f"{number}.wav"
+        soundfile.write(path, noise[: round(seconds * RATE)], RATE)
+        utterances.append(Utterance(f"u{number}", str(path), seconds, "a be sea"))
+    write_manifest(tmp_path / "dev.jsonl", utterances)
+    (tmp_path / "tiny.arpa").write_text(ARPA)
+    return tmp_path
+
+
+@pytest.fixture
+def asr(
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Run]:
+    """Run a command with the checkpoint, in its folder: (exit code, stdout, stderr)."""
+    monkeypatch.setattr("asr.distributed.count_cores", lambda: 1)
+    monkeypatch.chdir(folder)
+
+    def run(command: str, *words: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        try:
+            code = cli.main([command, "--checkpoint", "model.pt", *map(str, words)])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    threads = torch.get_num_threads()
+    yield run
+    torch.set_num_threads(threads)
+
+
+def log_probs_of(folder: Path, name: str) -> np.ndarray:
+    recognizer = Recognizer.load(folder / "model.pt")
+    [(_, emission)] = recognizer.emissions([str(folder / name)])
+    assert not isinstance(emission, AsrError)
+    return emission
+
+
+def test_every_door_gives_the_same_text(asr: Run, folder: Path) -> None:
+    """Law 4, with a language model and hotwords: asr transcribe, asr evaluate, Recognizer, decoder."""
+    options = ("--lm", "tiny.arpa", "--hotword", "Be Sea", "--hotword-weight", "4", "--beam", "8")
+    code, out, _ = asr("transcribe", *options, "--format", "json", "0.wav")
+    assert code == 0
+    told = json.loads(out)
+    asr("evaluate", *options, "--output", "out", "dev.jsonl")
+    evaluated = [json.loads(line) for line in Path("out/hypotheses.jsonl").read_text().splitlines()]
+
+    config = DecoderConfig("beam", beam=8, language_model=str(folder / "tiny.arpa"))
+    hypothesis = Recognizer.load("model.pt", decoder=config, hotwords={"be sea": 4.0}).transcribe(
+        "0.wav"
+    )
+    _, vocabulary = load_model("model.pt")
+    decoder = BeamDecoder(
+        vocabulary, 0.04, replace(config), LanguageModel.read("tiny.arpa"), None, {"be sea": 4.0}
+    )
+    direct = decoder.decode(log_probs_of(folder, "0.wav"))
+    assert direct.text
+    assert direct == hypothesis
+    assert told["text"] == evaluated[0]["pred_text"] == direct.text
+    assert told["words"] == direct.to_dict()["words"]
+    assert direct.text != Recognizer.load("model.pt").transcribe("0.wav").text
+
+
+def test_two_processes_decode_as_one(asr: Run) -> None:
+    found = []
+    for number in ("1", "2"):
+        code, _, err = asr(
+            "evaluate", "--lm", "tiny.arpa", "--processes", number, "-o", number, "dev.jsonl"
+        )
+        assert code == 0, err
+        found.append(Path(number, "hypotheses.jsonl").read_bytes())
+    assert found[0] == found[1]
+
+
+def test_nbest(asr: Run) -> None:
+    words = ("--lm", "tiny.arpa", "--nbest", "4", "--format", "json", "0.wav")
+    _, out, _ = asr("transcribe", *words)
+    found = json.loads(out)
+    scores = [found["score"], *(other["score"] for other in found["alternatives"])]
+    assert len(scores) == 4 == len({found["text"], *(o["text"] for o in found["alternatives"])})
+    assert scores == sorted(scores, reverse=True)
+    _, out, _ = asr("transcribe", "--lm", "tiny.arpa", "--format", "json", "0.wav")
+    assert {**found, "alternatives": None} == {**json.loads(out), "alternatives": None}
+
+
+def test_strict_writes_only_words_of_the_lexicon(asr: Run) -> None:
+    Path("words.txt").write_text("a\nBE\n\nsea S IY\n")
+    assert read_words("words.txt") == ["a", "be", "sea"]
+    for lexicon in (("--lm", "tiny.arpa"), ("--lexicon", "words.txt")):
+        code, out, _ = asr("transcribe", *lexicon, "--strict", "0.wav")
+        assert code == 0
+        assert out.split()
+        assert set(out.split()) <= {"a", "be", "sea"}
+    code, out, _ = asr("transcribe", "--lm", "tiny.arpa", "--unknown", "0", "--beta=-2", "0.wav")
+    assert not set(out.split()) <= {"a", "be", "sea"}
+
+
+def test_hotwords_from_a_file_have_their_own_weights(asr: Run) -> None:
+    Path("names.txt").write_text("Sea\t9.5\nbe  a\n\n")
+    assert read_hotwords("names.txt", 2.0) == {"sea": 9.5, "be a": 2.0}
+    plain = asr("transcribe", "--lm", "tiny.arpa", "0.wav")[1]
+    Path("loud.txt").write_text("zq\t30\n")
+    loud = asr("transcribe", "--lm", "tiny.arpa", "--hotwords", "loud.txt", "0.wav")[1]
+    assert loud.split().count("zq") > plain.split().count("zq")
+    # Acoustics alone know hotwords too.
+    alone = asr("transcribe", "--hotword", "zq", "--hotword-weight", "30", "0.wav")[1]
+    assert "zq" in alone.split()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--alpha", "0.5"), "--alpha weighs a language model"),
+        (("--beta", "1"), "--beta needs to know words"),
+        (("--strict",), "--strict needs to know words"),
+        (("--lm", "tiny.arpa", "--strict", "--unknown", "1"), "leave out --unknown"),
+        (("--hotword-weight", "3"), "--hotword-weight weighs hotwords"),
+        (("--decoder", "greedy", "--beam", "4"), "greedy decoder knows no --beam"),
+        (("--decoder", "greedy", "--hotword", "a"), "greedy decoder knows no --hotword"),
+        (("--decoder", "greedy", "--lm", "tiny.arpa"), "greedy decoder knows no --lm"),
+        (("--lm", "tiny.arpa", "--alpha", "nan"), "decoder.alpha is nan"),
+        (("--lm", "tiny.arpa", "--beam", "1000000"), "decoder.beam is 1000000"),
+        (("--lm", "missing.lm"), "missing.lm"),
+        (("--lm", "0.wav"), "0.wav"),
+        (("--lexicon", "missing.txt"), "missing.txt cannot be read"),
+        (("--lexicon", "0.wav"), "0.wav is not UTF-8 text"),
+        (("--lexicon", "empty.txt"), "empty.txt holds no word"),
+        (("--hotwords", "empty.txt"), "empty.txt holds no word"),
+        (("--hotwords", "odd.txt"), "odd.txt, line 2: 'loud' is no weight"),
+        (("--hotword", "π"), "'π' (U+03C0)"),
+        (("--hotword", " "), "empty text"),
+        (("--lm", "tiny.arpa", "--nbest", "2"), "--nbest shows nothing as txt"),
+        (
+            (
+                "--nbest",
+                "0",
+            ),
+            "'0' is not a whole number above 0",
+        ),
+    ],
+)
+def test_options_that_would_not_act_are_refused(
+    asr: Run, options: tuple[str, ...], sentence: str
+) -> None:
+    Path("empty.txt").write_text("\n \n")
+    Path("odd.txt").write_text("fine\t1\nname\tloud\n")
+    code, out, err = asr("transcribe", *options, "0.wav")
+    assert code == 2
+    assert not out
+    assert sentence in err
+    assert len(err.strip().splitlines()) == 1 or "usage" in err
+
+
+class TestTune:
+    def test_the_winner_is_kept_in_the_checkpoint(self, asr: Run) -> None:
+        before = load_decoder_config("model.pt")
+        assert before == DecoderConfig()
+        options = ("--lm", "tiny.arpa", "--beam", "8")
+        code, out, err = asr("tune", *options, "--trials", "12", "--picture", "t.png", "dev.jsonl")
+        assert code == 0, err
+        assert "alpha \\ beta" in out
+        assert "saved in model.pt" in out
+        assert Path("t.png").read_bytes().startswith(b"\x89PNG")
+        kept = load_decoder_config("model.pt")
+        assert (kept.kind, kept.beam, kept.language_model) == ("beam", 8, "")
+        assert f"alpha {kept.alpha:g}, beta {kept.beta:g}, unknown {kept.unknown:g}" in out
+        rate = out.split("winner:")[1].split("WER ")[1].split(" ")[0]
+        # From now on the weights act without being named, and `asr info` shows them.
+        _, evaluated, _ = asr("evaluate", *options, "dev.jsonl")
+        assert f"WER {rate} %" in evaluated
+        assert cli.main(["info", "model.pt"]) == 0
+        # A greedy transcription stays what it was.
+        assert "beam" not in asr("transcribe", "0.wav")[1]
+
+    def test_output_leaves_the_checkpoint_alone(self, asr: Run) -> None:
+        before = Path("model.pt").read_bytes()
+        asr("tune", "--lm", "tiny.arpa", "--trials", "2", "-o", "tuned/new.pt", "dev.jsonl")
+        assert Path("model.pt").read_bytes() == before
+        assert load_decoder_config("tuned/new.pt").kind == "beam"
+        old, new = load_model("model.pt")[0], load_model("tuned/new.pt")[0]
+        for name, weights in old.state_dict().items():
+            assert torch.equal(weights, new.state_dict()[name])
+
+    @pytest.mark.parametrize(
+        ("options", "sentence"),
+        [
+            ((), "Only the beam decoder has weights"),
+            (("--decoder", "beam"), "no weights to tune"),
+            (("--lm", "tiny.arpa", "--picture", "t.jpg"), "let it end in .png"),
+            (("--lm", "tiny.arpa", "--trials", "none"), "'none' is not a whole number"),
+        ],
+    )
+    def test_refused(self, asr: Run, options: tuple[str, ...], sentence: str) -> None:
+        code, _, err = asr("tune", *options, "dev.jsonl")
+        assert code == 2
+        assert sentence in err
+
+    def test_recording_that_cannot_be_read(self, asr: Run) -> None:
+        Path("1.wav").write_bytes(b"nothing")
+        before = Path("model.pt").read_bytes()
+        code, _, err = asr("tune", "--lm", "tiny.arpa", "--trials", "2", "dev.jsonl")
+        assert code == 2
+        assert "1.wav" in err
+        assert Path("model.pt").read_bytes() == before
+
+
+def test_checkpoint_with_an_impossible_decoder_is_refused(folder: Path) -> None:
+    path = folder / "model.pt"
+    payload = torch.load(path, weights_only=True)
+    for damage in ({"kind": "psychic"}, {"beams": 3}, None):
+        torch.save({**payload, "decoder": damage}, path)
+        with pytest.raises(CheckpointError, match=r"model\.pt"):
+            load_decoder_config(path)
+    torch.save(payload, path)
+    files = DecoderConfig("beam", language_model="/here/only.lm", hotwords="names", beta=1.5)
+    save_decoder_config(path, files, path)
+    assert load_decoder_config(path) == DecoderConfig("beam", beta=1.5)
+
+
+def test_greedy_refuses_what_only_a_beam_can_do() -> None:
+    for values in ({"language_model": "x"}, {"hotwords": "x"}, {"strict": True}, {"nbest": 2}):
+        with pytest.raises(ConfigError, match=f"decoder.{next(iter(values))}"):
+            DecoderConfig(**values)
+    with pytest.raises(ConfigError, match="hotwords"):
+        load_decoder(DecoderConfig(), Vocabulary.english(), 0.04, {"a": 1.0})
+    with pytest.raises(DataError, match="nowhere"):
+        load_decoder(DecoderConfig("beam", lexicon="nowhere"), Vocabulary.english(), 0.04)
+
+
+def test_first_use_tells_that_it_compiles(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What takes longer than a moment is told in one line, what does not is silent."""
+    from asr import decoding
+
+    recognizer = Recognizer.load(folder / "model.pt", decoder=DecoderConfig("beam"))
+    decoding.prepare(recognizer)
+    capfd.readouterr()
+    decoding.prepare(recognizer)
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(decoding, "NOTICE_SECONDS", 0.0)
+    decode = recognizer.decoder.decode
+    monkeypatch.setattr(recognizer.decoder, "decode", lambda m: (time.sleep(0.05), decode(m)))
+    decoding.prepare(recognizer)
+    lines = capfd.readouterr().err.splitlines()
+    assert lines
+    assert all(line.startswith("compiling the beam decoder, only this once") for line in lines)

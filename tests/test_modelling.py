@@ -1,0 +1,390 @@
+"""`asr lm train | info | perplexity | convert`, through the command line as a user types it."""
+
+import gzip
+import io
+import os
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ngrams import HAND, assert_same
+
+from asr import cli, modelling, progress
+from asr.estimation import EstimationConfig, estimate
+from asr.language import LanguageModel
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def lm(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run `asr lm ...` in this process: (exit code, stdout, stderr)."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        try:
+            code = cli.main(["lm", *map(str, words)])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def sentences() -> list[str]:
+    """Enough frequent and rare words for the discounts of four orders to be told."""
+    generator = random.Random(1)
+    words = [f"w{rank}" for rank in range(1, 3000)]
+    weights = [rank**-1.4 for rank in range(1, 3000)]
+    return [
+        " ".join(generator.choices(words, weights, k=generator.randrange(1, 9)))
+        for _ in range(2000)
+    ]
+
+
+@pytest.fixture
+def text(tmp_path: Path, sentences: list[str]) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("".join(f"{sentence}\n" for sentence in sentences))
+    return path
+
+
+@pytest.fixture
+def hand(tmp_path: Path) -> Path:
+    path = tmp_path / "hand.arpa"
+    path.write_text(HAND)
+    return path
+
+
+def facts(out: str) -> dict[str, str]:
+    """The printed lines: names and values are parted by at least two spaces."""
+    pairs = (line.split("  ", maxsplit=1) for line in out.splitlines())
+    return {name: value.strip() for name, value in pairs}
+
+
+def last_sentence(err: str) -> str:
+    """What asr complains about, after lines of progress."""
+    *before, last = err.splitlines()
+    assert all(line.startswith("training: ") for line in before), err
+    assert last.startswith("asr: ")
+    assert last.endswith(".")
+    return last
+
+
+class TestTrain:
+    @pytest.mark.parametrize(
+        ("options", "config"),
+        [
+            ([], EstimationConfig()),
+            (["--order", 2], EstimationConfig(order=2)),
+            (["--order", 4, "--prune", 0, 1, 2], EstimationConfig(order=4, prune=[0, 1, 2])),
+            (["--vocabulary-limit", 50], EstimationConfig(vocabulary_limit=50)),
+        ],
+    )
+    def test_the_model_is_that_of_the_library(
+        self,
+        lm: Run,
+        text: Path,
+        sentences: list[str],
+        options: list[object],
+        config: EstimationConfig,
+    ) -> None:
+        output = text.with_name("model.lm")
+        code, out, err = lm("train", text, "-o", output, *options)
+        expected = estimate(sentences, config)
+        assert code == 0
+        assert_same(LanguageModel.read(output), expected)
+        shown = facts(out)
+        assert shown.pop("time").endswith(" s")
+        assert shown.pop("file").startswith(f"{output} (binary, ")
+        words = [word for sentence in sentences for word in sentence.split()]
+        assert shown == {
+            "sentences": "2,000",
+            "words": f"{len(words):,}",
+            "vocabulary": f"{config.vocabulary_limit or len(set(words)):,}",
+            **{f"{k}-grams": f"{n:,}" for k, n in enumerate(expected.counts, start=1)},
+        }
+        stages = config.order + 4
+        assert err.splitlines()[0] == f"training: 0/{stages} stages (0 %)"
+        assert err.splitlines()[1].startswith(f"training: {stages}/{stages} stages (100 %) in ")
+        assert len(err.splitlines()) == 2
+
+    def test_texts_of_every_kind(
+        self, lm: Run, tmp_path: Path, sentences: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lines = [f"{sentence}\n".encode() for sentence in sentences]
+        (tmp_path / "plain.txt").write_bytes(b"".join(lines[:700]))
+        (tmp_path / "compressed").write_bytes(gzip.compress(b"".join(lines[700:1500])))
+        stream = io.BytesIO(b"".join(lines[1500:]))
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BufferedReader(stream)))
+        texts = [tmp_path / "plain.txt", tmp_path / "compressed", "-"]
+        code, out, _ = lm("train", *texts, "-o", tmp_path / "model.lm")
+        assert (code, facts(out)["sentences"]) == (0, "2,000")
+        assert_same(LanguageModel.read(tmp_path / "model.lm"), estimate(sentences))
+
+    @pytest.mark.parametrize(
+        ("name", "start", "kind"),
+        [
+            ("new/folder/model.lm", b"asr lm", "binary"),
+            ("model", b"asr lm", "binary"),
+            ("model.arpa", b"\\data\\\n", "ARPA"),
+            ("model.arpa.gz", b"\x1f\x8b", "ARPA in gzip"),
+        ],
+    )
+    def test_the_name_says_what_is_written(
+        self, lm: Run, text: Path, sentences: list[str], name: str, start: bytes, kind: str
+    ) -> None:
+        output = text.parent / name
+        code, out, _ = lm("train", text, "-o", output)
+        assert code == 0
+        assert f"({kind}, " in facts(out)["file"]
+        assert output.read_bytes().startswith(start)
+        assert_same(LanguageModel.read(output), estimate(sentences))
+
+    def test_quantised(self, lm: Run, text: Path) -> None:
+        code, _, _ = lm("train", text, "-o", text.with_name("model.lm"), "--quantise")
+        assert code == 0
+        assert LanguageModel.read(text.with_name("model.lm")).quantised
+
+    def test_its_stages_are_shown(
+        self, lm: Run, text: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 0.0)
+        monkeypatch.setattr(modelling, "MANY_SENTENCES", 1000)
+        _, _, err = lm("train", text, "--order", 2, "-o", text.with_name("model.lm"))
+        lines = [line.removeprefix("training: ") for line in err.splitlines()]
+        assert [(line.split("/")[0], line.split(", ")[-1]) for line in lines[2:-1]] == [
+            ("0", "reading the text"),
+            ("0", "reading the text: 1,000 sentences"),
+            ("0", "reading the text: 2,000 sentences"),
+            ("1", "counting 1-grams"),
+            ("2", "counting 2-grams"),
+            ("3", "computing probabilities"),
+            ("4", "arranging the model"),
+            ("5", "writing the model"),
+            ("6", "done"),
+        ]
+
+    def test_a_text_that_is_too_small_is_one_line(self, lm: Run, tmp_path: Path) -> None:
+        (tmp_path / "small.txt").write_text("the cat sat\n\nthe dog\n")
+        for _ in range(2):  # every time, not only the first
+            code, out, err = lm("train", tmp_path / "small.txt", "-o", tmp_path / "model.lm")
+            assert code == 0
+            assert (facts(out)["sentences"], facts(out)["words"]) == ("3", "5")
+            assert "too small or too repetitive" in last_sentence(err)
+            assert "1-grams, 2-grams, 3-grams" in err
+
+    @pytest.mark.parametrize(
+        ("options", "named"),
+        [
+            (["text.txt", "--order", 6], "order is 6; it must be a number of words from 1 to 5"),
+            (["text.txt", "--prune", 0, 0, 0, 1], "prune is [0, 0, 0, 1], longer than the order"),
+            (["text.txt", "--prune", 1], "prune is [1]; it must hold counts that begin with 0"),
+            (["text.txt", "--prune", 0, 2, 1], "prune is [0, 2, 1]; it must hold"),
+            (["text.txt", "-o", "text.txt"], "text.txt would be written over text.txt"),
+            (["text.txt", "-o", "folder/../text.txt"], "text.txt would be written over text.txt"),
+            (["text.txt", "-o", "folder"], "folder is a folder or a device"),
+            (["text.txt", "-o", os.devnull], f"{os.devnull} is a folder or a device"),
+            (["text.txt", "-o", "text.txt/model.lm"], "text.txt is no folder that takes files"),
+            (
+                ["text.txt", "-o", "model.gz"],
+                "model.gz would be a binary, which is never compressed",
+            ),
+            (["text.txt", "-o", "m.arpa", "--quantise"], "m.arpa would be ARPA, which is never"),
+            (["-", "-"], "can be read only once"),
+            (["text.txt", "none.txt"], "none.txt does not exist"),
+            (["folder"], "folder is a folder"),
+            (["text.txt", "empty.txt"], "empty.txt holds no word"),
+            (["text.txt", "image.txt"], "line 2 of the text image.txt is not UTF-8"),
+            (["text.txt", "reserved.txt"], "line 1 of the text reserved.txt holds </s>"),
+            (["text.txt", "cut.gz"], "the text cut.gz cannot be read"),
+        ],
+    )
+    def test_what_cannot_be_done(
+        self,
+        lm: Run,
+        text: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        options: list[object],
+        named: str,
+    ) -> None:
+        monkeypatch.chdir(text.parent)
+        Path("folder").mkdir()
+        Path("empty.txt").write_text(" \n\n")
+        Path("image.txt").write_bytes(b"\x89PNG"[1:] + b"\n\xff\xd8")
+        Path("reserved.txt").write_text("a </s> b\n")
+        Path("cut.gz").write_bytes(gzip.compress(text.read_bytes())[:-20])
+        Path("model.lm").write_bytes(b"as it was")
+        files = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
+        output = [] if "-o" in options else ["-o", "model.lm"]
+        code, out, err = lm("train", *options, *output)
+        assert (code, out) == (2, "")
+        assert named in last_sentence(err)
+        assert {path: path.read_bytes() for path in Path().iterdir() if path.is_file()} == files
+
+    def test_texts_beyond_the_memory(
+        self, lm: Run, text: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: object) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(modelling, "estimate", refuse)
+        code, _, err = lm("train", text, "-o", text.with_name("model.lm"))
+        assert code == 2
+        assert "do not fit into the memory" in last_sentence(err)
+
+
+class TestInfo:
+    def test_a_binary(self, lm: Run, hand: Path, tmp_path: Path) -> None:
+        model = LanguageModel.read(hand)
+        model.write(tmp_path / "model.lm")
+        code, out, err = lm("info", tmp_path / "model.lm")
+        assert (code, err) == (0, "")
+        size = (tmp_path / "model.lm").stat().st_size
+        words = len("<unk>\n<s>\n</s>\na\nb")
+        # Each node has 3 numbers of 4 bytes, each below the highest order 2 more, and one more
+        # first child ends the list.
+        memory = 4 * (3 * (1 + 5 + 3 + 1) + 2 * (1 + 5 + 3) + 1) + words
+        assert facts(out) == {
+            "kind": "binary",
+            "order": "3",
+            "vocabulary": "2",
+            "1-grams": "5",
+            "2-grams": "3",
+            "3-grams": "1",
+            "quantised": "no",
+            "size on disk": f"{size} bytes",
+            "memory": f"{memory} bytes",
+        }
+
+    def test_other_kinds(self, lm: Run, hand: Path, tmp_path: Path) -> None:
+        (tmp_path / "odd.name").write_bytes(gzip.compress(hand.read_bytes()))
+        LanguageModel.read(hand).write(tmp_path / "small.arpa", quantise=True)
+        for name, kind, quantised in [
+            ("hand.arpa", "ARPA", "no"),
+            ("odd.name", "ARPA in gzip", "no"),
+            ("small.arpa", "binary", "yes"),
+        ]:
+            code, out, _ = lm("info", tmp_path / name)
+            assert (code, facts(out)["kind"], facts(out)["quantised"]) == (0, kind, quantised)
+
+    @pytest.mark.parametrize(
+        ("content", "named"),
+        [
+            (None, "cannot be read (No such file or directory)"),
+            (b"", "is empty"),
+            (b"A poem is no model.\n", "is no language model"),
+            (HAND[:-6].encode(), "ends after line 20 without \\end\\: it is truncated"),
+            (HAND.replace("-0.3\t", "x\t").encode(), "line 15 of"),
+            (gzip.compress(HAND.encode())[:-9], "is a truncated or damaged gzip file"),
+            (b"asr lm\r\n\2\0\0\0" + bytes(44), "has format version 2"),
+            (b"asr lm\r\n", "is truncated within its header"),
+        ],
+    )
+    @pytest.mark.parametrize("command", ["info", "perplexity", "convert"])
+    def test_what_is_no_model(
+        self, lm: Run, text: Path, command: str, content: bytes | None, named: str
+    ) -> None:
+        path, output = text.with_name("bad"), text.with_name("output.lm")
+        if content is not None:
+            path.write_bytes(content)
+        more = {"info": [], "perplexity": [text], "convert": [output]}
+        code, out, err = lm(command, path, *more[command])
+        assert (code, out) == (2, "")
+        assert named in last_sentence(err)
+        assert str(path) in err
+        assert len(err.splitlines()) == 1
+        assert not output.exists()
+
+
+class TestPerplexity:
+    def test_by_hand(self, lm: Run, hand: Path, tmp_path: Path) -> None:
+        (tmp_path / "one.txt").write_text("a b\n")
+        (tmp_path / "two.txt").write_bytes(gzip.compress(b"c\n"))
+        code, out, err = lm("perplexity", hand, tmp_path / "one.txt", tmp_path / "two.txt")
+        assert (code, err) == (0, "")
+        known = 0.4 + 0.1 + 0.03125 + 0.125 + 1.0 + 1.0  # see tests/ngrams.py
+        assert facts(out) == {
+            "perplexity": f"{10 ** ((known + 0.5 + 2.0) / 5):.6g}",
+            "perplexity of known words": f"{10 ** (known / 4):.6g}",
+            "words": "5, of which 2 are </s>",
+            "unknown words": "1 (20.00 %)",
+            "sentences": "2",
+        }
+
+    def test_many_sentences_have_a_bar(
+        self, lm: Run, hand: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _, expected, err = lm("perplexity", hand, text)
+        assert err == ""
+        monkeypatch.setattr(modelling, "MANY_SENTENCES", 300)
+        code, out, err = lm("perplexity", hand, text)
+        assert (code, out) == (0, expected)
+        assert err.splitlines()[0] == "measuring: 300 sentences"
+        assert err.splitlines()[1].startswith("measuring: 2,000 sentences in ")
+
+    @pytest.mark.parametrize(
+        ("texts", "named"),
+        [
+            (["none.txt"], "none.txt does not exist"),
+            (["text.txt", "empty.txt"], "empty.txt holds no word"),
+            (["-", "text.txt", "-"], "can be read only once"),
+        ],
+    )
+    def test_bad_texts(self, lm: Run, hand: Path, text: Path, texts: list[str], named: str) -> None:
+        text.with_name("empty.txt").write_text("")
+        names = [name if name == "-" else text.with_name(name) for name in texts]
+        code, out, err = lm("perplexity", hand, *names)
+        assert (code, out) == (2, "")
+        assert named in last_sentence(err)
+        assert len(err.splitlines()) == 1
+
+
+class TestConvert:
+    def test_there_and_back(self, lm: Run, hand: Path, tmp_path: Path) -> None:
+        model = LanguageModel.read(hand)
+        steps = ["model.lm", "model.arpa.gz", "again.arpa", "again", "hand.arpa"]
+        hand.rename(tmp_path / "first")
+        source = tmp_path / "first"
+        for name in steps:
+            before = source.read_bytes()
+            code, out, err = lm("convert", source, tmp_path / name)
+            assert (code, err) == (0, "")
+            assert facts(out)["read"].startswith(f"{source} (")
+            assert facts(out)["written"].startswith(f"{tmp_path / name} (")
+            assert source.read_bytes() == before
+            source = tmp_path / name
+            assert_same(LanguageModel.read(source), model)
+        assert (tmp_path / "again").read_bytes() == (tmp_path / "model.lm").read_bytes()
+
+    def test_quantised_stays_quantised(self, lm: Run, hand: Path, tmp_path: Path) -> None:
+        lm("convert", hand, tmp_path / "small.lm", "--quantise")
+        lm("convert", tmp_path / "small.lm", tmp_path / "copy.lm")
+        assert LanguageModel.read(tmp_path / "copy.lm").quantised
+        code, _, _ = lm("convert", tmp_path / "copy.lm", tmp_path / "again.arpa")
+        assert code == 0
+        assert_same(LanguageModel.read(tmp_path / "again.arpa"), LanguageModel.read(hand))
+
+    def test_refusals(self, lm: Run, hand: Path, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to(hand)
+        for output, named in (
+            (hand, "name another file"),
+            (tmp_path / "link", "name another file"),
+            (tmp_path, "is a folder"),
+            (hand / "model.lm", "is no folder that takes files"),
+            (tmp_path / "model.lm.gz", "let its name end in .arpa.gz"),
+        ):
+            code, out, err = lm("convert", hand, output)
+            assert (code, out) == (2, "")
+            assert named in last_sentence(err)
+        code, _, err = lm("convert", hand, tmp_path / "other.arpa.gz", "--quantise")
+        assert code == 2
+        assert "omit --quantise" in last_sentence(err)
+        assert hand.read_text() == HAND
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["hand.arpa", "link"]
