@@ -73,7 +73,7 @@ class BeamState:
         self.texts = np.zeros(slots, TEXT)
         self.active = np.zeros(rules.beam, np.int32)
         self.free = np.arange(slots - 1, -1, -1, dtype=np.int32)
-        self.history = np.zeros(FIRST_HISTORY + 4 * slots, HISTORY)
+        self.history = np.empty(FIRST_HISTORY + 4 * slots, HISTORY)
         self.progress = np.zeros(1, PROGRESS)
         self.progress["texts"], self.progress["free"], self.progress["history"] = 1, slots - 1, 1
         text = self.texts[0]  # nothing was said; more spaces change nothing
@@ -91,7 +91,7 @@ class BeamState:
         """Forget the history that is not needed; double it where much is."""
         compact(self.progress, self.texts, self.active, self.history)
         if 2 * self.progress["history"][0] > len(self.history):
-            longer = np.zeros(2 * len(self.history), HISTORY)
+            longer = np.empty(2 * len(self.history), HISTORY)
             longer[: len(self.history)] = self.history
             self.history = longer
 
@@ -156,7 +156,7 @@ class BeamDecoder:
         self.config = config
         alpha, unknown_log_prob, log_probs = 0.0, 0.0, np.zeros(1)
         if self.language_model is not None:
-            alpha = config.alpha
+            alpha = float(config.alpha)
             log_probs = _unigram_log_probs(self.language_model)
             unknown_log_prob = float(log_probs[self.language_model.unknown_word])
         self._lexicon = look_ahead(
@@ -166,12 +166,12 @@ class BeamDecoder:
         space = self.vocabulary.space
         self._rules = Rules(
             beam=config.beam,
-            token_floor=config.token_floor,
+            token_floor=float(config.token_floor),
             cutoff=math.exp(-config.beam_range),
             space=-1 if space is None else space,
             end_word=self.language_model.end_word if self.language_model else 0,
-            recombine=self.guided and config.recombine,
-            strict=config.strict,
+            recombine=bool(self.guided and config.recombine),
+            strict=bool(config.strict),
             alpha=alpha,
             word_bonus=math.exp(config.beta) if self.guided else 1.0,
             unknown_log_prob=unknown_log_prob,
@@ -192,9 +192,8 @@ class BeamDecoder:
         `log_probs`: (T', V) array or tensor of normalised natural log-probabilities, T' >= 0.
         Raises `DecodeError` for anything else, and leaves the state as it was.
         """
-        frames = np.ascontiguousarray(check_log_probs(log_probs, len(self.vocabulary)))
-        if not frames.flags.writeable:  # numba would compile anew for it
-            frames = frames.copy()
+        frames = check_log_probs(log_probs, len(self.vocabulary))
+        frames = np.require(frames, requirements=["C", "A", "W"])  # numba would compile for others
         done = 0
         while True:
             done = advance(
@@ -236,6 +235,8 @@ class BeamDecoder:
 
     def decode_many(self, log_probs: Sequence[Any], threads: int = 1) -> list[Hypothesis]:
         """The hypotheses of whole utterances, in their order, the same for any number of threads."""
+        if threads < 1:
+            raise ConfigError(f"a beam decoder cannot work in {threads} threads: give 1 or more")
         if threads == 1:
             return [self.decode(matrix) for matrix in log_probs]
         with ThreadPoolExecutor(threads, thread_name_prefix="beam") as pool:
@@ -245,8 +246,8 @@ class BeamDecoder:
         """The words' confidences, in [0, 1]; with the plain slope and offset, their posteriors."""
         sure = np.clip(posteriors, 1e-6, 1 - 1e-6)
         log_odds = np.log(sure / (1 - sure))
-        config = self.config
-        return 1 / (1 + np.exp(-config.confidence_slope * log_odds - config.confidence_offset))
+        fitted = self.config.confidence_slope * log_odds + self.config.confidence_offset
+        return 1 / (1 + np.exp(-np.clip(fitted, -700, 700)))
 
     def _read(self, state: BeamState, end: Any, score: float) -> Hypothesis:
         """The text that a slot's history spells, with times and confidence of its words."""

@@ -61,7 +61,7 @@ class DecoderConfig:
             ("alpha", 0, 100),
             ("beta", -100, 100),
             ("unknown", -1000, 100),
-            ("hotword_weight", -1000, 1000),
+            ("hotword_weight", -100, 100),
             ("token_floor", -math.inf, 0),
             ("beam_range", 0, math.inf),
             ("confidence_slope", 0, 1000),
@@ -266,7 +266,7 @@ def check_log_probs(log_probs: Any, symbols: int) -> NDArray[np.float32]:
             f"(T', {symbols}) is expected, a column for each symbol of the vocabulary"
         )
     with np.errstate(over="ignore"):
-        sums = np.exp(frames).sum(axis=1)  # (T',)
+        sums = np.exp(frames) @ np.ones(symbols, np.float32)  # (T',)
     wrong = np.flatnonzero(~(np.abs(sums - 1) <= 0.01))  # NaN is never <=
     if len(wrong):
         frame = int(wrong[0])

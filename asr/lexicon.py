@@ -14,6 +14,9 @@ import numpy.typing as npt
 from asr.errors import ConfigError, DataError
 from asr.text import Vocabulary, normalise
 
+MOST_NATS = 300
+"""The most that a hotword may earn, or cost: e to the 300th outweighs everything, and is a number."""
+
 MASK_SYMBOLS = 64
 """Vocabularies up to this size find a child by a bit mask instead of a binary search."""
 
@@ -22,7 +25,7 @@ NODE = np.dtype(
     [
         ("mask", np.int64),  # a bit for each child's symbol, in vocabularies of at most 64
         ("enter", np.float64),  # factor on the way into the node
-        ("end", np.float64),  # factor where a word ends here
+        ("ahead", np.float64),  # nats that the factors on the way here amount to
         ("leave", np.float64),  # factor where a word goes on that the lexicon lacks
         ("first_child", np.int32),
         ("children", np.int32),
@@ -69,6 +72,7 @@ def build_lexicon(spellings: Sequence[Sequence[int]], words: Sequence[int], symb
 
     parent = np.concatenate(parents)
     lexicon = np.ones(nodes, NODE)
+    lexicon["ahead"] = 0.0
     lexicon["symbol"], lexicon["word"], lexicon["mask"] = np.concatenate(found_symbols), -1, 0
     for rows in ends:
         lexicon["word"][node[rows]] = ids[rows]
@@ -107,8 +111,9 @@ def look_ahead(
     best[0] = 0.0
     weighed = lexicon.copy()
     weighed["enter"][1:] = np.exp(best[1:] - best[parent])
-    weighed["end"] = np.exp(-best)
-    weighed["leave"] = np.exp(alpha * unknown_log_prob + unknown - best)
+    weighed["ahead"] = best
+    # No price is so low that it would be no number any more.
+    weighed["leave"] = np.exp(np.minimum(alpha * unknown_log_prob + unknown - best, MOST_NATS))
     return weighed
 
 
@@ -162,8 +167,8 @@ class Hotwords(NamedTuple):
 def build_hotwords(weights: Mapping[str, float], vocabulary: Vocabulary) -> Hotwords:
     """The automaton of phrases; each occurrence adds its weight, in nats, for each of its words.
 
-    Raises TextError for a phrase with characters that the vocabulary lacks, ConfigError for a
-    weight that is not finite, or where the vocabulary has no space to part words by.
+    Raises TextError for a phrase with characters that the vocabulary lacks, ConfigError for one
+    that earns no number within `MOST_NATS`, or where the vocabulary has no space to part words by.
     """
     space = vocabulary.space
     if space is None:
@@ -172,10 +177,13 @@ def build_hotwords(weights: Mapping[str, float], vocabulary: Vocabulary) -> Hotw
     children: list[dict[int, int]] = [{}, {}]
     lent, earned = [0.0, 0.0], [0.0, 0.0]
     for phrase, weight in weights.items():
-        if not np.isfinite(weight):
-            raise ConfigError(f"the weight of hotword {phrase!r} is {weight}: give a finite number")
-        symbols = [*vocabulary.encode(phrase, f"hotword {phrase!r}"), space]
-        bonus = weight * len(phrase.split())
+        words = [word for word in phrase.split(" ") if word]
+        bonus = weight * len(words)
+        if not abs(bonus) <= MOST_NATS:  # so for NaN too
+            raise ConfigError(
+                f"the weight of hotword {phrase!r} is {weight}: a phrase may earn {MOST_NATS} nats"
+            )
+        symbols = [*vocabulary.encode(" ".join(words), f"hotword {phrase!r}"), space]
         state = root
         for depth, symbol in enumerate(symbols, start=1):
             if symbol not in children[state]:
@@ -231,6 +239,8 @@ def read_hotwords(path: str | PathLike[str], weight: float) -> dict[str, float]:
     found = {}
     for number, line in _read_lines(path):
         phrase, tab, own = line.partition("\t")
+        if not phrase.strip():
+            raise DataError(f"{fspath(path)}, line {number} has a weight, but no word; write one")
         try:
             found[normalise(phrase, "plain")] = float(own) if tab else weight
         except ValueError:

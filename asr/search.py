@@ -101,6 +101,7 @@ PROGRESS = np.dtype(
 _ENTRY = np.dtype([("key", np.int64), ("frame", np.int64), ("slot", np.int64)], align=True)
 
 _BUCKETS = 256
+_LEAST = 5e-324  # the smallest number above 0: a text without mass is none
 LIFT = 1e3  # the language model may lift a word over its look-ahead, but hardly by more than this
 EMPTY_TEXT = 12345  # a hash; any number but 0
 
@@ -227,7 +228,7 @@ def _weigh_word(text: Record, rules: Rules, lexicon: Records, ngrams: NGrams) ->
     log_prob, state = query(ngrams, np.int64(text.state), np.int64(max(word, 0)))
     text.word_state = state
     if word >= 0:
-        weight = math.exp(rules.alpha * log_prob) * lexicon[node].end
+        weight = math.exp(rules.alpha * log_prob - lexicon[node].ahead)
     else:
         weight = math.exp(rules.alpha * (log_prob - rules.unknown_log_prob))
         if node > 0:
@@ -363,7 +364,7 @@ def _extend(
 
     Their masses come behind those of the texts that stay. Returns how many, and the highest.
     """
-    floor = max(best * rules.cutoff, least)
+    floor = max(best * rules.cutoff, least, _LEAST)
     made = 0
     for a in range(count):
         slot = active[a]
@@ -397,7 +398,7 @@ def _extend(
             if rules.hot:
                 weight *= factors[text.hot, 1] * factors[move[text.hot, column[symbol]], 0]
             mass *= weight
-            if mass < floor or mass == 0.0:
+            if mass < floor:
                 continue
             if mass > best:
                 best = mass
@@ -484,12 +485,12 @@ def _select(
 ) -> None:
     """Keep the `beam` best of the texts that stay and of the candidates, scaled by the best."""
     count = progress.texts
-    floor = best * rules.cutoff
+    floor = max(best * rules.cutoff, _LEAST)
     floor = _threshold(masses, count + made, floor, best, rules.beam, buckets, same)
     scale = 1.0 / best
     room = rules.beam
     for a in range(count):
-        if masses[a] >= floor and masses[a] >= 0.0:
+        if masses[a] >= floor:
             room -= 1
             text = texts[active[a]]
             if text.source >= 0:  # now the history; not yet applied, others need the old one
@@ -517,7 +518,7 @@ def _select(
     for a in range(count):
         slot = active[a]
         text = texts[slot]
-        if masses[a] < floor or masses[a] < 0.0:
+        if masses[a] < floor:
             free[freed] = slot
             freed += 1
             continue

@@ -287,8 +287,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--utterances", type=int, default=50, help="decoded in each round, evenly chosen"
     )
-    parser.add_argument("--alpha", type=float, default=0.6, help="the language model's weight")
-    parser.add_argument("--beta", type=float, default=1.0, help="what each word adds")
+    parser.add_argument("--alpha", type=float, default=0.4, help="the language model's weight")
+    parser.add_argument("--beta", type=float, default=3.0, help="what each word adds")
     parser.add_argument(
         "--token-floor",
         type=float,

@@ -1,6 +1,9 @@
 """The beam decoder's doors: command line, checkpoint, Hydra group and recogniser agree."""
 
+import gzip
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -312,3 +315,34 @@ def test_first_use_tells_that_it_compiles(
     lines = capfd.readouterr().err.splitlines()
     assert lines
     assert all(line.startswith("compiling the beam decoder, only this once") for line in lines)
+
+
+def test_librispeech_is_decoded_with_its_published_models(asr: Run, folder: Path) -> None:
+    """Greedy, then each 3-gram and 4-gram that was fetched, upper case as published."""
+    published = folder / "language-models"
+    published.mkdir()
+    upper = ARPA.replace("a\t", "A\t").replace(" a", " A").replace("be", "BE").replace("sea", "SEA")
+    upper = upper.replace("\ta BE", "\tA BE")
+    with gzip.open(published / "4-gram.arpa.gz", "wt") as file:
+        file.write(upper)
+    (published / "librispeech-vocab.txt").write_text("A\n")
+    script = Path(__file__).parents[1] / "recipes" / "librispeech" / "evaluate.py"
+    words = ["--checkpoint", "model.pt", "--manifest", "dev.jsonl", "--language-models"]
+    command = [sys.executable, str(script), *words, str(published)]
+
+    def run(*rest: str) -> str:
+        done = subprocess.run([*command, *rest], capture_output=True, text=True, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    both = run()
+    assert both.index("== greedy") < both.index("== 4-gram.arpa.gz")
+    assert (published / "4-gram.lm").exists()
+    _, greedy, _ = asr("evaluate", "dev.jsonl")
+    _, beam, _ = asr("evaluate", "--lm", "tiny.arpa", "dev.jsonl")
+    rates = [line for line in both.splitlines() if line.startswith("WER")]
+    assert rates == [greedy.splitlines()[0], beam.splitlines()[0]]
+    assert rates[0] != rates[1]
+    asked = run("--lm", "tiny.arpa")
+    assert "==" not in asked
+    assert asked.splitlines()[0] == rates[1]
