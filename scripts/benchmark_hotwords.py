@@ -168,7 +168,7 @@ def draw(rows: list[tuple], without: tuple, path: Path) -> None:
     right.set(ylabel="WER of the other words, %")
     right.set_ylim(bottom=0)
     lines = [*axes.get_lines()[:1], *right.get_lines()[:1]]
-    axes.legend(lines, [line.get_label() for line in lines], loc="center right")
+    axes.legend(lines, [line.get_label() for line in lines], loc="center left")
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
     say(f"picture: {path}")
 
