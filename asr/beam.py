@@ -58,6 +58,7 @@ from asr.search import (
     advance,
     compact,
     conclude,
+    find_settled,
     trace,
 )
 from asr.text import Vocabulary
@@ -76,6 +77,7 @@ class BeamState:
         self.history = np.empty(FIRST_HISTORY + 4 * slots, HISTORY)
         self.progress = np.zeros(1, PROGRESS)
         self.progress["texts"], self.progress["free"], self.progress["history"] = 1, slots - 1, 1
+        self.settled = ""  # the text up to the settled node
         text = self.texts[0]  # nothing was said; more spaces change nothing
         text["blank"], text["word_weight"] = 1.0, np.nan
         text["last"] = max(rules.space, 0)
@@ -204,17 +206,29 @@ class BeamDecoder:
                 return
             state.make_room()
 
+    def partial(self, state: BeamState) -> tuple[str, str]:
+        """The text so far in two parts: words that can no longer change, and those that may.
+
+        The first are those that have ended in all texts of the beam alike, since all that is to
+        come goes on from one of these texts. The time that it takes does not grow with them.
+        """
+        common, node, settled = find_settled(
+            state.progress, state.texts, state.active, state.history, self._rules.space
+        )
+        ends = self._conclude(state)
+        end = ends[ends["mass"].argmax()]
+        words = self._read(state, end, 0.0, int(state.progress["settled"][0])).text.split(" ")
+        stable = _join(state.settled, *words[:common])
+        state.settled = _join(state.settled, *words[:settled])
+        state.progress["settled"] = node
+        return stable, _join(*words[common:])
+
     def best(self, state: BeamState) -> Hypothesis:
         """The hypothesis for the frames so far, as if they were all.
 
         Its `alternatives` are the next best, `nbest` - 1 of them where the beam holds so many.
         """
-        count = int(state.progress["texts"][0])
-        ends = np.zeros(count, END)
-        conclude(
-            state.progress, state.texts, state.active, ends, self._rules, self._lexicon,
-            self._ngrams, self._hotwords,
-        )  # fmt: skip
+        ends = self._conclude(state)
         masses = ends["mass"]
         ranked = np.argsort(-masses, kind="stable")[: self.config.nbest]
         log_scale = float(state.progress["log_scale"][0])
@@ -249,15 +263,26 @@ class BeamDecoder:
         fitted = self.config.confidence_slope * log_odds + self.config.confidence_offset
         return 1 / (1 + np.exp(-np.clip(fitted, -700, 700)))
 
-    def _read(self, state: BeamState, end: Any, score: float) -> Hypothesis:
-        """The text that a slot's history spells, with times and confidence of its words."""
+    def _conclude(self, state: BeamState) -> npt.NDArray[np.void]:
+        """What each text is worth if nothing comes any more: an array of END."""
+        ends = np.zeros(int(state.progress["texts"][0]), END)
+        conclude(
+            state.progress, state.texts, state.active, ends, self._rules, self._lexicon,
+            self._ngrams, self._hotwords,
+        )  # fmt: skip
+        return ends
+
+    def _read(self, state: BeamState, end: Any, score: float, begin: int = 0) -> Hypothesis:
+        """The text that a slot's history spells after the node `begin`, with times and confidence
+        of its words.
+        """
         room = int(state.progress["history"][0]) + 1
         letters = np.empty(room, np.uint32)
         firsts, lasts = np.empty(room, np.int64), np.empty(room, np.int64)
         posteriors = np.empty(room)
         length, count = trace(
-            state.history, state.texts[end["slot"]], max(self._rules.space, 0), self._code_points,
-            letters, firsts, lasts, posteriors,
+            state.history, state.texts[end["slot"]], begin, max(self._rules.space, 0),
+            self._code_points, letters, firsts, lasts, posteriors,
         )  # fmt: skip
         if not count:
             return Hypothesis("", (), 1.0, score)
@@ -279,6 +304,10 @@ class BeamDecoder:
         return Hypothesis(text, words, confidence, score)
 
 
+def _join(*parts: str) -> str:
+    return " ".join([part for part in parts if part])
+
+
 def _make_lexicon(
     vocabulary: Vocabulary,
     language_model: LanguageModel | None,
@@ -288,7 +317,7 @@ def _make_lexicon(
     """The words that may be spelled without paying for an unknown one."""
     if lexicon is not None:
         words = list(dict.fromkeys(lexicon))
-        ids = [language_model.word_id(word) if language_model else 0 for word in words]
+        ids = [_word_id(language_model, word) if language_model else 0 for word in words]
     elif language_model is not None:
         special = {language_model.unknown_word, language_model.end_word}
         special.add(language_model.word_id("<s>"))
@@ -302,6 +331,11 @@ def _make_lexicon(
     extra, _ = spell([word for phrase in hotwords for word in phrase.split()], vocabulary)
     word_ids = np.append(word_ids, np.zeros(len(extra), np.int64))
     return build_lexicon(spellings + extra, word_ids.tolist(), len(vocabulary))
+
+
+def _word_id(model: LanguageModel, word: str) -> int:
+    """The model's id of a word in any of the three cases in which it may be spelled; 0: unknown."""
+    return next(filter(None, map(model.word_id, (word, word.lower(), word.upper()))), 0)
 
 
 def _unigram_log_probs(model: LanguageModel) -> npt.NDArray[np.float64]:

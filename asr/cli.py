@@ -1,4 +1,4 @@
-"""The command line: `asr transcribe | align | evaluate | score | lm | info`.
+"""The command line: `asr transcribe | stream | align | evaluate | score | lm | info`.
 
 Results go to stdout, progress and complaints to stderr. Exit code 0: all is well; 1: some of the
 recordings failed, and are listed; 2: the command itself cannot be done. Every command imports what
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 SOME_FAILED = 1
 INTERRUPTED = 130  # as shells report SIGINT
 READER_GONE = 141  # as shells report SIGPIPE
+DEFAULT_RATE = 16_000  # samples per second, of raw ones
 
 FORMATS = {  # of a transcript, each with the ending of its files
     "txt": "txt",
@@ -92,6 +93,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     add = _add_commands(parser)
     add("transcribe", _transcribe, _declare_transcribe, "write down what is said in recordings")
+    add("stream", _stream, _declare_stream, "write down what is said while it is heard")
     add("align", _align, _declare_align, "find out when each word of a transcript is said")
     add("evaluate", _evaluate, _declare_evaluate, "transcribe a manifest and measure the errors")
     add("score", _score, _declare_score, "compare two files of texts")
@@ -360,6 +362,54 @@ def _render(given: _Input, hypothesis: "Hypothesis", kind: str) -> str:
             return formats.to_ctm(hypothesis, given.name)
     plain = {"txt": formats.to_txt, "srt": formats.to_srt, "vtt": formats.to_vtt}
     return plain[kind](hypothesis)
+
+
+# ---- stream -------------------------------------------------------------------------------------
+
+
+def _declare_stream(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "input",
+        metavar="FILE|-",
+        help="a recording, or - for raw samples on standard input (one channel, 16 bits, "
+        "little-endian): ffmpeg -i ... -f s16le -ac 1 -ar 16000 - | asr stream -",
+    )
+    _add_model_options(command)
+    _add_decoder_options(command)
+    command.add_argument(
+        "--rate",
+        type=_positive,
+        metavar="HZ",
+        help=f"samples per second on standard input (default: {DEFAULT_RATE})",
+    )
+    command.add_argument(
+        "--realtime", action="store_true", help="listen to the recording at the speed of speech"
+    )
+
+
+def _stream(arguments: argparse.Namespace) -> int:
+    from asr.decoding import choose_decoder, prepare
+    from asr.listening import listen, read_pieces, read_samples
+
+    is_piped = arguments.input == "-"
+    if is_piped and arguments.realtime:
+        raise AsrError("--realtime plays a recording; standard input (-) comes at its own speed.")
+    if arguments.rate and not is_piped:
+        raise AsrError("--rate is that of standard input (-); a recording states its own.")
+    decoder, hotwords = choose_decoder(arguments)
+    recognizer = _load_recognizer(arguments, decoder, hotwords)
+    stream = recognizer.stream()
+    if decoder.kind == "beam":
+        prepare(recognizer)
+    rate = arguments.rate or (DEFAULT_RATE if is_piped else recognizer.sample_rate)
+    try:
+        if is_piped:
+            listen(stream, read_samples(sys.stdin.buffer, rate), rate)
+        else:
+            listen(stream, read_pieces(arguments.input, rate, arguments.realtime), rate)
+    except AudioError as error:
+        return _list_failures([_sentence(error)], 1)
+    return 0
 
 
 # ---- align --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ However the frames are cut into calls, the result is the same to the last bit.
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,6 +132,25 @@ class Hypothesis:
         return document
 
 
+class Decoder(Protocol):
+    """What every decoder can do: read log-probs (T', V), at once or as they come."""
+
+    def start(self) -> Any:
+        """The state before the first frame."""
+
+    def advance(self, state: Any, log_probs: Any) -> None:
+        """Read the next frames into `state`."""
+
+    def partial(self, state: Any) -> tuple[str, str]:
+        """The text so far in two parts: words that can no longer change, and those that may."""
+
+    def best(self, state: Any) -> Hypothesis:
+        """The hypothesis for the frames so far."""
+
+    def decode(self, log_probs: Any) -> Hypothesis:
+        """The hypothesis for one whole utterance."""
+
+
 @dataclass(slots=True)
 class _Run:
     """One symbol of the text: consecutive frames in which it won."""
@@ -150,7 +169,8 @@ class GreedyState:
     score: float = 0.0
     symbol: int = BLANK_ID  # of the last frame
     words: list[Word] = field(default_factory=list)  # those that a space has ended
-    symbols: int = 0  # in those words
+    text: str = ""  # those words
+    symbols: int = 0  # in them
     symbols_log_prob: float = 0.0
     runs: list[_Run] = field(default_factory=list)  # of the word that is still open
 
@@ -211,6 +231,10 @@ class GreedyDecoder:
         best[0] += state.score
         state.score = float(np.add.accumulate(best)[-1])
 
+    def partial(self, state: GreedyState) -> tuple[str, str]:
+        """The text so far in two parts: the words that a space has ended, and the open one."""
+        return state.text, self._word(state.runs).text if state.runs else ""
+
     def best(self, state: GreedyState) -> Hypothesis:
         """The hypothesis for the frames so far; words are joined by single spaces."""
         words = state.words
@@ -236,7 +260,9 @@ class GreedyDecoder:
 
     def _end_word(self, state: GreedyState) -> None:
         if state.runs:
-            state.words.append(self._word(state.runs))
+            word = self._word(state.runs)
+            state.words.append(word)
+            state.text = f"{state.text} {word.text}" if state.text else word.text
             state.symbols += len(state.runs)
             state.symbols_log_prob += _log_prob(state.runs)
             state.runs = []
@@ -266,7 +292,7 @@ def check_log_probs(log_probs: Any, symbols: int) -> NDArray[np.float32]:
             f"(T', {symbols}) is expected, a column for each symbol of the vocabulary"
         )
     with np.errstate(over="ignore"):
-        sums = np.exp(frames) @ np.ones(symbols, np.float32)  # (T',)
+        sums = np.exp(frames).sum(axis=1)  # (T',)
     wrong = np.flatnonzero(~(np.abs(sums - 1) <= 0.01))  # NaN is never <=
     if len(wrong):
         frame = int(wrong[0])

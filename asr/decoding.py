@@ -59,7 +59,13 @@ def prepare(recognizer: Recognizer) -> None:
     """Have a beam decoder compiled before it is needed, and say so if that takes its time."""
     symbols = len(recognizer.vocabulary)
     nothing = np.full((2, symbols), -np.log(symbols), np.float32)
-    thread = Thread(target=recognizer.decoder.decode, args=(nothing,))
+    decoder = recognizer.decoder
+
+    def use() -> None:
+        decoder.decode(nothing)
+        decoder.partial(decoder.start())
+
+    thread = Thread(target=use)
     thread.start()
     thread.join(NOTICE_SECONDS)
     if thread.is_alive():

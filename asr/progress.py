@@ -1,7 +1,8 @@
 """The progress display of recipes, the command line and training: bars on stderr, lines on stdout.
 
 A terminal gets a live bar with the time left for every open `Bar`. Anything else (a log file, a
-pipe) gets plain lines: one when work starts, at most one every ten seconds, one when it ends.
+pipe) gets plain lines: one when work starts, at most one every ten seconds, one when it ends. A
+`LiveLine` is for results that change.
 """
 
 import sys
@@ -10,7 +11,8 @@ from datetime import timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Self, TypeVar
 
-if TYPE_CHECKING:  # rich is imported when the first bar opens: `asr --help` must not pay for it
+if TYPE_CHECKING:  # rich is imported when something is shown: `asr --help` must not pay for it
+    from rich.live import Live
     from rich.progress import Progress
 
 PLAIN_LINE_SECONDS = 10.0
@@ -116,6 +118,57 @@ class Bar:
         if task.fields["note"]:
             line += f", {task.fields['note']}"
         print(line, file=sys.stderr, flush=True)
+
+
+class LiveLine:
+    """One line of a terminal's stdout whose text changes in place, until `close` wipes it away.
+
+    Where stdout is no terminal that can do so, `is_live` is false and nothing is shown.
+    """
+
+    def __init__(self) -> None:
+        self._live = _new_live() if sys.stdout.isatty() else None
+        self.is_live = self._live is not None
+
+    def show(self, certain: str, open: str) -> None:
+        """Replace the text: words that stay, then words that may change, which are dimmed.
+
+        A text that is longer than the line loses its beginning.
+        """
+        if self._live is None:
+            return
+        from rich.text import Text
+
+        width = self._live.console.width - 1
+        certain = f"{certain} " if certain and open else certain
+        line = Text.assemble(certain[-width:], (open, "dim"), no_wrap=True, end="")
+        while line.cell_len > width:
+            line = line[1:]
+        self._live.update(line, refresh=True)
+
+    def close(self) -> None:
+        """Wipe the line away; what is shown later is not."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _new_live() -> "Live | None":
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    if not console.is_interactive or console.is_dumb_terminal:
+        return None
+    live = Live(console=console, auto_refresh=False, transient=True)
+    live.start()
+    return live
 
 
 def _new_display() -> "Progress":

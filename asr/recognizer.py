@@ -1,4 +1,4 @@
-"""THE inference path: load a model once, then transcribe a recording, or any number of them.
+"""THE inference path: load a model once, then transcribe recordings, or speech as it arrives.
 
 Training's validation, `asr evaluate` and `asr transcribe` all come through here, so that they
 agree on every text.
@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from os import PathLike
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,10 @@ import torch
 
 from asr.audio import AudioSource, load_audio
 from asr.checkpoint import load_model
-from asr.decode import DecoderConfig, GreedyDecoder, Hypothesis
+from asr.decode import Decoder, DecoderConfig, GreedyDecoder, Hypothesis
 from asr.errors import AsrError, ConfigError
 from asr.model import AcousticModel
+from asr.stream import Stream
 from asr.text import Vocabulary
 
 Waveform = npt.NDArray[np.float32]
@@ -33,22 +34,6 @@ _READERS = 2  # threads that read while the model works
 _AHEAD = 4  # recordings read before they are needed; an hour is 230 MB
 
 T = TypeVar("T")
-
-
-class Decoder(Protocol):
-    """What every decoder can do: read log-probs (T', V), at once or as they come."""
-
-    def start(self) -> Any:
-        """The state before the first frame."""
-
-    def advance(self, state: Any, log_probs: Any) -> None:
-        """Read the next frames into `state`."""
-
-    def best(self, state: Any) -> Hypothesis:
-        """The hypothesis for the frames so far."""
-
-    def decode(self, log_probs: Any) -> Hypothesis:
-        """The hypothesis for one whole utterance."""
 
 
 class Recognizer:
@@ -135,6 +120,10 @@ class Recognizer:
             log_probs = iter(self._emit(waveforms))
             for index, audio in batch:
                 yield index, audio if isinstance(audio, AsrError) else next(log_probs)
+
+    def stream(self) -> Stream:
+        """What is said in a signal while it arrives; ConfigError: the encoder is bidirectional."""
+        return Stream(self.model, self.decoder)
 
     def _emit(self, waveforms: Sequence[Waveform]) -> list[LogProbs]:
         """The log-probs (T', V) of each waveform (N,), computed as one batch."""

@@ -94,6 +94,7 @@ PROGRESS = np.dtype(
         ("free", np.int64),  # slots
         ("history", np.int64),  # nodes
         ("silent", np.int64),  # 1: the last frame held nothing but the blank
+        ("settled", np.int64),  # a separator in the history of all texts; 0: none is known
     ],
     align=True,
 )
@@ -721,6 +722,7 @@ def conclude(
 def trace(
     history: Records,
     text: Record,
+    begin: int,
     separator: int,
     code_points: npt.NDArray[np.uint32],
     letters: npt.NDArray[np.uint32],
@@ -730,6 +732,7 @@ def trace(
 ) -> tuple[int, int]:
     """Write the words of a text, backwards, from the end of each array. Returns the two lengths.
 
+    It goes back to the node `begin`: a separator, or 0 for all words.
     `posteriors` are those of the words that the words after them have confirmed; -1: not yet.
     `code_points` is the character of each symbol, `letters` the words' characters with spaces.
     """
@@ -753,12 +756,61 @@ def trace(
                 inside = True
             at -= 1
             letters[at], first_frames[words] = code_points[symbol], first_frame
-        if node == 0:
+        if node == begin:
             return len(letters) - at, len(first_frames) - words
         symbol, first_frame, last_frame = (
             history[node].symbol, history[node].first_frame, history[node].last_frame
         )  # fmt: skip
         posterior, node = history[node].posterior, history[node].past
+
+
+@compiled
+def find_settled(
+    progress_array: Records,
+    texts: Records,
+    active: Integers,
+    history: Records,
+    separator: int,
+) -> tuple[int, int, int]:
+    """What all texts have alike after the node that was settled, which only grows.
+
+    Returns how many words they share there, ended in all of them, and the last separator whose node
+    they share, with how many of these words lie before it. Texts that spell the same, but at other
+    times, have nodes of their own.
+    """
+    progress = progress_array[0]
+    heads = texts["past"][active[: progress.texts]]
+    root = heads.min()
+    while heads.max() > root:  # a node's past has a smaller number
+        for a in range(len(heads)):
+            while heads[a] > root:
+                heads[a] = history[heads[a]].past
+        root = heads.min()
+    spelled = np.empty(progress.history + 1, np.int32)  # by the first text after that node
+    longest = 0
+    for a in range(len(heads)):
+        length, node = 1, texts[active[a]].past
+        while node != root:
+            length, node = length + 1, history[node].past
+        common = length if a == 0 else min(longest, length)
+        symbol, node = texts[active[a]].last, texts[active[a]].past
+        for place in range(length - 1, -1, -1):
+            if a == 0:
+                spelled[place] = symbol
+            elif place < common and spelled[place] != symbol:
+                common = place
+            symbol, node = history[node].symbol, history[node].past
+        longest = common
+    before, after = 0, 0  # words that end at the node that all have or before it, and behind it
+    for place in range(longest):  # a separator that a text begins with ends none
+        after += spelled[place] == separator and (place > 0 or root != 0)
+    settled = progress.settled
+    while root != progress.settled:
+        if history[root].symbol == separator and history[root].past != 0:
+            settled = max(settled, root)
+            before += 1
+        root = history[root].past
+    return before + after, settled, before
 
 
 @compiled
@@ -789,4 +841,5 @@ def compact(
             kept += 1
     for a in range(progress.texts):
         texts[active[a]].past = number[texts[active[a]].past]
+    progress.settled = number[progress.settled]
     progress.history = kept

@@ -40,10 +40,12 @@ FLOORS = {
     "data": 1,
     "tuning": 1,
     "recognizer": 2,
+    "stream": 2,
     "train": 2,
     "cli": 4,
     "config": 4,
     "decoding": 4,
+    "listening": 4,
     "modelling": 4,
     "progress": 4,
 }
@@ -60,10 +62,12 @@ TIES = {
     "decode": {"text"},
     "formats": {"decode"},
     "scoring": {"text"},
+    "recognizer": {"stream"},
     "train": {"recognizer"},  # validation goes the one path of inference
-    "cli": {"decoding", "modelling", "progress"},
+    "cli": {"decoding", "listening", "modelling", "progress"},
     "config": {"progress"},
     "decoding": {"progress"},
+    "listening": {"progress"},
     "modelling": {"progress"},
 }
 FORBIDDEN_NAMES = {"base", "common", "core", "helper", "helpers", "misc", "util", "utils"}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from ngrams import Entries, arpa_text, log10_slowly
 
@@ -26,6 +26,10 @@ from asr.language import LanguageModel
 from asr.text import BLANK, Vocabulary
 
 SECONDS = 0.04
+# The first examples may have to compile what they call.
+QUIET = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
 PLAIN = {"confidence_slope": 1.0, "confidence_offset": 0.0}  # confidences are posteriors
 # No text is left out. Of four symbols there are 900 beginnings of texts in 5 frames.
 EXHAUSTIVE: dict[str, Any] = {
@@ -115,7 +119,8 @@ class Setup:
             for word in listed:
                 spelling = self.spelling(word)
                 if spelling is not None and (spelling == word) == as_it_is:
-                    known.setdefault(spelling, word if word in model_has else "<unk>")
+                    cases = [w for w in (word, word.lower(), word.upper()) if w in model_has]
+                    known.setdefault(spelling, [*cases, "<unk>"][0])
         for phrase in self.hotwords:
             for word in phrase.split():
                 known.setdefault(word, "<unk>")
@@ -310,7 +315,7 @@ def close(expected: Any) -> Any:
 
 class TestExhaustive:
     @given(st.data())
-    @settings(deadline=None, max_examples=250)
+    @settings(QUIET, max_examples=250)
     def test_equals_the_sum_over_all_paths(self, folder: Path, data: st.DataObject) -> None:
         setup = data.draw(setups(folder))
         vocabulary = setup.vocabulary
@@ -325,14 +330,14 @@ class TestExhaustive:
 
     @pytest.mark.parametrize("characters", ["a", " "])
     @given(st.data())
-    @settings(deadline=None, max_examples=30)
+    @settings(QUIET, max_examples=30)
     def test_of_a_vocabulary_of_two(self, characters: str, data: st.DataObject) -> None:
         setup = Setup(vocabulary_of(characters))
         log_probs = data.draw(tiny_log_probs(2, 7))
         assert scores(setup.decoder().decode(log_probs)) == close(scores_of_all(setup, log_probs))
 
     @given(st.data())
-    @settings(deadline=None, max_examples=100)
+    @settings(QUIET, max_examples=100)
     def test_the_list_is_cut_to_its_length_not_changed(
         self, folder: Path, data: st.DataObject
     ) -> None:
@@ -382,7 +387,7 @@ class TestNeverAbove:
     """What is not exhaustive may miss mass of a text, but never invents any."""
 
     @given(st.data())
-    @settings(deadline=None, max_examples=200)
+    @settings(QUIET, max_examples=200)
     def test_with_recombination(self, folder: Path, data: st.DataObject) -> None:
         setup = data.draw(setups(folder, recombine=True))
         log_probs = data.draw(tiny_log_probs(len(setup.vocabulary), 5))
@@ -392,7 +397,7 @@ class TestNeverAbove:
             assert score <= exact[text] + 1e-5 + 1e-6 * abs(score)
 
     @given(st.data(), st.integers(1, 12), st.sampled_from([0.0, 1.0, 4.0, 12.0, math.inf]))
-    @settings(deadline=None, max_examples=200)
+    @settings(QUIET, max_examples=200)
     def test_with_a_narrow_beam(
         self, folder: Path, data: st.DataObject, beam: int, beam_range: float
     ) -> None:
@@ -406,7 +411,7 @@ class TestNeverAbove:
             assert score <= exact[text] + 1e-5 + 1e-6 * abs(score)
 
     @given(st.data(), st.integers(1, 6))
-    @settings(deadline=None, max_examples=100)
+    @settings(QUIET, max_examples=100)
     def test_a_strict_decoder_writes_words_of_the_lexicon_only(
         self, folder: Path, data: st.DataObject, beam: int
     ) -> None:
@@ -444,13 +449,11 @@ class TestNeverAbove:
         log_probs = np.log(np.full((2, 5), 0.04, np.float32))
         log_probs[:, 4] = np.log(0.5)
         log_probs[[0, 1], [2, 3]] = np.log(0.38)
-        config = beam_config(beam=1, strict=True)
+        config = beam_config(beam=1, strict=True, unknown=0.0)
         decoder = BeamDecoder(LARGER, SECONDS, config, lexicon=["ab"])
         assert decoder.decode(log_probs).text == "ab"
 
-    def test_a_word_that_the_model_expects_is_found_by_the_narrowest_beam(
-        self, folder: Path
-    ) -> None:
+    def test_a_word_that_the_model_expects_is_found_by_a_narrow_beam(self, folder: Path) -> None:
         """Ahead, the open word is charged as the rare one that it is elsewhere."""
         entries: Entries = {
             ("<s>",): (-99.0, 0.0), ("</s>",): (-0.5, 0.0), ("<unk>",): (-3.0, 0.0),
@@ -458,7 +461,7 @@ class TestNeverAbove:
         }  # fmt: skip
         log_probs = emit("a b-a", SMALL, 0.99)
         log_probs[3] = np.log([0.6, 0.38, 0.01, 0.01])  # rather no space than one
-        config = beam_config(beam=1, alpha=1.0, beta=0.0)
+        config = beam_config(beam=2, alpha=1.0, beta=0.0)
         decoder = BeamDecoder(SMALL, SECONDS, config, model_of(entries, folder))
         assert decoder.decode(log_probs).text == "a b a"
 
@@ -489,7 +492,7 @@ class TestRescoring:
     """The forward algorithm is an oracle of its own, for texts too long for all paths."""
 
     @given(st.data(), st.sampled_from([SMALL, LARGER, SPACELESS]))
-    @settings(deadline=None, max_examples=30)
+    @settings(QUIET, max_examples=30)
     def test_the_oracle_equals_the_sum_over_all_paths(
         self, data: st.DataObject, vocabulary: Vocabulary
     ) -> None:
@@ -499,7 +502,7 @@ class TestRescoring:
             assert log_ctc(log_probs, text, vocabulary) == close(expected[text])
 
     @given(st.integers(0, 2**32), st.sampled_from([1, 4, 32]), st.sampled_from([1.0, 3.0, 6.0]))
-    @settings(deadline=None, max_examples=40)
+    @settings(QUIET, max_examples=40)
     def test_scores_of_long_random_input_are_never_above(
         self, folder: Path, seed: int, beam: int, peak: float
     ) -> None:
@@ -684,7 +687,7 @@ class TestStreaming:
         st.lists(st.integers(0, 60), max_size=20),
         st.sampled_from([0.5, 2.0, 6.0]),
     )
-    @settings(deadline=None, max_examples=150)
+    @settings(QUIET, max_examples=150)
     def test_chunks_make_no_difference(
         self, full: BeamDecoder, seed: int, frames: int, cuts: list[int], peak: float
     ) -> None:
@@ -768,6 +771,42 @@ class TestStreaming:
         assert len(decoder.best(state).text) < 5
 
 
+class TestPartial:
+    @given(st.integers(0, 2**32), st.sampled_from([1.0, 3.0, 6.0]), st.integers(1, 9))
+    @settings(QUIET, max_examples=60)
+    def test_what_is_stable_is_so_for_good(
+        self, full: BeamDecoder, seed: int, peak: float, size: int
+    ) -> None:
+        log_probs = lingering(80, 5, np.random.default_rng(seed), peak)
+        whole = full.decode(log_probs)
+        state = full.start()
+        before: list[str] = []
+        for begin in range(0, 80, size):
+            full.advance(state, log_probs[begin : begin + size])
+            stable, rest = full.partial(state)
+            words = stable.split()
+            assert words[: len(before)] == before
+            assert " ".join([*words, *rest.split()]) == full.best(state).text
+            assert words == whole.text.split()[: len(words)]
+            assert full.partial(state) == (stable, rest)
+            before = words
+        assert full.best(state) == whole
+        if peak == 6.0:
+            assert before
+
+    def test_it_follows_the_speech_of_a_long_stream(self, bench: Bench) -> None:
+        decoder = BeamDecoder(ENGLISH, SECONDS, beam_config(beam=8), bench.model)
+        state = decoder.start()
+        lags = []
+        for begin in range(0, len(bench.log_probs[0]), 10):
+            decoder.advance(state, bench.log_probs[0][begin : begin + 10])
+            stable, rest = decoder.partial(state)
+            lags.append(len(rest.split()))
+        assert decoder.best(state).text == decoder.decode(bench.log_probs[0]).text
+        assert np.mean(lags) < 10
+        assert len(stable.split()) > 50
+
+
 class TestArrays:
     log_probs = lingering(30, 5, np.random.default_rng(3), 3.0)
 
@@ -841,7 +880,7 @@ class TestArrays:
 
 class TestWords:
     @given(st.text(" abc-", max_size=40), st.sampled_from([1, 8, 32]))
-    @settings(deadline=None, max_examples=200)
+    @settings(QUIET, max_examples=200)
     def test_times_are_the_greedy_ones_where_nothing_is_in_doubt(
         self, path: str, beam: int
     ) -> None:
@@ -859,17 +898,21 @@ class TestWords:
             ("abb", 1.0, 3.5), ("c", 5.5, 6.5),
         ]  # fmt: skip
 
-    def test_a_word_starts_where_most_of_it_is_first_said(self) -> None:
-        log_probs = emit("-------", LARGER, 0.99)
-        log_probs[2] = emit("a", LARGER, 0.3)[0]
-        log_probs[2, 0] = math.log(1 - 0.3 - 3 * 0.175)
-        log_probs[2] = log_softmax(log_probs[2:3])[0]
-        log_probs[4] = emit("a", LARGER, 0.95)[0]
-        (word,) = BeamDecoder(LARGER, 1.0, beam_config(token_floor=-10.0)).decode(log_probs).words
-        assert (word.text, word.start, word.end) == ("a", 4.0, 5.0)
+    @pytest.mark.parametrize("word", ["a", "ab", "aba"])
+    def test_a_word_starts_where_most_of_it_is_first_said(self, word: str) -> None:
+        faint = np.log(np.full((len(word), 5), 0.01, np.float32))
+        faint[np.arange(len(word)), LARGER.encode(word)] = np.log(0.1)
+        faint[:, 0] = np.log(0.87)
+        clear = emit("--" + "-".join(word) + "--", LARGER, 0.95)
+        log_probs = np.concatenate([faint, clear])
+        decoder = BeamDecoder(LARGER, 1.0, beam_config(token_floor=-10.0))
+        start = float(len(word) + 2)
+        assert [found[:3] for found in decoder.decode(log_probs).words] == [
+            (word, start, start + 2 * len(word) - 1)
+        ]
 
     @given(st.integers(0, 2**32), st.integers(0, 60), st.sampled_from([0.3, 1.5, 4.0]))
-    @settings(deadline=None, max_examples=150)
+    @settings(QUIET, max_examples=150)
     def test_are_in_order_inside_the_recording_and_as_sure_as_can_be(
         self, full: BeamDecoder, seed: int, frames: int, peak: float
     ) -> None:
@@ -886,7 +929,7 @@ class TestWords:
             assert found.confidence == pytest.approx(math.exp(mean))
 
     @given(st.data())
-    @settings(deadline=None, max_examples=60)
+    @settings(QUIET, max_examples=60)
     def test_the_last_word_is_as_sure_as_its_share_of_all_texts(
         self, folder: Path, data: st.DataObject
     ) -> None:
@@ -1213,8 +1256,25 @@ class TestExtremes:
                         for word in found.words:
                             assert 0 <= word.confidence <= 1
 
+    def test_frames_that_cannot_be_spelled_cost_their_blanks(self) -> None:
+        log_probs = emit("ab-", LARGER, posterior=1.0).repeat([1, 1, 4], axis=0)
+        log_probs[2:, 4], log_probs[2:, 0] = 0.0, -500.0  # c, which the lexicon lacks
+        decoder = BeamDecoder(LARGER, SECONDS, beam_config(strict=True, beta=0.0), lexicon=["ab"])
+        hypothesis = decoder.decode(log_probs)
+        assert (hypothesis.text, hypothesis.score) == ("ab", close(4 * -500.0))
+
+    def test_an_open_word_that_cannot_end_is_dropped(self) -> None:
+        decoder = BeamDecoder(
+            LARGER, SECONDS, beam_config(strict=True), lexicon=["abc", "cab"], hotwords={"ca": 0.0}
+        )
+        for path, text in (("abc ab", "abc"), ("ab", ""), ("cab c", "cab"), ("ca abc a", "ca abc")):
+            hypothesis = decoder.decode(emit(path, LARGER, posterior=1.0))
+            assert hypothesis.text == text
+            assert text.split() == [word.text for word in hypothesis.words]
+            assert hypothesis.score > -math.inf
+
     @given(st.data())
-    @settings(deadline=None, max_examples=100)
+    @settings(QUIET, max_examples=100)
     def test_random_extremes_are_scored_as_they_are(
         self, folder: Path, data: st.DataObject
     ) -> None:

@@ -142,7 +142,7 @@ class TestProgram:
             )
             seconds.append(used() - before)  # of the processor: other programs do not count
         assert "loaded: []" in done.stdout
-        for command in ("transcribe", "align", "evaluate", "score", "lm", "info"):
+        for command in ("transcribe", "stream", "align", "evaluate", "score", "lm", "info"):
             assert command in done.stdout
         assert min(seconds) < 0.3
 

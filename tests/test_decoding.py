@@ -165,6 +165,16 @@ def test_strict_writes_only_words_of_the_lexicon(asr: Run) -> None:
     assert not set(out.split()) <= {"a", "be", "sea"}
 
 
+def test_a_lexicon_finds_its_words_in_a_model_of_another_case(asr: Run) -> None:
+    Path("words.txt").write_text("a\nbe\nsea\n")
+    upper = ARPA.replace("be", "BE").replace("sea", "SEA").replace("\ta", "\tA")
+    Path("upper.arpa").write_text(upper.replace("<s> a", "<s> A"))
+    options = ("--lexicon", "words.txt", "--format", "json", "0.wav")
+    found = [asr("transcribe", "--lm", lm, *options)[1] for lm in ("tiny.arpa", "upper.arpa")]
+    assert found[0] == found[1]
+    assert json.loads(found[0])["text"]
+
+
 def test_hotwords_from_a_file_have_their_own_weights(asr: Run) -> None:
     Path("names.txt").write_text("Sea\t9.5\nbe  a\n\n")
     assert read_hotwords("names.txt", 2.0) == {"sea": 9.5, "be a": 2.0}

@@ -81,6 +81,7 @@ class TestTrie:
                 mask = int(lexicon[node]["mask"]) % 2**64
                 assert mask == sum(1 << symbol for symbol in below)
             queue += [(first + k, (*spelling, symbol)) for k, symbol in enumerate(below)]
+            assert len(queue) <= len(lexicon)
         assert found == expected
         assert sorted(reached) == list(range(len(lexicon)))
         assert set(reached.values()) == beginnings
@@ -186,10 +187,11 @@ class TestSpell:
         assert places.tolist()[0] == 2  # as it is goes first
 
     def test_lower_case_before_upper_case(self) -> None:
-        vocabulary = Vocabulary.from_list([BLANK, " ", *"aAbB"])
-        assert spell(["aB"], vocabulary)[0] == [[2, 5]]
+        assert spell(["ǅ"], Vocabulary.from_list([BLANK, "Ǆ", "ǆ"]))[0] == [[2]]
+
+    def test_as_it_is_before_either(self) -> None:
         vocabulary = Vocabulary.from_list([BLANK, *"abABc"])
-        assert spell(["Ca", "cA"], vocabulary)[0] == [[5, 3], [5, 1]]
+        assert spell(["Ca", "cA", "aB"], vocabulary)[0] == [[5, 3], [1, 4], [5, 1]]
 
     @given(st.lists(st.text("abcABC xé")))
     @settings(deadline=None)

@@ -1,0 +1,106 @@
+"""What the command `asr stream` does: pieces of a signal go in, partial texts come out."""
+
+import json
+from collections.abc import Iterable, Iterator
+from io import BufferedReader
+from time import monotonic, sleep
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from asr.audio import AudioSource, read_blocks
+from asr.errors import AudioError
+from asr.progress import LiveLine, say
+from asr.stream import Stream
+
+PIECE_SECONDS = 0.1  # of the signal between two partial texts
+SAMPLE_BYTES = 2
+
+
+def read_samples(file: BinaryIO, sample_rate: int) -> Iterator[npt.NDArray[np.int16]]:
+    """The samples (n,) of one channel, 16 bits, little-endian, as they arrive in `file`.
+
+    Raises AudioError where it ends within a sample.
+    """
+    size = SAMPLE_BYTES * _piece(sample_rate)
+    rest = b""
+    while data := cast(BufferedReader, file).read1(size):  # without waiting for more
+        data = rest + data
+        samples = len(data) // SAMPLE_BYTES
+        rest = data[samples * SAMPLE_BYTES :]
+        yield np.frombuffer(data, "<i2", samples).astype(np.int16)
+    if rest:
+        raise AudioError(
+            "standard input ends within a sample, after an odd number of bytes; send one channel "
+            "of 16 bits, as ffmpeg -f s16le -ac 1 does"
+        )
+
+
+def read_pieces(
+    source: AudioSource, sample_rate: int, realtime: bool
+) -> Iterator[npt.NDArray[np.float32]]:
+    """The samples (n,) of a recording in short pieces, block after block.
+
+    `realtime`: no piece comes before the time at which it would have been spoken. Raises the
+    AudioErrors of `read_blocks`.
+    """
+    begin, spoken = monotonic(), 0
+    size = _piece(sample_rate)
+    for block in read_blocks(source, sample_rate):
+        for place in range(0, len(block), size):
+            piece = block[place : place + size]
+            spoken += len(piece)
+            if realtime:
+                sleep(max(begin + spoken / sample_rate - monotonic(), 0.0))
+            yield piece
+
+
+def listen(stream: Stream, pieces: Iterable[npt.NDArray[Any]], sample_rate: int) -> None:
+    """Show what is said while pieces arrive, and what was said at their end.
+
+    A terminal gets one line that changes and then the text; anything else gets a line of JSON for
+    each change and one for the end. After an AudioError of the pieces or Ctrl-C, which are raised
+    on, the text of what was heard until then is shown first. A rate that is impossible is an
+    AudioError before anything is read.
+    """
+    stream.accept(np.zeros(0, np.float32), sample_rate)
+    with LiveLine() as line:
+        try:
+            _follow(stream, pieces, line)
+        except (AudioError, KeyboardInterrupt):
+            if stream.seconds:
+                _conclude(stream, line)
+            raise
+        _conclude(stream, line)
+
+
+def _follow(stream: Stream, pieces: Iterable[npt.NDArray[Any]], line: LiveLine) -> None:
+    shown = ("", "")
+    for samples in pieces:
+        partial = stream.accept(samples)
+        if (partial.stable, partial.tail) == shown:
+            continue
+        shown = (partial.stable, partial.tail)
+        if line.is_live:
+            line.show(*shown)
+        else:
+            seconds = round(partial.seconds, 3)
+            say(_to_json({"seconds": seconds, "stable": shown[0], "tail": shown[1]}))
+
+
+def _conclude(stream: Stream, line: LiveLine) -> None:
+    hypothesis = stream.finish()
+    line.close()
+    if line.is_live:
+        say(hypothesis.text)
+    else:
+        say(_to_json({"final": True, **hypothesis.to_dict()}))
+
+
+def _piece(sample_rate: int) -> int:
+    return round(sample_rate * PIECE_SECONDS)
+
+
+def _to_json(record: dict[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False)
