@@ -100,7 +100,7 @@ class TestTrie:
             7, 5, 9,
         ]  # fmt: skip
 
-    def test_of_many_words_is_made_quickly_enough_to_be_complete(self) -> None:
+    def test_of_many_words_is_complete(self) -> None:
         generator = np.random.default_rng(0)
         words = [
             generator.integers(1, 29, size=n).tolist() for n in generator.integers(1, 12, 20_000)
