@@ -164,7 +164,10 @@ class BeamDecoder:
         self._lexicon = look_ahead(
             self._plain_lexicon, log_probs, alpha, unknown_log_prob, config.unknown
         )
-        boost = self._hotwords.boost
+        word_bonus = math.exp(config.beta) if self.guided else 1.0
+        # Leaving the lexicon may be cheaper than what lies ahead there; hardly by more than LIFT.
+        dearest = float(self._lexicon["leave"].max()) if self.guided else 1.0
+        boost = self._hotwords.boost * min(max(dearest, 1.0), LIFT)
         space = self.vocabulary.space
         self._rules = Rules(
             beam=config.beam,
@@ -175,12 +178,12 @@ class BeamDecoder:
             recombine=bool(self.guided and config.recombine),
             strict=bool(config.strict),
             alpha=alpha,
-            word_bonus=math.exp(config.beta) if self.guided else 1.0,
+            word_bonus=word_bonus,
             unknown_log_prob=unknown_log_prob,
             first_node=0 if self.guided else -1,
             hot=self._hot,
             boost=boost,
-            lift=boost * (LIFT if self.guided else 1.0),
+            lift=self._hotwords.boost * (LIFT * max(word_bonus, 1.0) if self.guided else 1.0),
             small=len(self.vocabulary) <= MASK_SYMBOLS,
         )
 

@@ -5,21 +5,19 @@ that whoever loads it needs no YAML, and it is read without running code from it
 (`torch.load(weights_only=True)`), so that a malicious file is refused, not obeyed.
 """
 
-import contextlib
 import os
 import pickle
-import tempfile
 import zipfile
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from asr.decode import DecoderConfig
 from asr.errors import AsrError, CheckpointError
 from asr.features import FeaturesConfig
+from asr.files import write_atomically
 from asr.lstm import EncoderConfig
 from asr.model import AcousticModel
 from asr.text import Vocabulary
@@ -41,8 +39,8 @@ def save_model(
     """Write a checkpoint atomically: whoever reads `path` sees the old file or the new one, whole.
 
     `facts` is plain data about the training for people (`describe` shows it), `training` is what
-    resuming needs, `decoder` is kept without its files. Raises CheckpointError where the disk
-    refuses; the old file is then untouched.
+    resuming needs, `decoder` is kept without its files. Raises FileError where the disk refuses;
+    the old file is then untouched.
     """
     payload = {
         "format": FORMAT,
@@ -169,33 +167,3 @@ def remove_leftovers(folder: FilePath) -> None:
     """Remove what saves that were killed have left in a folder."""
     for path in Path(folder).glob(".*.pt.*"):
         path.unlink(missing_ok=True)
-
-
-def write_atomically(path: FilePath, write: Callable[[IO[bytes]], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, sync it to the disk, and rename it.
-
-    Raises CheckpointError where any of this fails; what stood at `path` before is then untouched.
-    """
-    target = Path(path)
-    temporary = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=target.parent, prefix=f".{target.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(target)
-    except (OSError, RuntimeError) as error:  # torch wraps a full disk in a RuntimeError
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise CheckpointError(
-            f"{target} could not be written ({reason}); free some space or choose another folder, "
-            "the file that stood there before is untouched."
-        ) from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()

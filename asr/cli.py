@@ -332,7 +332,7 @@ def _check_ctm_names(inputs: list[_Input]) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    from asr.checkpoint import write_atomically
+    from asr.files import write_atomically
 
     write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
@@ -1015,7 +1015,7 @@ def _draw_recording(
 
 
 def _save_picture(figure: Any, path: Path) -> None:
-    from asr.checkpoint import write_atomically
+    from asr.files import write_atomically
 
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=100))
     say(f"picture: {path}")

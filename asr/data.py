@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,7 @@ from asr.audio import (
 from asr.augment import Augmenter, random_generator
 from asr.errors import AsrError, AudioError, ConfigError, DataError
 from asr.features import LogMel
+from asr.files import write_atomically
 from asr.text import Vocabulary, ctc_frames_needed, normalise
 
 StrPath = str | os.PathLike[str]
@@ -116,31 +117,25 @@ def write_manifest(path: StrPath, utterances: Iterable[Utterance]) -> None:
     """Write what `read_manifest` reads: wholly or, where anything fails, not at all.
 
     Recordings inside the manifest's folder are named relative to it, so the two move together;
-    others by their absolute path. Raises DataError where the file cannot be written.
+    others by their absolute path. Raises FileError where the file cannot be written, DataError for
+    a name that is not valid Unicode.
     """
     path = Path(path)
     inside = os.path.join(os.path.abspath(path.parent), "")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+    def write(file: IO[bytes]) -> None:
+        for utterance in utterances:
+            record = {
+                "id": utterance.id,
+                "audio_filepath": os.path.abspath(utterance.audio).removeprefix(inside),
+                "duration": utterance.seconds,
+                "text": utterance.text,
+                "speaker": utterance.speaker,
+            }
+            file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
+
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("w", encoding="utf-8", newline="\n") as file:
-                for utterance in utterances:
-                    record = {
-                        "id": utterance.id,
-                        "audio_filepath": os.path.abspath(utterance.audio).removeprefix(inside),
-                        "duration": utterance.seconds,
-                        "text": utterance.text,
-                        "speaker": utterance.speaker,
-                    }
-                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"The manifest {path} cannot be written: {error.strerror}.") from error
+        write_atomically(path, write)
     except UnicodeEncodeError as error:
         raise DataError(
             f"The manifest {path} cannot be written: a name in it, {error.object[:80]!a}, is "

@@ -68,6 +68,11 @@ class DecoderConfig:
             ("confidence_offset", -1000, 1000),
         ):
             value = getattr(self, name)
+            whole = name in ("beam", "nbest")
+            kinds = int if whole else int | float
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                wanted = "whole number" if whole else "number"
+                raise ConfigError(f"decoder.{name} is {value!r}; it must be a {wanted}")
             if not low <= value <= high:  # so for NaN too
                 raise ConfigError(f"decoder.{name} is {value}; it must be from {low:g} to {high:g}")
         files = [name for name in FILES if getattr(self, name)]

@@ -130,7 +130,7 @@ def _draw_trials(trials: Sequence[Any], winner: DecoderConfig, path: Path) -> No
     """All trials: two weights on the axes of each panel, the WER as colour, a cross at the winner."""
     from matplotlib.figure import Figure
 
-    from asr.checkpoint import write_atomically
+    from asr.files import write_atomically
 
     wers = 100 * np.array([trial.wer for trial in trials])
     order = np.argsort(-wers)  # the best on top

@@ -4,6 +4,7 @@ AsrError
 ├── AudioError        a recording cannot be read, or is not what it claims to be
 ├── TextError         a text, transcript or vocabulary is missing or holds what it must not
 ├── DataError         a manifest or corpus folder is wrong
+├── FileError         a file cannot be written
 ├── CheckpointError   a checkpoint is missing, damaged, foreign or does not fit
 ├── ConfigError       a configuration value is misspelt, ill-typed or impossible
 ├── TrainingError     training cannot go on
@@ -31,6 +32,10 @@ class TextError(AsrError):
 
 class DataError(AsrError):
     """A manifest or corpus folder is wrong."""
+
+
+class FileError(AsrError):
+    """A file cannot be written."""
 
 
 class CheckpointError(AsrError):

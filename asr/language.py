@@ -14,20 +14,19 @@ import math
 import os
 import re
 import struct
-import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asr.arpa import format_arpa, read_arpa
 from asr.errors import LanguageError
+from asr.files import write_atomically
 from asr.ngram import (
     BEGIN,
     END,
@@ -175,11 +174,11 @@ class LanguageModel:
         """Write the binary that `read` maps into memory in milliseconds.
 
         Quantised, each number is one of at most 65,536 that lie where the model's own are dense:
-        the file is about a sixth smaller. Raises `LanguageError` where the disk refuses; what stood
+        the file is about a sixth smaller. Raises `FileError` where the disk refuses; what stood
         at `path` before is then untouched.
         """
         ngrams = _quantised(self.ngrams) if quantise and not self.quantised else self.ngrams
-        _write_atomically(path, lambda file: _write_binary(file, self.order, ngrams, self._spelled))
+        write_atomically(path, lambda file: _write_binary(file, self.order, ngrams, self._spelled))
 
     def write_arpa(self, path: FilePath) -> None:
         """Write the model as ARPA, in gzip where the name ends in .gz.
@@ -197,7 +196,7 @@ class LanguageModel:
             ) as compressed:
                 compressed.writelines(blocks)
 
-        _write_atomically(path, write)
+        write_atomically(path, write)
 
     def score(self, sentence: str) -> float:
         """The natural log-probability of a sentence's words and of </s>, after <s>."""
@@ -382,28 +381,3 @@ def _coded(values: Float32) -> tuple[UInt16, Float32]:
     middles = (book[1:].astype(np.float64) + book[:-1]) / 2
     code = np.searchsorted(middles, values)
     return code.astype(np.uint16), book
-
-
-def _write_atomically(path: FilePath, write: Callable[[IO[bytes]], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, sync it to the disk, and rename it."""
-    target = Path(path)
-    temporary = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=target.parent, prefix=f".{target.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            write(cast(IO[bytes], file))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(target)
-    except OSError as error:
-        raise LanguageError(
-            f"{target} cannot be written ({error.strerror}): free some space or choose another "
-            "folder, what stood there before is untouched"
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

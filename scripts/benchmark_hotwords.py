@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from asr.beam import BeamDecoder
-from asr.checkpoint import write_atomically
 from asr.decode import DecoderConfig
 from asr.errors import EXIT_CODE, AsrError
+from asr.files import write_atomically
 from asr.language import LanguageModel
 from asr.progress import complain, say, track
 from asr.scoring import score

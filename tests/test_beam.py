@@ -1048,7 +1048,7 @@ class TestBadInput:
     @pytest.mark.parametrize("name", "beam nbest alpha beta unknown".split())
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1001, 100_001])
     def test_impossible_numbers_are_refused_by_name(self, name: str, value: float) -> None:
-        with pytest.raises(ConfigError, match=rf"decoder\.{name} is {value}; it must be from "):
+        with pytest.raises(ConfigError, match=rf"decoder\.{name} is {value}; it must be "):
             beam_config(**{name: value})
 
     @pytest.mark.parametrize(

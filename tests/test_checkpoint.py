@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from asr import checkpoint
-from asr.errors import CheckpointError
+from asr.errors import CheckpointError, FileError
 from asr.features import FeaturesConfig
+from asr.files import write_atomically
 from asr.lstm import EncoderConfig
 from asr.model import AcousticModel
 from asr.text import Vocabulary
@@ -119,8 +120,8 @@ def test_a_failed_write_leaves_the_old_file(saved) -> None:
         file.write(b"half a checkpoint")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(CheckpointError, match=r"best\.pt could not be written \(No space left"):
-        checkpoint.write_atomically(saved, fail)
+    with pytest.raises(FileError, match=r"best\.pt could not be written \(No space left"):
+        write_atomically(saved, fail)
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
 
@@ -134,6 +135,6 @@ def test_a_full_disk_leaves_the_old_file(model, saved) -> None:
         with Path("/dev/full").open("wb", buffering=0) as full:
             torch.save({"x": torch.zeros(10_000)}, full)
 
-    with pytest.raises(CheckpointError, match="could not be written"):
-        checkpoint.write_atomically(saved, write)
+    with pytest.raises(FileError, match="could not be written"):
+        write_atomically(saved, write)
     assert saved.read_bytes() == before

@@ -42,7 +42,7 @@ from asr.data import (
     summarise_rejects,
     write_manifest,
 )
-from asr.errors import AudioError, ConfigError, DataError, TextError
+from asr.errors import AudioError, ConfigError, DataError, FileError, TextError
 from asr.features import FeaturesConfig, LogMel
 from asr.text import Vocabulary, ctc_frames_needed
 
@@ -197,7 +197,7 @@ def test_a_manifest_is_written_wholly_or_not_at_all(tmp_path: Path) -> None:
         write_manifest(path, [Utterance("x", os.fsdecode(b"/a/\xe9.wav"), 1.0, "one")])
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
-    with pytest.raises(DataError, match=r"m\.jsonl/below/m\.jsonl cannot be written"):
+    with pytest.raises(FileError, match=r"m\.jsonl/below/m\.jsonl could not be written"):
         write_manifest(path / "below" / "m.jsonl", [])
 
 

@@ -307,6 +307,22 @@ def test_greedy_refuses_what_only_a_beam_can_do() -> None:
         load_decoder(DecoderConfig("beam", lexicon="nowhere"), Vocabulary.english(), 0.04)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("beam", 2.5),
+        ("beam", True),
+        ("beam", "32"),
+        ("nbest", 1.0),
+        ("alpha", "much"),
+        ("beta", None),
+    ],
+)
+def test_a_number_of_the_wrong_kind_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"decoder.{name} is {value!r}"):
+        DecoderConfig("beam", **{name: value})
+
+
 def test_first_use_tells_that_it_compiles(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ngrams import HAND, Entries, arpa_text, assert_same, log10_slowly, models, read, tables
 
 from asr import arpa, language
-from asr.errors import LanguageError
+from asr.errors import FileError, LanguageError
 from asr.language import LanguageModel
 from asr.ngram import LN10, NGramTable, query
 
@@ -318,12 +318,12 @@ class TestFiles:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(language, "_write_binary", full)
-        with pytest.raises(LanguageError, match=r"model\.lm cannot be written \(No space"):
+        with pytest.raises(FileError, match=r"model\.lm could not be written \(No space"):
             hand.write(path)
         assert path.read_bytes() == before
         assert [entry.name for entry in tmp_path.iterdir() if entry.name[0] == "."] == []
 
     def test_a_folder_that_cannot_be(self, tmp_path: Path, hand: LanguageModel) -> None:
         (tmp_path / "file").write_text("")
-        with pytest.raises(LanguageError, match="cannot be written"):
+        with pytest.raises(FileError, match="could not be written"):
             hand.write_arpa(tmp_path / "file" / "model.arpa")

@@ -26,12 +26,12 @@ import torch
 
 from asr.audio import load_audio
 from asr.augment import AugmentConfig, Augmenter, random_generator
-from asr.checkpoint import write_atomically
 from asr.data import Batch, Example, Planner, Utterance, collate, read_manifest
 from asr.decode import GreedyDecoder
 from asr.distributed import Place
 from asr.errors import EXIT_CODE, AsrError
 from asr.features import FeaturesConfig, LogMel
+from asr.files import write_atomically
 from asr.lstm import EncoderConfig
 from asr.model import AcousticModel
 from asr.progress import complain, say, track
