@@ -76,17 +76,15 @@ def load_audio(
     Raises:
         AudioError: the recording is missing, unreadable, empty, damaged, cut short or not finite.
     """
-    waveform = np.concatenate(list(read_blocks(source, sample_rate)))
-    seconds = len(waveform) / sample_rate
-    if expected_seconds is not None and abs(seconds - expected_seconds) > TOLERANCE_SECONDS:
-        raise AudioError(
-            f"{_name(source)} lasts {seconds:.2f} s where {expected_seconds:.2f} s are expected;"
-            " copy it again if it was cut short, or else correct the manifest"
-        )
-    return waveform
+    return np.concatenate(list(read_blocks(source, sample_rate, expected_seconds=expected_seconds)))
 
 
-def read_blocks(source: AudioSource, sample_rate: int = SAMPLE_RATE) -> Iterator[Waveform]:
+def read_blocks(
+    source: AudioSource,
+    sample_rate: int = SAMPLE_RATE,
+    *,
+    expected_seconds: float | None = None,
+) -> Iterator[Waveform]:
     """The recording as consecutive waveforms (n,), decoded in blocks of one fixed size.
 
     What a header alone reveals is refused before the first block, what only decoding reveals (NaN,
@@ -95,6 +93,7 @@ def read_blocks(source: AudioSource, sample_rate: int = SAMPLE_RATE) -> Iterator
     with _open(source) as recording:
         resampler = Resampler(recording.sample_rate, sample_rate)
         decoded = 0  # frames
+        samples = 0
         for block in recording.blocks:  # (n, channels)
             with np.errstate(over="ignore", invalid="ignore"):  # refused below
                 # channel by channel: 20 times faster than block.mean(axis=1)
@@ -108,12 +107,20 @@ def read_blocks(source: AudioSource, sample_rate: int = SAMPLE_RATE) -> Iterator
                 )
             decoded += len(block)
             waveform = resampler.feed(mono)
+            samples += len(waveform)
             if len(waveform):
                 yield waveform
         recording.check_length(decoded, sample_rate)
         waveform = resampler.finish()
+        samples += len(waveform)
         if len(waveform):
             yield waveform
+        seconds = samples / sample_rate
+        if expected_seconds is not None and abs(seconds - expected_seconds) > TOLERANCE_SECONDS:
+            raise AudioError(
+                f"{recording.name} lasts {seconds:.2f} s where {expected_seconds:.2f} s are"
+                " expected; copy it again if it was cut short, or else correct the manifest"
+            )
 
 
 def inspect_audio(source: AudioSource) -> AudioInfo:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr.errors import EXIT_CODE, AsrError, AudioError, DataError, TextError
-from asr.progress import complain, say, track
+from asr.progress import Bar, complain, say, track
 from asr.text import PROFILES, normalise
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from asr.decode import DecoderConfig, Hypothesis
+    from asr.endpoint import EndpointConfig
     from asr.recognizer import Recognizer
     from asr.scoring import Report
 
@@ -32,6 +33,9 @@ SOME_FAILED = 1
 INTERRUPTED = 130  # as shells report SIGINT
 READER_GONE = 141  # as shells report SIGPIPE
 DEFAULT_RATE = 16_000  # samples per second, of raw ones
+DEFAULT_LATENCY_MS = 640.0  # of a stream
+DEFAULT_PAUSE = 0.8  # seconds
+LONG_SECONDS = 60.0  # a recording of more is shown a bar of its own
 
 FORMATS = {  # of a transcript, each with the ending of its files
     "txt": "txt",
@@ -152,6 +156,32 @@ def _add_decoder_options(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_latency_options(command: argparse.ArgumentParser, waits: str) -> None:
+    command.add_argument(
+        "--latency",
+        type=float,
+        metavar="MS",
+        help=f"milliseconds by which text may follow speech, by the algorithm alone ({waits})",
+    )
+    command.add_argument(
+        "--pause",
+        type=float,
+        metavar="SECONDS",
+        help="silence after which the recogniser begins anew; 0: it never does "
+        f"(default: {DEFAULT_PAUSE:g})",
+    )
+
+
+def _choose_endpoint(arguments: argparse.Namespace) -> "EndpointConfig | None":
+    from asr.endpoint import EndpointConfig
+
+    if arguments.pause is None:
+        return EndpointConfig()
+    if not 0 <= arguments.pause < float("inf"):
+        raise AsrError(f"--pause {arguments.pause:g} is impossible; give seconds, 0 or more.")
+    return EndpointConfig(silence=arguments.pause) if arguments.pause else None
+
+
 def _add_profile_option(command: argparse.ArgumentParser, default: str, purpose: str) -> None:
     profiles = "; ".join(f"{name}: {description}" for name, description in PROFILES.items())
     command.add_argument(
@@ -184,6 +214,7 @@ def _declare_transcribe(command: argparse.ArgumentParser) -> None:
         help="recordings, folders that are searched for recordings, - for standard input",
     )
     _add_model_options(command)
+    _add_latency_options(command, "default: recordings up to 22 s are heard whole")
     _add_decoder_options(command)
     command.add_argument(
         "--nbest", type=_positive, metavar="N", help="show the N best texts (json; beam decoder)"
@@ -257,12 +288,32 @@ def _recognise(
 
     decoder, hotwords = choose_decoder(arguments)
     recognizer = _load_recognizer(arguments, decoder, hotwords)
+    if arguments.latency is not None or arguments.pause is not None:
+        recognizer.set_operating_point(arguments.latency, _choose_endpoint(arguments))
     if decoder.kind == "beam":
         prepare(recognizer)
-    results = recognizer.transcribe_many(given.open() for given in inputs)
+    sources = (given.open() for given in inputs)
+    seconds = _measure(inputs[0]) if len(inputs) == 1 else 0.0
+    if seconds > LONG_SECONDS:
+        with Bar("transcribing", seconds, "s") as bar:
+            for _, result in recognizer.transcribe_many(sources, heard=bar.advance):
+                yield inputs[0], result
+        return
+    results = recognizer.transcribe_many(sources)
     if len(inputs) > 1:
         results = track(results, "transcribing", total=len(inputs), unit="recordings")
-    return ((inputs[index], result) for index, result in results)
+    for index, result in results:
+        yield inputs[index], result
+
+
+def _measure(given: _Input) -> float:
+    """The seconds that a recording lasts; 0 where it cannot be read, as whoever reads it will say."""
+    from asr.audio import inspect_audio
+
+    try:
+        return inspect_audio(given.open()).seconds
+    except AudioError:
+        return 0.0
 
 
 def _load_recognizer(
@@ -371,10 +422,12 @@ def _declare_stream(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "input",
         metavar="FILE|-",
+        nargs="?",
         help="a recording, or - for raw samples on standard input (one channel, 16 bits, "
         "little-endian): ffmpeg -i ... -f s16le -ac 1 -ar 16000 - | asr stream -",
     )
     _add_model_options(command)
+    _add_latency_options(command, f"default: {DEFAULT_LATENCY_MS:g}")
     _add_decoder_options(command)
     command.add_argument(
         "--rate",
@@ -383,32 +436,45 @@ def _declare_stream(command: argparse.ArgumentParser) -> None:
         help=f"samples per second on standard input (default: {DEFAULT_RATE})",
     )
     command.add_argument(
+        "--microphone",
+        action="store_true",
+        help="listen to the microphone until Ctrl-C (pip install 'asr[microphone]')",
+    )
+    command.add_argument(
         "--realtime", action="store_true", help="listen to the recording at the speed of speech"
     )
 
 
 def _stream(arguments: argparse.Namespace) -> int:
     from asr.decoding import choose_decoder, prepare
-    from asr.listening import listen, read_pieces, read_samples
+    from asr.listening import listen, read_microphone, read_pieces, read_samples
 
+    if arguments.microphone == (arguments.input is not None):
+        raise AsrError("Name a recording, - for standard input, or --microphone: one of them.")
     is_piped = arguments.input == "-"
-    if is_piped and arguments.realtime:
-        raise AsrError("--realtime plays a recording; standard input (-) comes at its own speed.")
+    if arguments.realtime and (is_piped or arguments.microphone):
+        raise AsrError("--realtime plays a recording; what is heard live comes at its own speed.")
     if arguments.rate and not is_piped:
         raise AsrError("--rate is that of standard input (-); a recording states its own.")
     decoder, hotwords = choose_decoder(arguments)
     recognizer = _load_recognizer(arguments, decoder, hotwords)
-    stream = recognizer.stream()
+    latency_ms = DEFAULT_LATENCY_MS if arguments.latency is None else arguments.latency
+    stream = recognizer.stream(latency_ms, _choose_endpoint(arguments))
     if decoder.kind == "beam":
         prepare(recognizer)
     rate = arguments.rate or (DEFAULT_RATE if is_piped else recognizer.sample_rate)
     try:
-        if is_piped:
+        if arguments.microphone:
+            listen(stream, read_microphone(rate), rate)
+        elif is_piped:
             listen(stream, read_samples(sys.stdin.buffer, rate), rate)
         else:
             listen(stream, read_pieces(arguments.input, rate, arguments.realtime), rate)
     except AudioError as error:
         return _list_failures([_sentence(error)], 1)
+    except KeyboardInterrupt:
+        if not arguments.microphone:  # which nothing else ends
+            raise
     return 0
 
 
@@ -434,6 +500,8 @@ def _declare_align(command: argparse.ArgumentParser) -> None:
 
 
 def _align(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
     from asr.alignment import align
 
     if arguments.audio == arguments.text == "-":
@@ -445,11 +513,11 @@ def _align(arguments: argparse.Namespace) -> int:
     text = normalise(_read_transcript(arguments.text), arguments.profile)
     [given], _ = _find_inputs([arguments.audio])
     recognizer = _load_recognizer(arguments)
-    [(_, log_probs)] = recognizer.emissions([given.open()])
-    if isinstance(log_probs, AsrError):
-        raise log_probs
+    [(_, segments)] = recognizer.emissions([given.open()])
+    if isinstance(segments, AsrError):
+        raise segments
     hypothesis = align(
-        log_probs,
+        np.concatenate(segments),
         text,
         recognizer.vocabulary,
         recognizer.model.frame_seconds,

@@ -9,6 +9,7 @@ However the frames are cut into calls, the result is the same to the last bit.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -109,6 +110,12 @@ class Hypothesis:
     score: float
     alternatives: tuple["Hypothesis", ...] = ()
 
+    def shifted(self, seconds: float) -> "Hypothesis":
+        """The same words, so much later."""
+        words = tuple(w._replace(start=w.start + seconds, end=w.end + seconds) for w in self.words)
+        others = tuple(other.shifted(seconds) for other in self.alternatives)
+        return replace(self, words=words, alternatives=others)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data; times rounded to milliseconds, the other figures to 4 decimals."""
         document: dict[str, Any] = {
@@ -135,6 +142,42 @@ class Hypothesis:
                 for other in self.alternatives
             ]
         return document
+
+
+def join(parts: Sequence[Hypothesis]) -> Hypothesis:
+    """The hypothesis of a recording from those of its consecutive segments.
+
+    Scores add up; the confidence is the geometric mean, each segment counting by its words. An
+    alternative differs from the best in one segment; there are as many as any segment has.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    words = [len(part.words) for part in parts]
+    logs = [n * math.log(max(part.confidence, 1e-30)) for n, part in zip(words, parts, strict=True)]
+    best = Hypothesis(
+        " ".join(part.text for part in parts if part.text),
+        tuple(word for part in parts for word in part.words),
+        math.exp(math.fsum(logs) / sum(words)) if any(words) else 1.0,
+        math.fsum(part.score for part in parts),
+    )
+    swaps = [
+        (part.score - other.score, i, other)
+        for i, part in enumerate(parts)
+        for other in part.alternatives
+    ]
+    swaps.sort(key=lambda swap: swap[0])
+    room = max((len(part.alternatives) for part in parts), default=0)
+    others = [
+        join(
+            [
+                *(replace(p, alternatives=()) for p in parts[:i]),
+                other,
+                *(replace(p, alternatives=()) for p in parts[i + 1 :]),
+            ]
+        )
+        for _, i, other in swaps[:room]
+    ]
+    return replace(best, alternatives=tuple(others))
 
 
 class Decoder(Protocol):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 from io import BufferedReader
+from queue import Queue
 from time import monotonic, sleep
 from typing import Any, BinaryIO, cast
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.audio import AudioSource, read_blocks
+from asr.decode import Hypothesis
 from asr.errors import AudioError
 from asr.progress import LiveLine, say
 from asr.stream import Stream
@@ -56,13 +58,41 @@ def read_pieces(
             yield piece
 
 
-def listen(stream: Stream, pieces: Iterable[npt.NDArray[Any]], sample_rate: int) -> None:
-    """Show what is said while pieces arrive, and what was said at their end.
+def read_microphone(sample_rate: int) -> Iterator[npt.NDArray[np.int16]]:
+    """The samples (n,) that the default microphone hears, until Ctrl-C.
 
-    A terminal gets one line that changes and then the text; anything else gets a line of JSON for
-    each change and one for the end. After an AudioError of the pieces or Ctrl-C, which are raised
-    on, the text of what was heard until then is shown first. A rate that is impossible is an
-    AudioError before anything is read.
+    Raises AudioError without the extra `microphone`, and where there is no microphone.
+    """
+    try:
+        import sounddevice
+    except (ImportError, OSError) as error:  # OSError: PortAudio itself is missing
+        raise AudioError(
+            f"the microphone needs sounddevice and PortAudio ({error}): pip install "
+            "'asr[microphone]'"
+        ) from error
+    pieces: Queue[npt.NDArray[np.int16]] = Queue()
+
+    def keep(samples: npt.NDArray[np.int16], *_: object) -> None:  # (n, 1), in another thread
+        pieces.put(samples[:, 0].copy())
+
+    try:
+        with sounddevice.InputStream(
+            sample_rate, _piece(sample_rate), channels=1, dtype="int16", callback=keep
+        ):
+            while True:
+                yield pieces.get()
+    except sounddevice.PortAudioError as error:
+        raise AudioError(f"there is no microphone to listen to ({error}): connect one") from error
+
+
+def listen(stream: Stream, pieces: Iterable[npt.NDArray[Any]], sample_rate: int) -> None:
+    """Show what is said while pieces arrive, what each endpoint ended, and the rest at their end.
+
+    A terminal gets one line that changes and then the text, for each segment; anything else gets
+    lines of JSON: one for each change, one for each segment ("segment"), and one for the last
+    ("final"). After an AudioError of the pieces or Ctrl-C, which are raised on, the text of what
+    was heard until then is shown first. A rate that is impossible is an AudioError before anything
+    is read.
     """
     stream.accept(np.zeros(0, np.float32), sample_rate)
     with LiveLine() as line:
@@ -79,6 +109,9 @@ def _follow(stream: Stream, pieces: Iterable[npt.NDArray[Any]], line: LiveLine) 
     shown = ("", "")
     for samples in pieces:
         partial = stream.accept(samples)
+        _show_segments(partial.segments, line)
+        if partial.segments:
+            shown = ("", "")
         if (partial.stable, partial.tail) == shown:
             continue
         shown = (partial.stable, partial.tail)
@@ -89,8 +122,19 @@ def _follow(stream: Stream, pieces: Iterable[npt.NDArray[Any]], line: LiveLine) 
             say(_to_json({"seconds": seconds, "stable": shown[0], "tail": shown[1]}))
 
 
+def _show_segments(segments: Iterable[Hypothesis], line: LiveLine) -> None:
+    for hypothesis in segments:
+        if not hypothesis.text:
+            continue
+        if line.is_live:
+            line.print(hypothesis.text)
+        else:
+            say(_to_json({"segment": True, **hypothesis.to_dict()}))
+
+
 def _conclude(stream: Stream, line: LiveLine) -> None:
     hypothesis = stream.finish()
+    _show_segments(stream.take_segments(), line)
     line.close()
     if line.is_live:
         say(hypothesis.text)

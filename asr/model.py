@@ -1,5 +1,6 @@
 """The acoustic model: log-mel features, the stacked encoder, and a linear CTC head."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,8 +9,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from asr.errors import ConfigError
 from asr.features import FeaturesConfig, LogMel
-from asr.lstm import Encoder, EncoderConfig, State
+from asr.lstm import Context, Encoder, EncoderConfig, advance
+
+MOST_FRAMES = 10_000  # of a chunk and its right context together
 
 
 @dataclass(frozen=True)
@@ -45,61 +49,110 @@ class AcousticModel(nn.Module):
         """Encoder frames T' of a recording of so many samples."""
         return self.encoder.frames(self.features.frames(samples))
 
-    def forward(self, features: Tensor, lengths: Tensor) -> Emissions:
-        """Features (B, T, F), of which the first `lengths` (B,) frames are valid -> `Emissions`."""
-        x, lengths, _ = self.encoder(features, lengths)  # (B, T', H)
+    def latency_seconds(self, context: Context) -> float:
+        """How long after a sound its text can come, by the algorithm alone, at the model's rate.
+
+        The first sound of a chunk waits for the chunk, its right context and the last window. A
+        resampler before the features adds its own wait.
+        """
+        config = self.features.config
+        return (
+            context.frames * self.frame_seconds + (config.window - config.hop) / config.sample_rate
+        )
+
+    def context(self, latency_ms: float) -> Context:
+        """The operating point of at most this latency; ConfigError where even a frame takes longer.
+
+        Of a latency-controlled encoder's frames half are right context.
+        """
+        frame, least = self.frame_seconds, self.latency_seconds(Context(1))
+        frames = math.floor((latency_ms / 1000 - least) / frame + 1e-9) + 1
+        if not 1 <= frames < MOST_FRAMES:
+            raise ConfigError(
+                f"A latency of {latency_ms:g} ms is impossible; with this model it is from "
+                f"{math.ceil(1000 * least)} ms to {MOST_FRAMES * frame / 60:.0f} minutes."
+            )
+        right = frames // 2 if self.encoder.config.kind == "latency_controlled" else 0
+        return Context(frames - right, right)
+
+    def forward(
+        self, features: Tensor, lengths: Tensor, context: Context | None = None
+    ) -> Emissions:
+        """Features (B, T, F), of which the first `lengths` (B,) frames are valid -> `Emissions`.
+
+        `context`: how far the encoder sees, see `Encoder.forward`; None: the whole recording.
+        """
+        x, lengths = self.encoder(features, lengths, context)  # (B, T', H)
         return Emissions(self._log_probs(x), lengths)
 
     @torch.inference_mode()
-    def emit(self, waveforms: Sequence[npt.NDArray[np.float32]]) -> Emissions:
+    def emit(
+        self, waveforms: Sequence[npt.NDArray[np.float32]], context: Context | None = None
+    ) -> Emissions:
         """`Emissions` of recordings, each (N,) at the model's sample rate, as one ragged batch."""
         device = self.head.weight.device
         features = [self.features(torch.from_numpy(w).to(device)) for w in waveforms]  # (T, F) each
         lengths = torch.tensor([len(f) for f in features], device=device)
         padded = nn.utils.rnn.pad_sequence(features, batch_first=True)  # (B, T, F)
-        emissions: Emissions = self(padded, lengths)
+        emissions: Emissions = self(padded, lengths, context)
         return emissions
 
-    def stream(self) -> "EmissionStream":
+    def stream(self, context: Context) -> "EmissionStream":
         """The same log-probs from a waveform that arrives in pieces; ConfigError: bidirectional."""
-        self.encoder.require_forward()
-        return EmissionStream(self)
+        return EmissionStream(self, context)
 
     def _log_probs(self, x: Tensor) -> Tensor:
-        return torch.log_softmax(self.head(x).float(), dim=-1)  # (B, T', V)
+        return torch.log_softmax(self.head(x).float(), dim=-1)  # (..., V)
 
 
 class EmissionStream:
     """Log-probs of one recording that arrives in pieces; equal to the model's on the whole of it.
 
-    What is carried between pieces: samples of an incomplete window, feature frames of an incomplete
-    stack, and each layer's memory.
+    What arrives is taken at once, and read when `advance` is called, chunk by chunk.
     """
 
-    def __init__(self, model: AcousticModel) -> None:
-        self._model = model
+    def __init__(self, model: AcousticModel, context: Context) -> None:
+        self.model = model
+        self._encoder = model.encoder.stream(context)
         self._features = model.features.stream()
-        self._frames = model.head.weight.new_zeros(0, model.features.config.mels)
-        self._state: list[State] | None = None
 
     @torch.inference_mode()
-    def accept(self, waveform: npt.NDArray[np.float32]) -> Tensor:
-        """Log-probs (T', V) of the encoder frames that the new samples (N,) complete."""
-        samples = torch.from_numpy(waveform).to(self._frames.device)
-        self._frames = torch.cat([self._frames, self._features.accept(samples)])
-        stack = self._model.encoder.config.stack
-        return self._encode(len(self._frames) // stack * stack)
+    def accept(self, waveform: npt.NDArray[np.float32]) -> None:
+        """Take the next samples (N,)."""
+        samples = torch.from_numpy(waveform).to(self.model.head.weight.device)
+        self._encoder.accept(self._features.accept(samples))
 
     @torch.inference_mode()
-    def finish(self) -> Tensor:
-        """Log-probs (T', V) of what is left: the last, incomplete stack of frames, if any."""
-        return self._encode(len(self._frames))
+    def end(self) -> None:
+        """Nothing follows."""
+        self._encoder.end()
 
-    def _encode(self, frames: int) -> Tensor:
-        ready, self._frames = self._frames[:frames], self._frames[frames:]
-        if not len(ready):
-            return ready.new_zeros(0, self._model.head.out_features)
-        x, _, self._state = self._model.encoder(
-            ready[None], torch.tensor([frames], device=ready.device), self._state
-        )
-        return self._model._log_probs(x)[0]
+    @property
+    def ready(self) -> bool:
+        """Whether a chunk can be read."""
+        return self._encoder.ready
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether the next chunk's right context is all there."""
+        return self._encoder.is_followed
+
+    @torch.inference_mode()
+    def restart(self, frames: int) -> None:
+        """Forget everything, and read the last `frames` frames of the last chunk as new ones."""
+        self._encoder.restart(frames)
+
+
+@torch.inference_mode()
+def read_chunks(streams: Sequence[EmissionStream]) -> list[npt.NDArray[np.float32]]:
+    """The log-probs (n, V) of the next chunk of each stream, computed together; n = 0: not ready.
+
+    The streams are of one model and context. What comes out does not depend on the company.
+    """
+    if not streams:
+        return []
+    model = streams[0].model
+    frames = advance([stream._encoder for stream in streams])  # (n, H) each
+    log_probs = model._log_probs(torch.cat(frames)).cpu().numpy()  # (sum of n, V)
+    edges = np.cumsum([len(rows) for rows in frames])
+    return np.split(log_probs, edges[:-1])

@@ -53,7 +53,7 @@ class Bar:
     `done` is what an earlier run has already done: it counts as progress, not as speed.
     """
 
-    def __init__(self, label: str, total: int | None, unit: str = "", done: int = 0) -> None:
+    def __init__(self, label: str, total: float | None, unit: str = "", done: int = 0) -> None:
         global _display
         if _display is None:
             _display = _new_display()
@@ -66,7 +66,7 @@ class Bar:
         self.advance(0)
         self._write_line()
 
-    def advance(self, n: int = 1, note: str = "") -> None:
+    def advance(self, n: float = 1, note: str = "") -> None:
         """Count `n` more units as done (negative: work was lost); `note` replaces the last note."""
         note = note or self._task.fields["note"]
         amount = self._amount(self._task.completed + n)
@@ -145,6 +145,13 @@ class LiveLine:
         while line.cell_len > width:
             line = line[1:]
         self._live.update(line, refresh=True)
+
+    def print(self, text: str) -> None:
+        """Leave a line of text above the one that changes, which is emptied."""
+        if self._live is None:
+            return
+        self._live.update("", refresh=True)
+        self._live.console.out(text, highlight=False)
 
     def close(self) -> None:
         """Wipe the line away; what is shown later is not."""

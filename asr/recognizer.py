@@ -4,9 +4,12 @@ Training's validation, `asr evaluate` and `asr transcribe` all come through here
 agree on every text.
 """
 
+import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import chain
 from os import PathLike
 from typing import TypeVar
 
@@ -14,12 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from asr.audio import AudioSource, load_audio
+from asr.audio import AudioSource, read_blocks
 from asr.checkpoint import load_model
-from asr.decode import Decoder, DecoderConfig, GreedyDecoder, Hypothesis
+from asr.decode import Decoder, DecoderConfig, GreedyDecoder, Hypothesis, join
+from asr.endpoint import EndpointConfig, Endpointer
 from asr.errors import AsrError, ConfigError
+from asr.lstm import Context
 from asr.model import AcousticModel
-from asr.stream import Stream
+from asr.stream import SegmentStream, Stream, read_segments
 from asr.text import Vocabulary
 
 Waveform = npt.NDArray[np.float32]
@@ -30,8 +35,14 @@ Source = AudioSource | tuple[AudioSource, float]
 BATCH_SECONDS = 120.0
 """Padded seconds in a batch, where the caller does not say."""
 
+CHUNK_SECONDS, RIGHT_SECONDS = 20.0, 2.0
+"""Where no latency is asked for: what is shorter than both together is heard whole."""
+
+STREAM_LATENCY_MS = 640.0
+"""Of a stream, where the caller does not say."""
+
 _READERS = 2  # threads that read while the model works
-_AHEAD = 4  # recordings read before they are needed; an hour is 230 MB
+_AHEAD = 4  # recordings begun before they are needed
 
 T = TypeVar("T")
 
@@ -40,6 +51,11 @@ class Recognizer:
     """A model, its vocabulary and a decoder. The model is put into evaluation mode.
 
     The texts do not depend on what else is in a batch, on the batch size, or on the call.
+
+    A long recording is heard chunk by chunk, and cut where speech pauses, in constant memory. How
+    far the encoder sees (`context`) and where it forgets (`endpoint`) make up the operating point;
+    with the same one, `transcribe` and `stream` give the same words. As it stands, only recordings
+    of more than 22 s are cut. A bidirectional encoder hears every recording whole.
     """
 
     def __init__(
@@ -55,6 +71,21 @@ class Recognizer:
         self.decoder = load_decoder(
             decoder or DecoderConfig(), vocabulary, model.frame_seconds, hotwords
         )
+        self.context = self._seconds_to_context(CHUNK_SECONDS, RIGHT_SECONDS)
+        self.endpoint: EndpointConfig | None = EndpointConfig()
+
+    def set_operating_point(
+        self, latency_ms: float | None, endpoint: EndpointConfig | None
+    ) -> None:
+        """Hear recordings as a stream of this latency and these endpoints does; see `stream`.
+
+        None as latency leaves it as long as it is. Raises ConfigError where the model cannot be so
+        fast, or cannot stream.
+        """
+        self.model.encoder.require_streaming()
+        if latency_ms is not None:
+            self.context = self.model.context(latency_ms)
+        self.endpoint = endpoint
 
     @classmethod
     def load(
@@ -83,61 +114,166 @@ class Recognizer:
         """Hertz of the waveforms that the model listens to."""
         return self.model.features.config.sample_rate
 
-    def transcribe(self, source: AudioSource) -> Hypothesis:
+    def transcribe(
+        self, source: AudioSource, heard: Callable[[float], object] | None = None
+    ) -> Hypothesis:
         """What is said in a recording; empty where it is silent or shorter than a window.
 
+        `heard` is called with the seconds of the recording that were just read, as it goes on.
         Raises AudioError where it cannot be read.
         """
-        waveform = load_audio(source, self.sample_rate)  # (N,)
-        emissions = self.model.emit([waveform])  # (1, T', V)
-        return self.decoder.decode(emissions.log_probs[0])
+        [(_, result)] = self.transcribe_many([source], heard=heard)
+        if isinstance(result, AsrError):
+            raise result
+        return result
 
     def transcribe_many(
-        self, sources: Iterable[Source], batch_seconds: float = BATCH_SECONDS
+        self,
+        sources: Iterable[Source],
+        batch_seconds: float = BATCH_SECONDS,
+        heard: Callable[[float], object] | None = None,
     ) -> Iterator[tuple[int, Hypothesis | AsrError]]:
         """What is said in each recording, with its place in `sources`, in their order.
 
-        A recording that cannot be read gives its error and does not stop the others.
+        A recording that cannot be read gives its error and does not stop the others. `heard` as in
+        `transcribe`.
         """
-        for index, log_probs in self.emissions(sources, batch_seconds):
-            if isinstance(log_probs, AsrError):
-                yield index, log_probs
-            else:
-                yield index, self.decoder.decode(log_probs)
+        for index, segments in self._listen(sources, batch_seconds, heard):
+            if isinstance(segments, AsrError):
+                yield index, segments
+                continue
+            try:
+                yield index, self.decode(segments)
+            except AsrError as error:
+                yield index, error
 
     def emissions(
         self, sources: Iterable[Source], batch_seconds: float = BATCH_SECONDS
-    ) -> Iterator[tuple[int, LogProbs | AsrError]]:
-        """The model's log-probs (T', V) of each recording, as `transcribe_many` gives texts.
+    ) -> Iterator[tuple[int, list[LogProbs] | AsrError]]:
+        """The model's log-probs of each recording, as `transcribe_many` gives texts.
+
+        They come as one (T', V) for each segment, most often a single one: `decode` takes them.
 
         Neighbours go through the model together, in batches of at most `batch_seconds`, padding
         counted: sources sorted by their length are the fastest. They are drawn as they are needed.
         """
+        for index, segments in self._listen(sources, batch_seconds):
+            if isinstance(segments, AsrError):
+                yield index, segments
+                continue
+            try:
+                yield index, list(segments)
+            except AsrError as error:
+                yield index, error
+
+    def decode(self, segments: Iterable[LogProbs], decoder: Decoder | None = None) -> Hypothesis:
+        """What is said in a recording's consecutive segments of log-probs, each (T', V).
+
+        By another decoder than the recogniser's, where one is given.
+        """
+        decoder = decoder or self.decoder
+        found: list[Hypothesis] = []
+        frames = 0
+        for log_probs in segments:
+            hypothesis = decoder.decode(log_probs)
+            found.append(hypothesis.shifted(frames * self.model.frame_seconds))
+            frames += len(log_probs)
+        return join(found)
+
+    def stream(
+        self, latency_ms: float = STREAM_LATENCY_MS, endpoint: EndpointConfig | None = None
+    ) -> Stream:
+        """What is said in a signal while it arrives, at most `latency_ms` behind it.
+
+        That is the algorithm's own part of the wait, see `AcousticModel.latency_seconds`. Without
+        `endpoint` the signal is one segment. ConfigError: the encoder is bidirectional, or needs
+        more time.
+        """
+        self.model.encoder.require_streaming()
+        context = self.model.context(latency_ms)
+        return Stream(self.model, self.decoder, context, self._new_endpointer(endpoint))
+
+    def _listen(
+        self,
+        sources: Iterable[Source],
+        batch_seconds: float,
+        heard: Callable[[float], object] | None = None,
+    ) -> Iterator[tuple[int, Iterable[LogProbs] | AsrError]]:
+        """The segments of each recording, computed while they are drawn where it is long."""
         read = self._read(sources)
         items = ((seconds, (index, audio)) for index, (seconds, audio) in enumerate(read))
         for batch in group_by_seconds(items, batch_seconds):
-            waveforms = [audio for _, audio in batch if not isinstance(audio, AsrError)]
+            waveforms = [audio for _, audio in batch if isinstance(audio, np.ndarray)]
             log_probs = iter(self._emit(waveforms))
             for index, audio in batch:
-                yield index, audio if isinstance(audio, AsrError) else next(log_probs)
-
-    def stream(self) -> Stream:
-        """What is said in a signal while it arrives; ConfigError: the encoder is bidirectional."""
-        return Stream(self.model, self.decoder)
+                if isinstance(audio, AsrError):
+                    yield index, audio
+                elif isinstance(audio, np.ndarray):
+                    yield index, [next(log_probs)]
+                    if heard:
+                        heard(len(audio) / self.sample_rate)
+                else:
+                    yield index, self._cut(audio, heard)
 
     def _emit(self, waveforms: Sequence[Waveform]) -> list[LogProbs]:
         """The log-probs (T', V) of each waveform (N,), computed as one batch."""
         if not waveforms:
             return []
-        emissions = self.model.emit(waveforms)
+        is_whole = self.model.encoder.config.kind == "bidirectional"
+        emissions = self.model.emit(waveforms, None if is_whole else self.context)
         log_probs = emissions.log_probs.cpu().numpy()  # (B, T', V)
         lengths = emissions.lengths.tolist()
         return [rows[:length] for rows, length in zip(log_probs, lengths, strict=True)]
 
-    def _read(self, sources: Iterable[Source]) -> Iterator[tuple[float, Waveform | AsrError]]:
-        """The seconds and the waveform (N,) of each recording, or why it cannot be read."""
+    def _cut(
+        self, blocks: Iterable[Waveform], heard: Callable[[float], object] | None
+    ) -> Iterator[LogProbs]:
+        """The segments (T', V) of a recording that comes in blocks (n,)."""
+        stream = SegmentStream(self.model, self.context, self._new_endpointer(self.endpoint))
+        rows: list[LogProbs] = []
+        for block in chain(blocks, [None]):
+            if block is None:
+                stream.end()
+            else:
+                stream.accept(block)
+            while stream.ready:
+                [(log_probs, ends)] = read_segments([stream])
+                rows.append(log_probs)
+                if ends:
+                    yield np.concatenate(rows)
+                    rows = []
+            if heard and block is not None:
+                heard(len(block) / self.sample_rate)
+        if rows:
+            yield np.concatenate(rows)
+
+    def _new_endpointer(self, config: EndpointConfig | None) -> Callable[[], Endpointer] | None:
+        if config is None:
+            return None
+        return partial(Endpointer, config, self.vocabulary, self.model.frame_seconds)
+
+    def _seconds_to_context(self, chunk: float, right: float) -> Context:
+        frame = self.model.frame_seconds
+        return Context(max(1, round(chunk / frame)), round(right / frame))
+
+    @property
+    def _whole_frames(self) -> float:
+        """Encoder frames below which a recording is heard at once, in a batch."""
+        if self.model.encoder.config.kind == "bidirectional":
+            return math.inf
+        if self.endpoint is not None:
+            return self.context.frames
+        return max(self.context.frames, BATCH_SECONDS / self.model.frame_seconds)
+
+    def _read(
+        self, sources: Iterable[Source]
+    ) -> Iterator[tuple[float, Waveform | Iterator[Waveform] | AsrError]]:
+        """The seconds and the waveform (N,) of each recording, or why it cannot be read.
+
+        Of a long recording the blocks, as they are read.
+        """
         pool = ThreadPoolExecutor(_READERS, thread_name_prefix="audio")
-        pending: deque[Future[tuple[float, Waveform | AsrError]]] = deque()
+        pending: deque[Future[tuple[float, Waveform | Iterator[Waveform] | AsrError]]] = deque()
         try:
             for source in sources:
                 pending.append(pool.submit(self._load, source))
@@ -148,15 +284,22 @@ class Recognizer:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _load(self, source: Source) -> tuple[float, Waveform | AsrError]:
+    def _load(self, source: Source) -> tuple[float, Waveform | Iterator[Waveform] | AsrError]:
         # Where the length is known beforehand, that is what the recording counts for in its batch:
         # a recording that cannot be read then leaves the other batches as they are.
         source, expected = source if isinstance(source, tuple) else (source, None)
+        blocks = read_blocks(source, self.sample_rate, expected_seconds=expected)
+        begin: list[Waveform] = []
+        samples = 0
         try:
-            waveform = load_audio(source, self.sample_rate, expected_seconds=expected)
+            for block in blocks:
+                begin.append(block)
+                samples += len(block)
+                if self.model.frames(samples) >= self._whole_frames:
+                    return expected or samples / self.sample_rate, chain(begin, blocks)
         except AsrError as error:
             return expected or 0.0, error
-        return expected or len(waveform) / self.sample_rate, waveform
+        return expected or samples / self.sample_rate, np.concatenate(begin)
 
 
 def load_decoder(

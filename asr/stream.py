@@ -5,9 +5,14 @@
     hypothesis = stream.finish()
 
 Resampler, features, encoder and decoder all carry their state from piece to piece. However the
-samples are cut, the hypothesis is that of `Recognizer.transcribe` on all of them.
+samples are cut, the words and their times are the same, and they are those of
+`Recognizer.transcribe` on all samples, where it works at the same operating point.
+
+An endpoint, where one is asked for, forgets everything: the memory of the encoder, the texts of the
+beam, the history of the language model and begun hotwords. The next segment begins like a signal.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,48 +21,120 @@ import numpy.typing as npt
 
 from asr.audio import Resampler
 from asr.decode import Decoder, Hypothesis
-from asr.errors import AudioError
-from asr.model import AcousticModel
+from asr.endpoint import Endpointer
+from asr.errors import AsrError, AudioError
+from asr.lstm import Context
+from asr.model import AcousticModel, EmissionStream, read_chunks
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000  # hertz; as for files
+LogProbs = npt.NDArray[np.float32]  # (T', V)
 
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """What is said in the first `seconds` of a stream.
+    """What is said in the first `seconds` of a stream, or since its last endpoint.
 
     `stable` are the first words, which no later partial or hypothesis of the stream takes back;
-    `tail` are the words after them, which may still change.
+    `tail` are the words after them, which may still change. `segments` are what endpoints ended
+    since the last partial, with times from the start of the stream; they may be empty of words.
     """
 
     stable: str
     tail: str
     seconds: float
+    segments: tuple[Hypothesis, ...] = ()
 
     @property
     def text(self) -> str:
-        """All words."""
+        """All words since the last endpoint."""
         return " ".join(part for part in (self.stable, self.tail) if part)
+
+
+class SegmentStream:
+    """The log-probs of a signal at the model's rate, cut into segments where speech pauses."""
+
+    def __init__(
+        self,
+        model: AcousticModel,
+        context: Context,
+        new_endpointer: Callable[[], Endpointer] | None,
+    ) -> None:
+        self._new_endpointer = new_endpointer
+        self._endpointer = new_endpointer() if new_endpointer else None
+        self._emissions = model.stream(context)
+
+    def accept(self, waveform: npt.NDArray[np.float32]) -> None:
+        """Take the next samples (N,)."""
+        self._emissions.accept(waveform)
+
+    def end(self) -> None:
+        """Nothing follows."""
+        self._emissions.end()
+
+    @property
+    def ready(self) -> bool:
+        """Whether log-probs can be read."""
+        return self._emissions.ready
+
+    @property
+    def emissions(self) -> EmissionStream:
+        """The stream of log-probs that is cut."""
+        return self._emissions
+
+    def cut(self, log_probs: LogProbs, is_last: bool) -> tuple[LogProbs, bool]:
+        """What of the chunk just read, log_probs (n, V), is of this segment, and if it ends."""
+        # What cannot be followed by anything is not cut: a recording of one chunk is one segment.
+        if self._endpointer is None or self._new_endpointer is None or is_last:
+            return log_probs, False
+        end = self._endpointer.find(log_probs)
+        if end is None:
+            return log_probs, False
+        self._endpointer = self._new_endpointer()
+        self._emissions.restart(len(log_probs) - end)
+        return log_probs[:end], True
+
+
+def read_segments(streams: Sequence[SegmentStream]) -> list[tuple[LogProbs, bool]]:
+    """The next log-probs (n, V) of each stream, and whether its segment ends with them.
+
+    The encoder reads a chunk of all those that are ready together; n = 0 where one is not.
+    """
+    last = [not stream.emissions.is_followed for stream in streams]
+    chunks = read_chunks([stream.emissions for stream in streams])
+    return [
+        stream.cut(rows, is_last) if len(rows) else (rows, False)
+        for stream, rows, is_last in zip(streams, chunks, last, strict=True)
+    ]
 
 
 class Stream:
     """One signal that is recognised while it arrives; made by `Recognizer.stream`.
 
     Any number of them may be open at once: they share the model and the decoder, not their state.
-    What is kept grows with the text, not with the signal.
+    What is kept grows with the text since the last endpoint, not with the signal.
     """
 
-    def __init__(self, model: AcousticModel, decoder: Decoder) -> None:
+    def __init__(
+        self,
+        model: AcousticModel,
+        decoder: Decoder,
+        context: Context,
+        new_endpointer: Callable[[], Endpointer] | None = None,
+    ) -> None:
         """Raises ConfigError where the model's encoder is bidirectional."""
         self._model_rate = model.features.config.sample_rate
-        self._emissions = model.stream()
+        self._frame_seconds = model.frame_seconds
+        self._segments = SegmentStream(model, context, new_endpointer)
         self._decoder = decoder
         self._state = decoder.start()
+        self._frames = 0  # read
+        self._first_frame = 0  # of the segment
         self._rate: int | None = None  # of what arrives; the first piece decides
         self._resampler = Resampler(self._model_rate, self._model_rate)
         self._samples = 0
         self._finished = False
         self._stable = self._tail = ""
+        self._ended: list[Hypothesis] = []  # segments that nobody has been told of
 
     @property
     def seconds(self) -> float:
@@ -71,6 +148,31 @@ class Stream:
         A piece that is no good raises AudioError and is left out, and the stream goes on as if it
         had not come. Raises AudioError too after `finish`.
         """
+        [partial] = accept_many([self], [samples], sample_rate)
+        if isinstance(partial, AsrError):
+            raise partial
+        return partial
+
+    def finish(self) -> Hypothesis:
+        """What was said, since the last endpoint if there was any; nothing can follow.
+
+        Empty where no samples came. What endpoints ended meanwhile is in `take_segments`.
+        """
+        self._require_open()
+        self._finished = True
+        self._segments.accept(self._resampler.finish())
+        self._segments.end()
+        for error in _listen([self]).values():
+            raise error
+        return self._best()
+
+    def take_segments(self) -> tuple[Hypothesis, ...]:
+        """The segments that have ended and were in no partial yet, each given once."""
+        segments, self._ended = tuple(self._ended), []
+        return segments
+
+    def _take(self, samples: npt.NDArray[Any], sample_rate: int | None) -> None:
+        """Check and keep the next samples."""
         self._require_open()
         rate = self._check_rate(sample_rate)
         waveform = self._check_samples(samples, rate)  # (N,)
@@ -78,26 +180,26 @@ class Stream:
             self._rate = rate
             self._resampler = Resampler(rate, self._model_rate)
         self._samples += len(waveform)
-        self._listen(self._resampler.feed(waveform))
-        return Partial(self._stable, self._tail, self.seconds)
+        self._segments.accept(self._resampler.feed(waveform))
 
-    def finish(self) -> Hypothesis:
-        """What was said; nothing can follow. Empty where no samples came."""
-        self._require_open()
-        self._finished = True
-        self._listen(self._resampler.finish())
-        self._decoder.advance(self._state, self._emissions.finish())
-        return self._decoder.best(self._state)
-
-    def _listen(self, waveform: npt.NDArray[np.float32]) -> None:
-        """Read the next samples (n,) at the model's rate."""
-        if not len(waveform):
-            return
-        log_probs = self._emissions.accept(waveform)  # (T', V)
-        if not len(log_probs):
-            return
+    def _decode(self, log_probs: LogProbs, ends: bool) -> None:
+        """Read the segment's next log-probs (n, V), its last ones if it `ends`."""
         self._decoder.advance(self._state, log_probs)
+        self._frames += len(log_probs)
+        if ends:
+            self._ended.append(self._best())
+            self._first_frame = self._frames
+            self._state = self._decoder.start()
+
+    def _best(self) -> Hypothesis:
+        best = self._decoder.best(self._state)
+        return best.shifted(self._first_frame * self._frame_seconds) if self._first_frame else best
+
+    def _show(self) -> None:
         self._stable, self._tail = self._decoder.partial(self._state)
+
+    def _tell(self) -> Partial:
+        return Partial(self._stable, self._tail, self.seconds, self.take_segments())
 
     def _require_open(self) -> None:
         if self._finished:
@@ -139,3 +241,43 @@ class Stream:
                 "s; this piece is left out"
             )
         return waveform
+
+
+def accept_many(
+    streams: Sequence[Stream],
+    pieces: Sequence[npt.NDArray[Any]],
+    sample_rate: int | None = None,
+) -> list[Partial | AsrError]:
+    """`Stream.accept` of a piece for each stream, the encoder reading all streams together.
+
+    The streams are those of one recogniser and operating point, each named once. What comes out is
+    what each would give alone. A piece that is no good gives its error and leaves the other streams
+    alone. Raises ValueError where streams and pieces are not of the same number.
+    """
+    found: dict[int, AsrError] = {}
+    for index, (stream, piece) in enumerate(zip(streams, pieces, strict=True)):
+        try:
+            stream._take(piece, sample_rate)
+        except AsrError as error:
+            found[index] = error
+    good = [index for index in range(len(streams)) if index not in found]
+    errors = _listen([streams[index] for index in good])
+    found.update({good[place]: error for place, error in errors.items()})
+    return [found.get(index) or stream._tell() for index, stream in enumerate(streams)]
+
+
+def _listen(streams: Sequence[Stream]) -> dict[int, AsrError]:
+    """Read all that is ready; returns why a stream, by its place, could not be decoded."""
+    errors: dict[int, AsrError] = {}
+    heard: set[int] = set()
+    while ready := [i for i, s in enumerate(streams) if s._segments.ready and i not in errors]:
+        chunks = read_segments([streams[index]._segments for index in ready])
+        for index, (rows, ends) in zip(ready, chunks, strict=True):
+            heard.add(index)
+            try:
+                streams[index]._decode(rows, ends)
+            except AsrError as error:
+                errors[index] = error
+    for index in heard - errors.keys():
+        streams[index]._show()
+    return errors

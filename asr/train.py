@@ -2,10 +2,11 @@
 
 What makes resuming exact is that nothing is drawn from a running random state. The order of the data
 and its augmentation are pure functions of (seed, epoch, utterance); the dropout of a step is seeded
-with (seed, step, rank). A checkpoint is weights, optimiser and a few counters.
+with (seed, step, rank). A checkpoint is weights, their average, optimiser and a few counters.
 """
 
 import contextlib
+import copy
 import hashlib
 import json
 import math
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -40,7 +42,7 @@ from asr.decode import DecoderConfig
 from asr.distributed import Place, RuntimeConfig, from_first, gather, join, sum_over_processes
 from asr.errors import AsrError, ConfigError, DataError, TrainingError
 from asr.features import FeaturesConfig
-from asr.lstm import EncoderConfig
+from asr.lstm import Context, EncoderConfig
 from asr.model import AcousticModel, Emissions
 from asr.recognizer import Recognizer
 from asr.scoring import score
@@ -48,6 +50,7 @@ from asr.text import Vocabulary, ctc_frames_needed, normalise
 
 DRAW_SECONDS = 60.0  # between two pictures of the curves
 LOG_STEPS = 10  # steps between looks at the losses: each look waits for the GPU
+NAMES_TOLD = 8  # utterances that a line for people names; the metrics name all
 NORMALISATION_UTTERANCES = 1000  # spread over the training set, to measure the features' mean on
 
 
@@ -62,6 +65,12 @@ class TrainingConfig:
     warmup_steps: int = 200
     weight_decay: float = 0.01  # of weight matrices
     clip_norm: float = 1.0  # largest gradient norm; the loss is per character
+    # Of the moving average of the weights, per step; what is validated and kept. 0: the weights as
+    # they are. It begins lower, see `average_decay`.
+    average_decay: float = 0.0
+    # A step whose loss or gradient is not finite is skipped; so many in a row end the training, or
+    # as many as an epoch has, if that is fewer.
+    bad_steps_limit: int = 20
     seed: int = 1
     checkpoint_steps: int = 200  # between resumable checkpoints, besides each epoch's end
     precision: str = "auto"  # "auto" (bf16 on a GPU), "float32", "bf16"
@@ -71,12 +80,21 @@ class TrainingConfig:
             raise ConfigError(
                 f"training.precision is {self.precision!r}; it must be auto, float32 or bf16."
             )
-        for key, least in (("epochs", 1), ("warmup_steps", 0), ("checkpoint_steps", 1)):
+        for key, least in (
+            ("epochs", 1),
+            ("warmup_steps", 0),
+            ("bad_steps_limit", 1),
+            ("checkpoint_steps", 1),
+        ):
             if getattr(self, key) < least:
                 raise ConfigError(f"training.{key} is {getattr(self, key)}; at least {least}.")
         for key in ("batch_seconds", "learning_rate", "clip_norm"):
             if not 0 < getattr(self, key) < math.inf:
                 raise ConfigError(f"training.{key} is {getattr(self, key)}; it must be above 0.")
+        if not 0 <= self.average_decay < 1:
+            raise ConfigError(
+                f"training.average_decay is {self.average_decay}; it must be at least 0 and below 1."
+            )
         if self.weight_decay < 0 or self.seed < 0:
             raise ConfigError("training.weight_decay and training.seed must not be negative.")
 
@@ -126,10 +144,11 @@ class Task:
 
 
 class Trainer:
-    """The mathematics of one step: forward, CTC, backward, clipping, AdamW.
+    """The mathematics of one step: forward, CTC, backward, clipping, AdamW, the average of the weights.
 
     The loss is summed over the utterances of all processes and divided by the batch's characters, so
-    that it does not depend on how a batch is shared out.
+    that it does not depend on how a batch is shared out. `result` is the model that training makes:
+    it holds the averaged weights, or is `model` itself where they are not averaged.
     """
 
     def __init__(self, model: AcousticModel, config: TrainingConfig, place: Place) -> None:
@@ -157,6 +176,10 @@ class Trainer:
             lr=config.learning_rate,
             fused=True,
         )
+        self.result = self.model
+        if config.average_decay:
+            # Moved, though it is there already, to lay its weights out as cuDNN wants them.
+            self.result = copy.deepcopy(self.model).requires_grad_(False).to(place.device)
 
     def learning_rate(self, step: int, progress: float) -> float:
         """For `step` (from 0), at `progress` in [0, 1] through the training: warm-up, half cosine."""
@@ -166,41 +189,75 @@ class Trainer:
     def step(self, batch: Batch, step: int, progress: float) -> tuple[Tensor, Tensor]:
         """Train on this process's share of a batch.
 
-        Returns this process's part of the loss per character (their sum over processes is the loss),
-        and the gradient norm before clipping; both scalars on the device.
+        Returns `losses` and the gradient norm before clipping, a scalar; both on the device. Where
+        any process's loss or the gradient is not finite, no process's norm is, and the step changes
+        neither weights nor optimiser nor average: decided on the device, nobody waits for it.
         """
         # Dropout of a step is a pure function of (seed, step, rank): a resumed run draws the same.
         torch.manual_seed(_seed(self.config.seed, step, self.place.rank))
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step, progress)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(batch)
-        # DistributedDataParallel averages the gradients over processes; the loss is their sum.
-        torch.autograd.backward(loss * self.place.processes)
+        # How far the encoder sees is one of (seed, step): the same on every process.
+        generator = torch.Generator().manual_seed(_seed(self.config.seed, step))
+        losses = self.losses(batch, self.model.encoder.draw_context(generator))
+        loss = losses.sum()
+        # DistributedDataParallel averages the gradients over processes; the loss is their sum. A loss
+        # that is not finite, times 0, is not a number, and so is then every process's gradient.
+        torch.autograd.backward(loss, loss.detach() * 0 + self.place.processes)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        good = norm.isfinite().float()
+        # As torch's GradScaler tells a fused optimiser, on the device, to leave everything as it is.
+        self.optimizer.found_inf = 1 - good  # type: ignore[attr-defined]
         self.optimizer.step()
-        return loss.detach(), norm
+        if self.result is not self.model:
+            self._average(step, good)
+        return losses.detach(), norm
 
-    def loss(self, batch: Batch) -> Tensor:
-        """This process's share of the CTC loss, divided by the characters of the whole batch."""
+    @torch.no_grad()
+    def _average(self, step: int, good: Tensor) -> None:
+        """Move the averaged weights towards the new ones; not at all where `good`, a scalar, is 0."""
+        averages: list[Tensor] = list(self.result.parameters())
+        weights: list[Tensor] = list(self.model.parameters())
+        # The rate is a tensor, so nobody waits for it; a difference, a product and a sum would pass
+        # over the weights three times.
+        rate = good * (1 - average_decay(step, self.config.average_decay))
+        torch._foreach_lerp_(averages, weights, [rate] * len(weights))
+
+    def losses(self, batch: Batch, context: Context | None = None) -> Tensor:
+        """The CTC loss of each of this process's utterances, divided by the whole batch's characters.
+
+        (B,) on the device; (1,) zero where B = 0. Their sum over all processes is the loss. `context`
+        is how far a latency-controlled encoder sees.
+        """
         device = self.place.device
         if not batch.ids:  # a small batch among many processes: take part, adding nothing
             frame = torch.zeros(1, 1, self.model.features.config.mels, device=device)
             nothing: Emissions = self._parallel(
                 frame, torch.ones(1, dtype=torch.int64, device=device)
             )
-            return nothing.log_probs.sum() * 0
+            return nothing.log_probs.sum(dim=(1, 2)) * 0
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             emissions: Emissions = self._parallel(
-                batch.features.to(device), batch.feature_lengths.to(device)
+                batch.features.to(device), batch.feature_lengths.to(device), context
             )
         # CTC wants lengths on the CPU; fetching the model's own would wait for the GPU at every step.
         lengths = -(-batch.feature_lengths // self.model.encoder.config.stack)
-        return ctc_loss(emissions.log_probs, lengths, batch) / batch.symbols
+        return ctc_losses(emissions.log_probs, lengths, batch) / batch.symbols
 
 
-def ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
-    """Minus log P(targets | log_probs), summed over the utterances (Graves et al. 2006).
+def average_decay(step: int, decay: float) -> float:
+    """The decay of the weights' average at `step` (from 0): (1 + step) / (10 + step), up to `decay`.
+
+    So the average reaches over about the last ninth of the steps until that is 1 / (1 - decay) steps:
+    it forgets the random weights at once, and the poor early ones in time. (Averaging all steps
+    alike until then, as Adam corrects its moments, would keep them.)
+    """
+    return min(decay, (1 + step) / (10 + step))
+
+
+def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
+    """Minus log P(targets | log_probs) of each utterance, (B,) (Graves et al. 2006).
 
     log_probs: (B, T', V), of which the first lengths (B,) frames are valid; lengths on the CPU.
     """
@@ -209,7 +266,7 @@ def ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
         batch.targets.to(log_probs.device),  # (B, U)
         lengths,
         batch.target_lengths,
-        reduction="sum",
+        reduction="none",
     )
 
 
@@ -238,6 +295,7 @@ class _Run:
         self.step = 0
         self.epoch_loss = 0.0  # sum over the epoch's steps so far, weighted by their characters
         self.epoch_symbols = 0
+        self.bad_steps = 0  # the last ones in a row that were skipped
         self.best_wer = math.inf
         self.drawn = -math.inf  # when the curves were drawn last
 
@@ -252,9 +310,10 @@ class _Run:
         if saved is None:
             self._measure_features(model)
         else:
-            model.load_state_dict(saved["weights"])
+            model.load_state_dict(saved["training"]["weights"])
         self.trainer = Trainer(model, self.config, place)
         if saved is not None:
+            self.trainer.result.load_state_dict(saved["weights"])
             self.trainer.optimizer.load_state_dict(saved["training"]["optimizer"])
             for key, value in saved["training"]["counters"].items():
                 setattr(self, key, value)
@@ -348,38 +407,40 @@ class _Run:
             batch = next(batches)
             progress = (self.epoch + self.step_in_epoch / steps) / self.config.epochs
             rate = self.trainer.learning_rate(self.step, progress)
-            loss, norm = self.trainer.step(batch, self.step, progress)
-            pending.append(_Step(loss, norm, rate, batch.symbols, batch.ids[:3]))
+            losses, norm = self.trainer.step(batch, self.step, progress)
+            pending.append(_Step(losses, norm, rate, batch.symbols, batch.ids))
             self.step += 1
             self.step_in_epoch += 1
             due = self.step % self.config.checkpoint_steps == 0
             last = self.step_in_epoch == steps
             if due or last or len(pending) == LOG_STEPS or self.place.device.type == "cpu":
                 interruption.agree()
-                self._log(pending)
+                self._log(pending, min(steps, self.config.bad_steps_limit))
                 pending = []
                 if (due and not last) or interruption.agreed:
                     self._save_last()
 
-    def _log(self, pending: list["_Step"]) -> None:
-        """Sum the pending steps' losses over the processes, check them and write them down."""
-        losses = sum_over_processes(torch.stack([step.loss for step in pending])).tolist()
+    def _log(self, pending: list["_Step"], limit: int) -> None:
+        """Sum the pending steps' losses over the processes, check them and write them down.
+
+        Raises TrainingError where `limit` steps in a row were skipped.
+        """
+        parts = torch.stack([step.losses.sum() for step in pending])
+        losses = sum_over_processes(parts).tolist()
         norms = torch.stack([step.norm for step in pending]).tolist()
         first = self.step - len(pending)
         for offset, (step, loss, norm) in enumerate(zip(pending, losses, norms, strict=True)):
-            if not math.isfinite(loss) or not math.isfinite(norm):
-                names = ", ".join(name for ids in gather(step.ids) for name in ids)
-                raise TrainingError(
-                    f"The loss at step {first + offset + 1} is {loss} with gradient norm {norm} on "
-                    f"{names} (among others); look at these utterances, or train in another folder "
-                    "with a lower training.learning_rate."
-                )
+            number = first + offset + 1
+            if not math.isfinite(norm):
+                self._log_skipped(step, number, loss, norm, limit)
+                continue
+            self.bad_steps = 0
             self.epoch_loss += loss * step.symbols
             self.epoch_symbols += step.symbols
             if self.metrics is not None:
                 self.metrics.write(
                     "step",
-                    first + offset + 1,
+                    number,
                     {
                         "epoch": self.epoch + 1,
                         "loss": loss,
@@ -389,21 +450,58 @@ class _Run:
                 )
         self.listener.steps_done(len(pending), losses[-1])
 
+    def _log_skipped(
+        self, step: "_Step", number: int, loss: float, norm: float, limit: int
+    ) -> None:
+        """Name the utterances of a step that was skipped; TrainingError if it was the last straw."""
+        self.bad_steps += 1
+        names = [name for part in gather(step.suspects()) for name in part]
+        # The losses may all be finite and the gradient not, which nobody can lay to one utterance.
+        names = names or [name for part in gather(step.ids) for name in part]
+        if self.metrics is not None:
+            self.metrics.write(
+                "skipped",
+                number,
+                {
+                    "epoch": self.epoch + 1,
+                    "loss": str(loss),  # JSON has no word for what is not a finite number
+                    "gradient_norm": str(norm),
+                    "utterances": names,
+                },
+            )
+        told = ", ".join(names[:NAMES_TOLD])
+        if len(names) > NAMES_TOLD:
+            told += f" and {len(names) - NAMES_TOLD} more"
+        what = f"loss at step {number} is {loss} with gradient norm {norm} on {told}"
+        if self.bad_steps >= limit:
+            raise TrainingError(
+                f"The {what}, and {self.bad_steps} step(s) in a row were such; look at these "
+                "utterances, or train in another folder with a lower training.learning_rate."
+            )
+        self.listener.say(f"The {what}: skipped.")
+
     def _validate(self, seconds: float) -> None:
-        """Transcribe the dev set with the weights as they are; keep them if they are the best."""
+        """Transcribe the dev set with the model that training has made; keep it if it is the best."""
         texts, loss, symbols = {}, 0.0, 0
         mine = self.dev_set[self.place.rank :: self.place.processes]
-        recognizer = Recognizer(self.trainer.model.eval(), self.task.vocabulary, self.task.decoder)
-        for index, emission in recognizer.emissions([(u.audio, u.seconds) for u in mine]):
-            if isinstance(emission, AsrError):
-                raise emission
+        recognizer = Recognizer(self.trainer.result.eval(), self.task.vocabulary, self.task.decoder)
+        for index, segments in recognizer.emissions([(u.audio, u.seconds) for u in mine]):
+            if isinstance(segments, AsrError):
+                raise segments
             utterance = mine[index]
-            texts[utterance.id] = recognizer.decoder.decode(emission).text
+            emission = np.concatenate(segments)  # (T', V)
+            if np.isnan(emission).any():
+                raise TrainingError(
+                    f"After step {self.step} the model has no probabilities for {utterance.id}, its "
+                    "weights are beyond all bounds; train in another folder with a lower "
+                    "training.learning_rate."
+                )
+            texts[utterance.id] = recognizer.decode(segments).text
             target = self.task.vocabulary.encode(utterance.text, utterance.id)
             if len(emission) >= ctc_frames_needed(target):
                 loss += float(
                     nn.functional.ctc_loss(
-                        torch.from_numpy(emission),  # (T', V)
+                        torch.from_numpy(emission),
                         torch.tensor(target),
                         torch.tensor(len(emission)),
                         torch.tensor(len(target)),
@@ -446,7 +544,7 @@ class _Run:
                 }
                 checkpoint.save_model(
                     self.task.folder / "best.pt",
-                    self.trainer.model,
+                    self.trainer.result,
                     self.task.vocabulary,
                     facts,
                     decoder=self.task.decoder,
@@ -457,6 +555,8 @@ class _Run:
         if self.metrics is None:
             return
         training = {
+            # Those being trained; the checkpoint's own are, as in best.pt, what training has made.
+            "weights": self.trainer.model.state_dict(),
             "optimizer": self.trainer.optimizer.state_dict(),
             "counters": {name: getattr(self, name) for name in COUNTERS},
             "metrics": self.metrics.position(),
@@ -469,7 +569,7 @@ class _Run:
         }
         checkpoint.save_model(
             self.task.folder / "last.pt",
-            self.trainer.model,
+            self.trainer.result,
             self.task.vocabulary,
             facts,
             training,
@@ -533,7 +633,7 @@ class _Run:
             f"{section}.{key}": value
             for section in ("features", "encoder", "augment", "training", "decoder")
             for key, value in asdict(getattr(task, section)).items()
-            if key != "checkpoint_steps"
+            if key not in ("bad_steps_limit", "checkpoint_steps")
         }
         parts["the vocabulary"] = task.vocabulary.to_list()
         for name, utterances in (("training", self.admitted), ("dev", self.dev_set)):
@@ -560,18 +660,33 @@ class _Run:
         return saved
 
 
-COUNTERS = ("epoch", "step_in_epoch", "step", "epoch_loss", "epoch_symbols", "best_wer")
+COUNTERS = (
+    "epoch",
+    "step_in_epoch",
+    "step",
+    "epoch_loss",
+    "epoch_symbols",
+    "bad_steps",
+    "best_wer",
+)
 
 
 @dataclass(frozen=True)
 class _Step:
-    """A step whose loss has not been looked at yet."""
+    """A step whose losses have not been looked at yet."""
 
-    loss: Tensor
+    losses: Tensor
     norm: Tensor
     learning_rate: float
     symbols: int
     ids: list[str]
+
+    def suspects(self) -> list[str]:
+        """This process's utterances whose own loss is not finite."""
+        losses = self.losses.tolist()[: len(self.ids)]  # one zero stands for no utterance
+        return [
+            name for name, loss in zip(self.ids, losses, strict=True) if not math.isfinite(loss)
+        ]
 
 
 class _Interruption:

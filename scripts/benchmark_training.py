@@ -48,10 +48,11 @@ class Bare(nn.Module):
     def __init__(self, config: EncoderConfig, features: int, symbols: int) -> None:
         super().__init__()
         self.config = config
-        both = config.hidden * (2 if config.bidirectional else 1)
+        directions = 1 if config.kind == "forward" else 2
+        both = config.hidden * directions
         widths = [features * config.stack] + [both] * (config.layers - 1)
         self.recurrent = nn.ModuleList(
-            nn.LSTM(w, config.hidden, batch_first=True, bidirectional=config.bidirectional)
+            nn.LSTM(w, config.hidden, batch_first=True, bidirectional=directions == 2)
             for w in widths
         )
         self.norms = nn.ModuleList(nn.LayerNorm(both) for _ in widths)
@@ -160,7 +161,7 @@ def main() -> None:
 
 
 def measure(utterances: list[Utterance], options: argparse.Namespace) -> dict[str, float]:
-    features, encoder = FeaturesConfig(), EncoderConfig()
+    features, encoder = FeaturesConfig(), EncoderConfig("bidirectional")
     vocabulary = Vocabulary.english()
     torch.manual_seed(0)
     model = AcousticModel(features, encoder, len(vocabulary)).train()

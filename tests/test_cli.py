@@ -494,7 +494,7 @@ class TestAlign:
     def found(self, checkpoint: Path, speech: Path) -> Hypothesis:
         """What the library finds for the same words."""
         recognizer = Recognizer.load(checkpoint)
-        [(_, log_probs)] = recognizer.emissions([str(speech)])
+        [(_, [log_probs])] = recognizer.emissions([str(speech)])
         seconds = recognizer.model.frame_seconds
         return align(log_probs, "some words said", recognizer.vocabulary, seconds)
 
@@ -907,7 +907,7 @@ class TestInfo:
         assert facts["vocabulary"] == "abcdefghijklmnopqrstuvwxyz'"
         assert (facts["mels"], facts["hidden"], facts["cell"]) == ("40", "24", "lstm")
         assert (facts["epoch"], facts["step"], facts["dev_wer"]) == ("4", "1,200", "0.123457")
-        assert (facts["bidirectional"], facts["resumable"]) == ("yes", "no")
+        assert (facts["layers"], facts["resumable"]) == ("1", "no")
         code, _, err = asr("info", "CHECKPOINT", "--picture", "x.png")
         assert code == 2
         assert "no picture" in one_sentence(err)

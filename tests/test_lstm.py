@@ -1,7 +1,5 @@
 """The memory cell against torch's, and the fast encoder against the memory cell."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,12 +7,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from asr.errors import ConfigError
-from asr.lstm import Encoder, EncoderConfig, MemoryCell
+from asr.lstm import Context, Encoder, EncoderConfig, EncoderStream, MemoryCell, advance
+
+KINDS = ("forward", "bidirectional", "latency_controlled")
 
 
 def config(**values) -> EncoderConfig:
     return EncoderConfig(
-        **{"layers": 2, "hidden": 6, "stack": 3, "dropout": 0.0, "bidirectional": False, **values}
+        **{"layers": 2, "hidden": 6, "stack": 3, "dropout": 0.0, "kind": "forward", **values}
     )
 
 
@@ -69,60 +69,171 @@ def test_an_open_forget_gate_keeps_the_memory_and_its_gradient() -> None:
 
 
 def test_forget_gates_begin_open() -> None:
-    biases = dict(encoder().layers[0].ahead.named_parameters())
+    biases = dict(encoder().layers[0].ahead.cell.named_parameters())
     total = biases["bias_ih_l0"] + biases["bias_hh_l0"]
     assert torch.equal(total[6:12], torch.ones(6))
 
 
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
-@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("projection", [0, 4])
 @given(lengths=st.lists(st.integers(1, 25), min_size=1, max_size=4), seed=st.integers(0, 5))
 @settings(deadline=None, max_examples=12)
 def test_alone_and_in_a_ragged_batch_are_the_same(
-    cell: str, bidirectional: bool, projection: int, lengths: list[int], seed: int
+    cell: str, kind: str, projection: int, lengths: list[int], seed: int
 ) -> None:
-    net = encoder(seed, cell=cell, bidirectional=bidirectional, projection=projection)
+    net = encoder(seed, cell=cell, kind=kind, projection=projection)
     frames = torch.tensor(lengths)
     x = random(len(lengths), max(lengths), 5, seed=seed)  # padding holds garbage on purpose
-    together, steps, _ = net(x, frames)
+    together, steps = net(x, frames)
     assert together.shape == (len(lengths), -(-max(lengths) // 3), net.config.width)
     for i, length in enumerate(lengths):
-        alone, _, _ = net(x[i : i + 1, :length], frames[i : i + 1])
+        alone, _ = net(x[i : i + 1, :length], frames[i : i + 1])
         assert steps[i] == alone.shape[1] == net.frames(length)
         torch.testing.assert_close(together[i, : steps[i]], alone[0], atol=5e-6, rtol=1e-5)
 
 
-def test_bidirectional_layer_equals_torchs_packed_one() -> None:
+@pytest.mark.parametrize("kind", ["bidirectional", "latency_controlled"])
+def test_two_strands_equal_torchs_packed_layer(kind: str) -> None:
     """The oracle for two forward layers instead of packing."""
-    net = encoder(bidirectional=True, layers=1, layer_norm=False, stack=1)
+    net = encoder(kind=kind, layers=1, layer_norm=False, stack=1)
     layer = net.layers[0]
     theirs = nn.LSTM(5, 6, batch_first=True, bidirectional=True)
     theirs.load_state_dict(
-        dict(layer.ahead.state_dict())
-        | {f"{name}_reverse": value for name, value in layer.back.state_dict().items()}
+        dict(layer.ahead.cell.state_dict())
+        | {f"{name}_reverse": value for name, value in layer.back.cell.state_dict().items()}
     )
     lengths = torch.tensor([9, 4, 7])
     x = random(3, 9, 5)
     packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
     expected, _ = nn.utils.rnn.pad_packed_sequence(theirs(packed)[0], batch_first=True)
-    ours, _, _ = net(x, lengths)
+    ours, _ = net(x, lengths)
     for i, length in enumerate(lengths.tolist()):
         torch.testing.assert_close(ours[i, :length], expected[i, :length])
 
 
+CONTEXTS = st.builds(Context, st.integers(1, 12), st.integers(0, 12))
+
+
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
-@given(cuts=st.lists(st.integers(0, 10), max_size=6))
-@settings(deadline=None, max_examples=25)
-def test_carried_state_goes_on_where_it_stopped(cell: str, cuts: list[int]) -> None:
-    net = encoder(cell=cell)
-    x = random(2, 30, 5)
-    whole, _, _ = net(x, torch.tensor([30, 30]))
-    pieces, state = [], None
-    for a, b in pairwise([0, *sorted(3 * cut for cut in cuts), 30]):
-        y, _, state = net(x[:, a:b], torch.tensor([b - a, b - a]), state or None)
-        pieces.append(y)
-    torch.testing.assert_close(torch.cat(pieces, dim=1), whole)
+@pytest.mark.parametrize("kind", ["forward", "latency_controlled"])
+@given(
+    context=CONTEXTS,
+    lengths=st.lists(st.integers(0, 60), min_size=1, max_size=4),
+    steps=st.lists(st.integers(0, 25), min_size=1, max_size=9),
+)
+@settings(deadline=None, max_examples=40)
+def test_streams_that_advance_together_equal_the_whole(
+    cell: str, kind: str, context: Context, lengths: list[int], steps: list[int]
+) -> None:
+    net = encoder(cell=cell, kind=kind, stack=2)
+    x = random(len(lengths), max(1, *lengths), 5)
+    whole, frames = net(x, torch.tensor(lengths), context)
+    streams = [net.stream(context) for _ in lengths]
+    found = drain(streams, x, lengths, steps)
+    for i, count in enumerate(frames.tolist()):
+        torch.testing.assert_close(torch.cat(found[i]), whole[i, :count], atol=1e-5, rtol=1e-5)
+
+
+def drain(
+    streams: list[EncoderStream], x: torch.Tensor, lengths: list[int], steps: list[int]
+) -> list[list[torch.Tensor]]:
+    """What comes out when pieces of drawn sizes go in, at other times in every stream."""
+    found = [[x.new_zeros(0, streams[0].encoder.config.width)] for _ in streams]
+    places, turn = [0] * len(streams), 0
+    while turn < 500 and not all(stream._ended and not stream.ready for stream in streams):
+        for i, stream in enumerate(streams):
+            step = steps[(turn + i) % len(steps)] + (turn > 50)
+            if places[i] < lengths[i]:
+                piece = x[i, places[i] : min(places[i] + step, lengths[i])]
+                stream.accept(piece)
+                places[i] += len(piece)
+            else:
+                stream.end()
+        for row, frames in zip(found, advance(streams), strict=True):
+            row.append(frames)
+        turn += 1
+    assert turn < 500
+    return found
+
+
+@given(context=CONTEXTS, length=st.integers(1, 40))
+@settings(deadline=None, max_examples=30)
+def test_a_latency_controlled_encoder_computes_what_is_written_here(
+    context: Context, length: int
+) -> None:
+    """The oracle: memory cells, chunk after chunk, with nothing shared or batched."""
+    net = encoder(kind="latency_controlled", stack=1, layers=3, seed=3)
+    x = random(1, length, 5)
+    ours, _ = net(x, torch.tensor([length]), context)
+    ahead = [x]
+    for layer in net.layers:
+        hidden = MemoryCell.from_torch(layer.ahead.cell)(ahead[-1]).hidden
+        ahead.append(layer.ahead.norm(hidden))
+    for begin in range(0, length, context.chunk):
+        end = min(begin + context.chunk + context.right, length)
+        back = None
+        for layer, strand in zip(net.layers, ahead, strict=False):
+            inputs = strand[:, begin:end]
+            if back is not None:
+                inputs = torch.cat([inputs, back], dim=-1)
+            hidden = MemoryCell.from_torch(layer.back.cell)(inputs.flip(1)).hidden
+            back = layer.back.norm(hidden.flip(1))
+        chunk = slice(begin, min(begin + context.chunk, length))
+        expected = torch.cat([ahead[-1][:, chunk], back[:, : chunk.stop - begin]], dim=-1)
+        torch.testing.assert_close(ours[:, chunk], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_chunk_of_everything_is_the_whole() -> None:
+    net = encoder(kind="latency_controlled")
+    x, lengths = random(2, 30, 5), torch.tensor([30, 21])
+    whole, _ = net(x, lengths)
+    torch.testing.assert_close(net(x, lengths, Context(10, 5))[0], whole)
+    assert not torch.allclose(net(x, lengths, Context(5, 1))[0], whole)
+
+
+@given(context=CONTEXTS, changed=st.integers(0, 59))
+@settings(deadline=None, max_examples=30)
+def test_what_comes_later_than_the_latency_changes_nothing(context: Context, changed: int) -> None:
+    net = encoder(kind="latency_controlled", stack=1)
+    x = random(1, 60, 5)
+    before, _ = net(x, torch.tensor([60]), context)
+    x[:, changed] += 1.0
+    after, _ = net(x, torch.tensor([60]), context)
+    chunks = [frame // context.chunk for frame in range(60)]
+    seen = [changed < chunk * context.chunk + context.frames for chunk in chunks]
+    moved = (before != after).any(-1)[0].tolist()
+    assert not any(m and not s for m, s in zip(moved, seen, strict=True))
+    assert moved[changed]
+
+
+@pytest.mark.parametrize("kind", ["forward", "latency_controlled"])
+@pytest.mark.parametrize("again", [0, 1, 4])
+def test_a_restart_reads_the_rest_as_a_signal_of_its_own(kind: str, again: int) -> None:
+    net, context = encoder(kind=kind, stack=1), Context(4, 3)
+    x = random(1, 30, 5)
+    stream = net.stream(context)
+    stream.accept(x[0, :20])
+    for _ in range(2):
+        advance([stream])
+    stream.restart(again)
+    stream.accept(x[0, 20:])
+    stream.end()
+    rest = []
+    while stream.ready:
+        rest += advance([stream])
+    own, _ = net(x[:, 8 - again :], torch.tensor([22 + again]), context)
+    torch.testing.assert_close(torch.cat(rest), own[0], atol=1e-5, rtol=1e-5)
+
+
+def test_training_draws_every_operating_point_and_the_whole() -> None:
+    net = encoder(kind="latency_controlled", whole=0.25, chunk=[2, 9], right=[1, 3])
+    drawn = [net.draw_context(torch.Generator().manual_seed(seed)) for seed in range(600)]
+    assert 100 < drawn.count(None) < 200
+    chunks = [context for context in drawn if context is not None]
+    assert {context.chunk for context in chunks} == set(range(2, 10))
+    assert {context.right for context in chunks} == {1, 2, 3}
+    assert encoder(kind="forward").draw_context(torch.Generator()) is None
 
 
 def test_dropout_acts_between_layers_in_training_only() -> None:
@@ -133,16 +244,16 @@ def test_dropout_acts_between_layers_in_training_only() -> None:
     assert not torch.equal(net(x, lengths)[0], net(x, lengths)[0])
 
 
-@pytest.mark.parametrize("bidirectional", [False, True])
-def test_memories_of_the_encoder_are_those_of_its_layers(bidirectional: bool) -> None:
-    net = encoder(bidirectional=bidirectional, layer_norm=False)
+@pytest.mark.parametrize("kind", KINDS)
+def test_memories_of_the_encoder_are_those_of_its_layers(kind: str) -> None:
+    net = encoder(kind=kind, layer_norm=False)
     x = random(2, 12, 5)
     found = net.memories(x)
-    y, _, _ = net(x, torch.tensor([12, 12]))
+    y, _ = net(x, torch.tensor([12, 12]))
     assert len(found) == 2
     top = found[-1]
     ours = top["ahead"].hidden
-    if bidirectional:
+    if kind != "forward":
         ours = torch.cat([ours, top["back"].hidden.flip(1)], dim=-1)
     torch.testing.assert_close(ours, y, atol=1e-5, rtol=1e-4)
 
@@ -152,10 +263,18 @@ def test_a_plain_network_has_no_gates() -> None:
         encoder(cell="rnn").memories(random(1, 3, 5))
 
 
-def test_bidirectional_cannot_go_on_from_a_state() -> None:
-    net = encoder(bidirectional=True)
-    with pytest.raises(ConfigError, match=r"encoder\.bidirectional=false"):
-        net(random(1, 3, 5), torch.tensor([3]), [])
+def test_a_bidirectional_encoder_names_the_alternative() -> None:
+    net = encoder(kind="bidirectional")
+    with pytest.raises(ConfigError, match="encoder=latency_controlled"):
+        net(random(1, 3, 5), torch.tensor([3]), Context(1))
+    with pytest.raises(ConfigError, match="encoder=latency_controlled"):
+        net.stream(Context(1))
+
+
+@pytest.mark.parametrize("frames", [(0, 1), (1, -1)])
+def test_impossible_contexts_are_refused(frames: tuple[int, int]) -> None:
+    with pytest.raises(ConfigError, match="impossible"):
+        Context(*frames)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +284,11 @@ def test_bidirectional_cannot_go_on_from_a_state() -> None:
         ({"layers": 0}, "encoder.layers"),
         ({"dropout": 1.0}, "encoder.dropout"),
         ({"projection": -1}, "encoder.projection"),
+        ({"kind": "backward"}, "encoder.kind"),
+        ({"whole": 1.5}, "encoder.whole"),
+        ({"chunk": [0, 3]}, "encoder.chunk"),
+        ({"chunk": [3]}, "encoder.chunk"),
+        ({"right": [4, 3]}, "encoder.right"),
     ],
 )
 def test_impossible_values_are_named(values, named: str) -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from asr.audio import load_audio
 from asr.errors import ConfigError
 from asr.features import FeaturesConfig
-from asr.lstm import EncoderConfig
-from asr.model import AcousticModel
+from asr.lstm import Context, EncoderConfig
+from asr.model import AcousticModel, EmissionStream, read_chunks
 
 
 def model(seed: int = 0, **values) -> AcousticModel:
@@ -35,15 +35,25 @@ def test_log_probs_are_normalised_float32_in_training_and_evaluation() -> None:
         assert emissions.lengths.tolist() == [8, 5]
 
 
-@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "context"),
+    [
+        ("forward", None),
+        ("bidirectional", None),
+        ("latency_controlled", None),
+        ("latency_controlled", Context(3, 2)),
+    ],
+)
 @given(samples=st.lists(st.integers(0, 8000), min_size=1, max_size=5))
 @settings(deadline=None, max_examples=20)
-def test_alone_and_in_a_batch_are_the_same(bidirectional: bool, samples: list[int]) -> None:
-    net = model(bidirectional=bidirectional)
+def test_alone_and_in_a_batch_are_the_same(
+    kind: str, context: Context | None, samples: list[int]
+) -> None:
+    net = model(kind=kind)
     waveforms = [noise(n, seed) for seed, n in enumerate(samples)]
-    together = net.emit(waveforms)
+    together = net.emit(waveforms, context)
     for i, waveform in enumerate(waveforms):
-        alone = net.emit([waveform])
+        alone = net.emit([waveform], context)
         frames = net.frames(len(waveform))
         assert together.lengths[i] == alone.lengths[0] == frames
         torch.testing.assert_close(
@@ -51,33 +61,74 @@ def test_alone_and_in_a_batch_are_the_same(bidirectional: bool, samples: list[in
         )
 
 
-@given(cuts=st.lists(st.integers(0, 12_000), max_size=20), length=st.integers(0, 12_000))
+def drain(stream: EmissionStream) -> list[np.ndarray]:
+    found = []
+    while stream.ready:
+        found += read_chunks([stream])
+    return found
+
+
+def stream_in_pieces(stream: EmissionStream, pieces: list[np.ndarray]) -> torch.Tensor:
+    found = [np.zeros((0, 29), np.float32)]
+    for piece in pieces:
+        stream.accept(piece)
+        found += drain(stream)
+    stream.end()
+    return torch.from_numpy(np.concatenate(found + drain(stream)))
+
+
+@pytest.mark.parametrize("kind", ["forward", "latency_controlled"])
+@given(
+    context=st.builds(Context, st.integers(1, 6), st.integers(0, 6)),
+    cuts=st.lists(st.integers(0, 12_000), max_size=20),
+    length=st.integers(0, 12_000),
+)
 @settings(deadline=None, max_examples=40)
-def test_any_pieces_give_the_log_probs_of_the_whole(cuts: list[int], length: int) -> None:
-    net = model(bidirectional=False)
+def test_any_pieces_give_the_log_probs_of_the_whole(
+    kind: str, context: Context, cuts: list[int], length: int
+) -> None:
+    net = model(kind=kind)
     waveform = noise(length)
-    stream = net.stream()
     edges = [0, *sorted(min(cut, length) for cut in cuts), length]
-    pieces = [stream.accept(waveform[a:b]) for a, b in pairwise(edges)]
-    pieces.append(stream.finish())
-    whole = net.emit([waveform]).log_probs[0]
-    torch.testing.assert_close(torch.cat(pieces), whole, atol=1e-4, rtol=0)
+    pieces = [waveform[a:b] for a, b in pairwise(edges)]
+    whole = net.emit([waveform], context).log_probs[0]
+    streamed = stream_in_pieces(net.stream(context), pieces)
+    torch.testing.assert_close(streamed, whole, atol=1e-4, rtol=0)
 
 
-def test_real_speech_sample_by_sample(shared) -> None:
+@pytest.mark.parametrize("kind", ["forward", "latency_controlled"])
+def test_real_speech_sample_by_sample(shared, kind: str) -> None:
     path = next((shared / "LibriSpeech" / "dev-mini").rglob("*.mp3"))
     waveform = load_audio(path)[:6000]
-    net = model(bidirectional=False)
-    stream = net.stream()
-    pieces = [stream.accept(waveform[i : i + 1]) for i in range(len(waveform))]
-    pieces.append(stream.finish())
-    whole = net.emit([waveform]).log_probs[0]
-    torch.testing.assert_close(torch.cat(pieces), whole, atol=1e-4, rtol=0)
+    net, context = model(kind=kind), Context(2, 1)
+    pieces = [waveform[i : i + 1] for i in range(len(waveform))]
+    whole = net.emit([waveform], context).log_probs[0]
+    streamed = stream_in_pieces(net.stream(context), pieces)
+    torch.testing.assert_close(streamed, whole, atol=1e-4, rtol=0)
 
 
-def test_bidirectional_refuses_to_stream_and_names_the_alternative() -> None:
-    with pytest.raises(ConfigError, match=r"cannot stream.*encoder\.bidirectional=false"):
-        model(bidirectional=True).stream()
+@pytest.mark.parametrize("kind", ["forward", "latency_controlled"])
+def test_streams_that_are_read_together_give_what_each_gives_alone(kind: str) -> None:
+    net, context = model(kind=kind), Context(4, 2)
+    waveforms = [noise(n, seed) for seed, n in enumerate((16_000, 15_000, 9000, 300))]
+    streams = [net.stream(context) for _ in waveforms]
+    for stream, waveform in zip(streams, waveforms, strict=True):
+        stream.accept(waveform)
+        stream.end()
+    rows: list[list[np.ndarray]] = [[] for _ in waveforms]
+    while any(stream.ready for stream in streams):
+        for found, chunk in zip(rows, read_chunks(streams), strict=True):
+            found.append(chunk)
+    for found, waveform in zip(rows, waveforms, strict=True):
+        alone = net.emit([waveform], context).log_probs[0]
+        torch.testing.assert_close(
+            torch.from_numpy(np.concatenate(found)), alone, atol=1e-4, rtol=0
+        )
+
+
+def test_a_bidirectional_model_refuses_to_stream_and_names_the_alternative() -> None:
+    with pytest.raises(ConfigError, match=r"cannot stream.*encoder=latency_controlled"):
+        model(kind="bidirectional").stream(Context(4))
 
 
 def test_frame_seconds_is_stack_times_hop() -> None:

@@ -28,8 +28,8 @@ from asr.decode import DecoderConfig, GreedyDecoder, Hypothesis
 from asr.errors import AudioError, ConfigError, DecodeError
 from asr.features import FeaturesConfig
 from asr.language import LanguageModel
-from asr.lstm import EncoderConfig
-from asr.model import AcousticModel
+from asr.lstm import Context, EncoderConfig
+from asr.model import AcousticModel, read_chunks
 from asr.recognizer import Recognizer
 from asr.stream import Partial, Stream
 from asr.text import BLANK, Vocabulary
@@ -37,6 +37,7 @@ from asr.text import BLANK, Vocabulary
 Run = Callable[..., tuple[int, str, str]]
 RATES = (8_000, 16_000, 44_100, 48_000)
 SAMPLE = 1 / 32_768  # of 16 bits
+LATENCY_MS = 55.0  # one encoder frame: the least
 ARPA = """\\data\\
 ngram 1=6
 ngram 2=2
@@ -57,10 +58,10 @@ ngram 2=2
 """
 
 
-def make_model(bidirectional: bool = False) -> AcousticModel:
+def make_model(kind: str = "forward") -> AcousticModel:
     """A random model that writes many words of what `make_signal` gives."""
     torch.manual_seed(7)
-    encoder = EncoderConfig(layers=1, hidden=24, bidirectional=bidirectional)
+    encoder = EncoderConfig(kind, layers=1, hidden=24)
     model = AcousticModel(FeaturesConfig(mels=40), encoder, 29).eval()
     with torch.no_grad():
         model.features.mean.fill_(-6.0)
@@ -193,11 +194,14 @@ def test_real_speech(recognizers: dict[str, Recognizer], kind: str, shared: Path
 def test_partials_come_while_it_is_heard(recognizers: dict[str, Recognizer], kind: str) -> None:
     """Each is what the decoder makes of the log-probs so far, not something late or stale."""
     recognizer = recognizers[kind]
-    stream, emissions = recognizer.stream(), recognizer.model.stream()
+    stream, emissions = recognizer.stream(LATENCY_MS), recognizer.model.stream(Context(1))
     state = recognizer.decoder.start()
     for piece in cut(make_signal(2.0, 16_000), 3_000):
         partial = stream.accept(piece)
-        recognizer.decoder.advance(state, emissions.accept(piece))
+        emissions.accept(piece)
+        while emissions.ready:
+            [log_probs] = read_chunks([emissions])
+            recognizer.decoder.advance(state, log_probs)
         assert partial.text == recognizer.decoder.best(state).text
 
 
@@ -374,8 +378,8 @@ class TestRefused:
                 call()
 
     def test_bidirectional_encoder_names_the_alternative(self) -> None:
-        recognizer = Recognizer(make_model(bidirectional=True), Vocabulary.english())
-        with pytest.raises(ConfigError, match=r"cannot stream.*encoder\.bidirectional=false"):
+        recognizer = Recognizer(make_model("bidirectional"), Vocabulary.english())
+        with pytest.raises(ConfigError, match=r"cannot stream.*encoder=latency_controlled"):
             recognizer.stream()
 
     def test_samples_beyond_all_numbers_end_one_stream_only(
@@ -486,8 +490,8 @@ def test_memory_is_bounded_by_the_text(recognizers: dict[str, Recognizer], kind:
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoints")
-    for name, bidirectional in (("model.pt", False), ("both.pt", True)):
-        model = make_model(bidirectional)
+    for name, kind in (("model.pt", "forward"), ("both.pt", "bidirectional")):
+        model = make_model(kind)
         save_model(folder / name, model, Vocabulary.english(), {"epoch": 1})
     (folder / "tiny.arpa").write_text(ARPA)
     for rate in (16_000, 44_100):
@@ -532,6 +536,7 @@ def documents(out: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return partials, final
 
 
+LIVE = ("--latency", "55", "--pause", "0")
 GUIDED = ("--lm", "tiny.arpa", "--hotword", "zq")
 
 
@@ -541,10 +546,10 @@ def test_all_doors_agree(asr: Run, options: tuple[str, ...]) -> None:
     for rate in ("16000", "44100"):
         name = f"{rate}.wav"
         _, whole, _ = asr("transcribe", *options, "--format", "json", name)
-        by_file = asr("stream", *options, name)
-        by_pipe = asr("stream", *options, "--rate", rate, "-", content=pcm(name))
+        by_file = asr("stream", *options, *LIVE, name)
+        by_pipe = asr("stream", *options, *LIVE, "--rate", rate, "-", content=pcm(name))
         if rate == "16000":
-            assert asr("stream", *options, "-", content=pcm(name)) == by_pipe
+            assert asr("stream", *options, *LIVE, "-", content=pcm(name)) == by_pipe
         for code, out, err in (by_file, by_pipe):
             assert (code, err) == (0, "")
             partials, final = documents(out)
@@ -595,7 +600,7 @@ def test_empty_standard_input_is_empty_text(asr: Run) -> None:
         (("--rate", "0", "-"), 2, "'0' is not a whole number"),
         (("--rate", "8000", "16000.wav"), 2, "--rate is that of standard input"),
         (("--realtime", "-"), 2, "--realtime plays a recording"),
-        (("--checkpoint", "both.pt", "16000.wav"), 2, "encoder.bidirectional=false"),
+        (("--checkpoint", "both.pt", "16000.wav"), 2, "encoder=latency_controlled"),
         (("--decoder", "greedy", "--beam", "3", "-"), 2, "knows no --beam"),
         (("--strict", "-"), 2, "--strict needs to know words"),
     ],
@@ -642,7 +647,7 @@ def test_realtime_waits_for_each_piece(asr: Run, monkeypatch: pytest.MonkeyPatch
 
 def test_live_pipe_answers_before_its_end_and_ctrl_c_finishes(checkpoints: Path) -> None:
     command = "import sys, asr.cli; sys.exit(asr.cli.main())"
-    words = ["stream", "--checkpoint", "model.pt", "--threads", "1", "-"]
+    words = ["stream", *LIVE, "--checkpoint", "model.pt", "--threads", "1", "-"]
     program = subprocess.Popen(
         [sys.executable, "-c", command, *words],
         stdin=subprocess.PIPE,
@@ -677,6 +682,7 @@ class Terminal(io.StringIO):
 def test_terminal_shows_one_line_and_then_the_text(
     asr: Run, checkpoints: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
 ) -> None:
+    options = (*options, *LIVE)
     text = documents(asr("stream", *options, "16000.wav")[1])[1]["text"]
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)

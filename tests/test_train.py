@@ -7,16 +7,18 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from corpus import tiny_task, write_tones
 
+import asr.train
 from asr import checkpoint
 from asr.audio import load_audio
 from asr.augment import AugmentConfig
 from asr.curves import read_metrics
-from asr.data import Utterance
-from asr.distributed import RuntimeConfig, join, launch, sum_over_processes
+from asr.data import Batch, Utterance
+from asr.distributed import Place, RuntimeConfig, gather, join, launch, sum_over_processes
 from asr.errors import (
     AudioError,
     CheckpointError,
@@ -27,8 +29,9 @@ from asr.errors import (
 )
 from asr.features import FeaturesConfig
 from asr.lstm import EncoderConfig
+from asr.model import AcousticModel
 from asr.text import Vocabulary
-from asr.train import Listener, Task, train
+from asr.train import Listener, Task, Trainer, TrainingConfig, ctc_losses, train
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +49,14 @@ def unbroken(tones, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def averaged(tones, tmp_path_factory) -> Path:
+    """The folder of a run that was never interrupted and averages its weights."""
+    folder = tmp_path_factory.mktemp("averaged")
+    assert train(tiny_task(folder, tones, average_decay=0.5)).epoch == 3
+    return folder
+
+
 class Saboteur(Listener):
     """Sends this process a signal when the run reaches a step."""
 
@@ -60,12 +71,24 @@ class Saboteur(Listener):
             os.kill(os.getpid(), self.number)
 
 
+class Notes(Listener):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
 def assert_same_run(one: Path, other: Path) -> None:
     """Every metric and every weight, bit for bit."""
     assert read_metrics(one) == read_metrics(other)
     ours, theirs = checkpoint.read(one / "last.pt"), checkpoint.read(other / "last.pt")
     for name, weight in ours["weights"].items():
         assert torch.equal(weight, theirs["weights"][name]), name
+        trained = ours["training"]["weights"][name]
+        assert torch.equal(trained, theirs["training"]["weights"][name]), name
     assert str(ours["training"]["optimizer"]) == str(theirs["training"]["optimizer"])
     best, others = checkpoint.read(one / "best.pt"), checkpoint.read(other / "best.pt")
     assert best["facts"] == others["facts"]
@@ -90,19 +113,32 @@ def test_interrupted_and_resumed_is_the_unbroken_run(
     assert_same_run(tmp_path, unbroken)
 
 
-@pytest.mark.parametrize("at_step", [2, 8])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("at_step", [1, 4, 7])
+def test_interrupted_and_resumed_has_the_unbroken_average(
+    tones, averaged, tmp_path, at_step: int
+) -> None:
+    saboteur = Saboteur(at_step, signal.SIGTERM)
+    task = tiny_task(tmp_path, tones, average_decay=0.5, listener=saboteur)
+    assert train(task).interrupted
+    assert not train(tiny_task(tmp_path, tones, average_decay=0.5)).interrupted
+    assert_same_run(tmp_path, averaged)
+
+
+@pytest.mark.parametrize(
+    ("at_step", "workers", "decay"), [(2, 0, 0), (2, 2, 0), (8, 0, 0), (8, 2, 0), (8, 0, 0.5)]
+)
 def test_killed_and_resumed_is_the_unbroken_run(
-    tones, unbroken, tmp_path, at_step: int, workers: int
+    tones, unbroken, averaged, tmp_path, at_step: int, workers: int, decay: float
 ) -> None:
     runtime = RuntimeConfig(device="cpu", processes=1, threads=1, workers=workers)
-    task = tiny_task(tmp_path, tones, runtime=runtime, listener=Saboteur(at_step, signal.SIGKILL))
+    values = {"runtime": runtime, "average_decay": decay}
+    task = tiny_task(tmp_path, tones, listener=Saboteur(at_step, signal.SIGKILL), **values)
     process = multiprocessing.get_context("spawn").Process(target=train, args=(task,))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    train(tiny_task(tmp_path, tones, runtime=runtime))
-    assert_same_run(tmp_path, unbroken)
+    train(tiny_task(tmp_path, tones, **values))
+    assert_same_run(tmp_path, averaged if decay else unbroken)
 
 
 def test_a_finished_run_has_nothing_left_to_do(tones, unbroken) -> None:
@@ -146,7 +182,9 @@ def test_two_processes_give_the_losses_of_one(tones, tmp_path) -> None:
 def test_two_processes_interrupted_and_resumed_are_two_unbroken_ones(tones, tmp_path) -> None:
     def task(name: str, **values) -> Task:
         runtime = RuntimeConfig(device="cpu", processes=2, threads=1, workers=0)
-        return tiny_task(tmp_path / name, tones, epochs=2, runtime=runtime, **values)
+        return tiny_task(
+            tmp_path / name, tones, epochs=2, average_decay=0.5, runtime=runtime, **values
+        )
 
     launch(train, task("unbroken"), 2)
     outcome = launch(train, task("broken", listener=Saboteur(4, signal.SIGTERM)), 2)
@@ -189,6 +227,7 @@ def test_it_learns_by_heart(tones, tmp_path) -> None:
     [
         ({"learning_rate": 1e-2}, "training.learning_rate"),
         ({"seed": 2}, "training.seed"),
+        ({"average_decay": 0.5}, "training.average_decay"),
         ({"encoder": EncoderConfig(layers=1)}, "encoder.layers"),
         ({"augment": AugmentConfig(mel_masks=0)}, "augment.mel_masks"),
     ],
@@ -215,27 +254,273 @@ def test_a_damaged_checkpoint_is_refused(tones, unbroken, tmp_path) -> None:
 
 
 def test_utterances_that_cannot_be_learnt_are_told_and_left_out(tones, tmp_path) -> None:
-    lines = []
-
-    class Notes(Listener):
-        def say(self, line: str) -> None:
-            lines.append(line)
-
+    notes = Notes()
     odd = [
         dataclasses.replace(tones[0], id="greek", text="α"),
         dataclasses.replace(tones[0], id="hasty", text="abcd" * 100),
     ]
-    train(tiny_task(tmp_path, tones + odd, epochs=1, listener=Notes()))
-    told = "\n".join(lines)
+    train(tiny_task(tmp_path, tones + odd, epochs=1, listener=notes))
+    told = "\n".join(notes.lines)
     assert "1 left out, characters not in the vocabulary: greek" in told
     assert "1 left out, too short for its text: hasty" in told
     with pytest.raises(DataError, match="No training utterance is left"):
         train(tiny_task(tmp_path / "none", odd, epochs=1, dev_set=tones))
 
 
-def test_a_loss_that_is_not_finite_stops_by_name(tones, tmp_path) -> None:
-    with pytest.raises(TrainingError, match=r"loss at step \d+ is .* on .*u\d"):
+# The average of the weights
+
+
+def tiny_trainer(decay: float = 0.9, place: Place | None = None) -> Trainer:
+    torch.manual_seed(0)
+    encoder = EncoderConfig(layers=2, hidden=8, stack=2, dropout=0.2)
+    model = AcousticModel(FeaturesConfig(mels=20), encoder, 6).train()
+    config = TrainingConfig(average_decay=decay, warmup_steps=0, learning_rate=1e-2)
+    return Trainer(model, config, place or Place(0, 1, torch.device("cpu")))
+
+
+def tiny_batch(seed: int = 0) -> Batch:
+    torch.manual_seed(seed)
+    return Batch(
+        features=torch.randn(2, 24, 20),
+        feature_lengths=torch.tensor([24, 20]),
+        targets=torch.tensor([[1, 2, 3, 4], [5, 4, 3, 0]]),
+        target_lengths=torch.tensor([4, 3]),
+        ids=["a", "b"],
+        texts=["", ""],
+        symbols=7,
+        epoch=0,
+        step=0,
+    )
+
+
+def state_of(trainer: Trainer) -> dict[str, bytes]:
+    """Every bit that a step may change."""
+    parts = {f"model.{n}": t for n, t in trainer.model.state_dict().items()}
+    parts |= {f"result.{n}": t for n, t in trainer.result.state_dict().items()}
+    for index, state in trainer.optimizer.state_dict()["state"].items():
+        parts |= {f"optimizer.{index}.{n}": t for n, t in state.items()}
+    return {name: tensor.numpy().tobytes() for name, tensor in parts.items()}
+
+
+def test_the_average_is_the_one_computed_by_hand() -> None:
+    trainer = tiny_trainer(decay=0.3)
+    weights = dict(trainer.model.named_parameters())
+    expected = {n: w.detach().numpy().astype(np.float64) for n, w in weights.items()}
+    for step, decay in enumerate([1 / 10, 2 / 11, 3 / 12, 0.3, 0.3, 0.3]):  # 4 / 13 is above 0.3
+        trainer.step(tiny_batch(step), step, 0.0)
+        for name, weight in weights.items():
+            now = weight.detach().numpy().astype(np.float64)
+            expected[name] = decay * expected[name] + (1 - decay) * now
+    for name, average in trainer.result.named_parameters():
+        assert average.dtype == torch.float32
+        np.testing.assert_allclose(average.numpy(), expected[name], rtol=1e-5, atol=1e-7)
+        assert not np.allclose(average.numpy(), weights[name].detach().numpy(), atol=1e-4), name
+
+
+def test_averaging_changes_nothing_of_the_training(unbroken, averaged) -> None:
+    assert steps_in(averaged) == steps_in(unbroken)
+    last = checkpoint.read(unbroken / "last.pt")
+    same = checkpoint.read(averaged / "last.pt")["training"]["weights"]
+    for name, weight in last["training"]["weights"].items():
+        assert torch.equal(weight, last["weights"][name]), name
+        assert torch.equal(weight, same[name]), name
+
+
+def test_the_average_is_what_is_validated_and_kept(tones, tmp_path) -> None:
+    train(tiny_task(tmp_path, tones, epochs=1, average_decay=0.9))
+    (epoch,) = [row for row in read_metrics(tmp_path) if row["kind"] == "epoch"]
+    best, vocabulary = checkpoint.load_model(tmp_path / "best.pt")
+    last = checkpoint.read(tmp_path / "last.pt")
+    for name, weight in best.state_dict().items():
+        assert torch.equal(weight, last["weights"][name]), name
+
+    def dev_loss() -> float:
+        waveforms = [load_audio(u.audio, 16_000) for u in tones[:3]]
+        targets = [vocabulary.encode(u.text) for u in tones[:3]]
+        emissions = best.emit(waveforms)
+        total = torch.nn.functional.ctc_loss(
+            emissions.log_probs.transpose(0, 1),
+            torch.tensor([symbol for target in targets for symbol in target]),
+            emissions.lengths,
+            torch.tensor([len(t) for t in targets]),
+            reduction="sum",
+        )
+        return float(total) / sum(len(t) for t in targets)
+
+    assert dev_loss() == pytest.approx(epoch["dev_loss"], abs=1e-4)
+    best.load_state_dict(last["training"]["weights"])
+    assert dev_loss() != pytest.approx(epoch["dev_loss"], abs=1e-2)
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
+def test_a_decay_that_is_none_is_refused(decay: float) -> None:
+    with pytest.raises(ConfigError, match=r"training\.average_decay is .*at least 0 and below 1"):
+        TrainingConfig(average_decay=decay)
+
+
+# Steps whose loss or gradient is not finite
+
+
+def spoil(kind: str, trainer: Trainer, batch: Batch) -> None:
+    """Make the next step a bad one."""
+    if kind == "not a number":
+        batch.features[1, 3, 5] = float("nan")
+    elif kind == "infinite loss":
+        batch.feature_lengths[1] = 2  # one frame for three symbols
+    else:
+        trainer.model.head.bias.register_hook(lambda gradient: gradient * float("inf"))
+
+
+@pytest.mark.parametrize("kind", ["not a number", "infinite loss", "gradient"])
+@pytest.mark.parametrize("first", [0, 2])
+def test_a_bad_step_changes_not_a_bit(kind: str, first: int) -> None:
+    trainer = tiny_trainer()
+    for step in range(first):
+        trainer.step(tiny_batch(step), step, 0.0)
+    before = state_of(trainer)
+    batch = tiny_batch()
+    spoil(kind, trainer, batch)
+    losses, norm = trainer.step(batch, first, 0.0)
+    assert not torch.isfinite(norm)
+    assert torch.isfinite(losses).tolist() == [True, kind == "gradient"]
+    after = state_of(trainer)
+    assert {name: after[name] for name in before} == before
+    untouched = {name for name in after if name not in before}  # Adam's, where it is its first step
+    assert all(not any(after[name]) for name in untouched)
+    trainer.model.head.bias._backward_hooks = None
+    _, norm = trainer.step(tiny_batch(1), first + 1, 0.0)
+    assert torch.isfinite(norm)
+    changed = state_of(trainer)
+    for name, _ in trainer.model.named_parameters():
+        assert changed[f"model.{name}"] != before[f"model.{name}"], name
+        assert changed[f"result.{name}"] != before[f"result.{name}"], name
+
+
+def test_an_infinite_loss_without_a_trace_in_the_gradient_is_a_bad_step(monkeypatch) -> None:
+    monkeypatch.setattr(asr.train, "ctc_losses", lambda *a: ctc_losses(*a) + float("inf"))
+    trainer = tiny_trainer()
+    before = state_of(trainer)
+    _, norm = trainer.step(tiny_batch(), 0, 0.0)
+    assert not torch.isfinite(norm)
+    after = state_of(trainer)
+    assert {name: after[name] for name in before} == before
+
+
+def step_badly_on_second(runtime: RuntimeConfig) -> list[tuple[bool, bool, bool, bytes]]:
+    """On each process: is its loss finite, is its norm, has anything changed; and the average."""
+    with join(runtime) as place:
+        trainer = tiny_trainer(place=place)
+        for step in range(2):
+            trainer.step(tiny_batch(10 * place.rank + step), step, 0.0)
+        before = state_of(trainer)
+        batch = tiny_batch()
+        if place.rank == 1:
+            spoil("infinite loss", trainer, batch)
+        losses, norm = trainer.step(batch, 2, 0.0)
+        finite = bool(torch.isfinite(losses).all())
+        unchanged = state_of(trainer) == before
+        average = trainer.result.head.weight.numpy().tobytes()
+        return gather((finite, bool(torch.isfinite(norm)), unchanged, average))
+
+
+def test_a_bad_step_of_one_process_is_skipped_by_all() -> None:
+    runtime = RuntimeConfig(device="cpu", processes=2, threads=1)
+    one, two = launch(step_badly_on_second, runtime, 2)
+    assert one[:3] == (True, False, True)
+    assert two[:3] == (False, False, True)
+    assert one[3] == two[3]
+
+
+@pytest.fixture
+def spoilt(monkeypatch):
+    """Spoils the losses of these utterances wherever they are trained on."""
+
+    def spoil_losses(*ids: str) -> None:
+        def spoilt_losses(log_probs, lengths, batch):
+            bad = torch.tensor([float("nan") if i in ids else 1.0 for i in batch.ids])
+            return ctc_losses(log_probs, lengths, batch) * bad
+
+        monkeypatch.setattr(asr.train, "ctc_losses", spoilt_losses)
+
+    return spoil_losses
+
+
+def test_a_bad_step_is_skipped_and_named(tones, spoilt, tmp_path) -> None:
+    spoilt("u3")
+    notes = Notes()
+    assert train(tiny_task(tmp_path, tones, average_decay=0.5, listener=notes)).epoch == 3
+    rows = read_metrics(tmp_path)
+    skipped = [row for row in rows if row["kind"] == "skipped"]
+    assert [row["epoch"] for row in skipped] == [1, 2, 3]
+    assert all(row["utterances"] == ["u3"] for row in skipped)
+    assert [line for line in notes.lines if line.endswith("skipped.")] == [
+        f"The loss at step {row['step']} is nan with gradient norm nan on u3: skipped."
+        for row in skipped
+    ]
+    numbers = [row["step"] for row in rows if row["kind"] in ("step", "skipped")]
+    assert numbers == list(range(1, len(numbers) + 1))
+    with (tmp_path / "metrics.jsonl").open() as file:
+        for line in file:
+            json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_interrupted_between_bad_steps_and_resumed_is_the_unbroken_run(
+    tones, spoilt, tmp_path
+) -> None:
+    spoilt("u4", "u10", "u3")
+    values = {"average_decay": 0.5, "batch_seconds": 4.0}
+    train(tiny_task(tmp_path / "unbroken", tones, **values))
+    rows = read_metrics(tmp_path / "unbroken")
+    bad = [row["step"] for row in rows if row["kind"] == "skipped"]
+    at_step = next(step for step in bad if step + 1 in bad)
+    saboteur = Saboteur(at_step - 1, signal.SIGTERM)  # heard a step later
+    assert train(tiny_task(tmp_path / "broken", tones, listener=saboteur, **values)).interrupted
+    assert checkpoint.read(tmp_path / "broken" / "last.pt")["training"]["counters"]["bad_steps"]
+    assert not train(tiny_task(tmp_path / "broken", tones, **values)).interrupted
+    assert_same_run(tmp_path / "broken", tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_too_many_bad_steps_in_a_row_stop_by_name(tones, spoilt, tmp_path, limit: int) -> None:
+    spoilt(*(u.id for u in tones))
+    told = rf"loss at step {limit} is nan with gradient norm nan on u\d.*, and {limit} step"
+    with pytest.raises(TrainingError, match=told):
+        train(tiny_task(tmp_path, tones, bad_steps_limit=limit))
+
+
+def test_bad_steps_are_counted_over_an_interruption(tones, spoilt, tmp_path) -> None:
+    spoilt(*(u.id for u in tones))
+    values = {"batch_seconds": 4.0, "bad_steps_limit": 4}
+    task = tiny_task(tmp_path, tones, listener=Saboteur(1, signal.SIGTERM), **values)
+    assert train(task).step == 2
+    with pytest.raises(TrainingError, match=r"loss at step 4 .* 4 step"):
+        train(tiny_task(tmp_path, tones, **values))
+
+
+def test_bad_steps_apart_from_each_other_do_not_stop(tones, spoilt, tmp_path) -> None:
+    spoilt("u3")
+    assert train(tiny_task(tmp_path, tones, bad_steps_limit=3)).epoch == 3
+    bad = [row["kind"] == "skipped" for row in read_metrics(tmp_path) if row["kind"] != "epoch"]
+    assert sum(bad) == 3  # as many as would stop it in a row
+
+
+def test_an_epoch_of_bad_steps_stops_below_the_limit(tones, spoilt, tmp_path) -> None:
+    spoilt(*(u.id for u in tones))
+    with pytest.raises(TrainingError, match=r"on (u\d+, )+u\d+( and \d+ more)?, and \d step"):
+        train(tiny_task(tmp_path, tones, bad_steps_limit=1000))
+    assert not (tmp_path / "best.pt").exists()
+
+
+def test_weights_that_went_astray_stop_by_name(tones, tmp_path) -> None:
+    with pytest.raises(TrainingError, match=r"no probabilities for u\d, .*learning_rate"):
         train(tiny_task(tmp_path, tones, learning_rate=1e30, warmup_steps=0))
+
+
+def test_a_run_may_go_on_with_another_limit(tones, spoilt, tmp_path) -> None:
+    spoilt("u3")
+    with pytest.raises(TrainingError):
+        train(tiny_task(tmp_path, tones, checkpoint_steps=1, bad_steps_limit=1))
+    assert train(tiny_task(tmp_path, tones, checkpoint_steps=1, bad_steps_limit=3)).epoch == 3
 
 
 def test_an_unreadable_recording_stops_by_name(tones, tmp_path) -> None:

@@ -41,7 +41,7 @@ from asr.train import Trainer, TrainingConfig
 
 VOCABULARY = Vocabulary.english()
 FEATURES = FeaturesConfig(mels=40)
-LSTM = EncoderConfig(cell="lstm", layers=2, hidden=128, stack=3, dropout=0.1)
+LSTM = EncoderConfig("bidirectional", cell="lstm", layers=2, hidden=128, stack=3, dropout=0.1)
 RATES = (5e-4, 1.5e-3, 4e-3)
 SEEDS = (1, 2, 3)
 LAGS = 60  # encoder frames of 30 ms
@@ -189,7 +189,7 @@ def gradient_by_lag(model: AcousticModel, features: Sequence[torch.Tensor]) -> l
 
     h_T is the first forward layer's last output, x its input frames, v a fixed random direction.
     """
-    layer = model.encoder.layers[0].ahead
+    layer = model.encoder.layers[0].ahead.cell
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(layer.hidden_size, generator=generator)
     norms = []

@@ -1,0 +1,382 @@
+"""Prepare English from up to three corpora, and the language models that go with it.
+
+    python recipes/english/prepare.py \\
+        --librispeech LibriSpeech --train train-clean-100 --dev dev-clean \\
+        --common-voice cv-corpus/en --speechocean speechocean762 \\
+        --text books.txt.gz --noise noises --rir rooms
+
+Each corpus that is given adds its training set to train.jsonl and its dev set to dev.jsonl, and its
+dev set gets a manifest of its own. --text adds language-model-small.lm and language-model.lm, made of
+those sentences and the training prompts; no sentence of a dev set gets in.
+"""
+
+import argparse
+import gzip
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+import soundfile
+
+from asr.audio import find_audio
+from asr.augment import align_response
+from asr.data import (
+    Reject,
+    Utterance,
+    read_common_voice,
+    read_kaldi,
+    read_librispeech,
+    summarise_rejects,
+    write_manifest,
+)
+from asr.errors import EXIT_CODE, AsrError, AudioError, DataError, FileError
+from asr.estimation import EstimationConfig, read_sentences
+from asr.files import write_atomically
+from asr.language import LanguageModel
+from asr.modelling import train as train_language_model
+from asr.progress import Bar, complain, say, track
+from asr.text import Vocabulary
+
+LATE_SECONDS = 0.4  # after the direct sound
+LARGEST_LATE_SHARE = 0.1  # of the energy; in a room that is no cathedral less comes so late
+
+
+class Estimate(NamedTuple):
+    """How a language model is made."""
+
+    config: EstimationConfig
+    quantise: bool
+
+
+# Chosen on 14.8 million words of books (README.md): the small one fits beside a network into a
+# released model of 25 MB, the other is for those who have the space.
+LANGUAGE_MODELS = {
+    "language-model-small.lm": Estimate(EstimationConfig(3, [0, 10, 14], 64_000), True),
+    "language-model.lm": Estimate(EstimationConfig(4, [0, 0, 1]), False),
+}
+MANY_SENTENCES = 10_000  # between two movements of a bar
+
+Corpora = dict[str, dict[str, list[Utterance]]]
+"""Utterances by corpus and role (train, dev)."""
+
+
+class Source(NamedTuple):
+    """A part of a corpus and how to read it."""
+
+    corpus: str
+    role: str  # train | dev
+    folder: Path
+    read: Callable[[], tuple[list[Utterance], list[Reject]]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    output: Path = options.output
+    try:
+        corpora = gather(sources(options))
+        write_manifests(corpora, output)
+        say("")
+        for line in summarise(corpora):
+            say(line)
+        for name, folder, keep in (
+            ("noise", options.noise, None),
+            ("rir", options.rir, is_room),
+        ):
+            if folder:
+                copy_recordings(folder, output / name, keep)
+        if options.text:
+            make_language_models(options.text, corpora, output)
+    except AsrError as error:
+        complain(f"prepare.py: {error}")
+        return EXIT_CODE
+    except KeyboardInterrupt:
+        complain("Interrupted: start the same command again.")
+        return 130
+    return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    corpora = parser.add_argument_group("corpora, at least one")
+    corpora.add_argument(
+        "--librispeech", type=Path, metavar="FOLDER", help="holds subset/speaker/chapter"
+    )
+    corpora.add_argument("--train", nargs="+", default=[], metavar="NAME", help="its subsets")
+    corpora.add_argument("--dev", nargs="+", default=[], metavar="NAME", help="its subsets")
+    corpora.add_argument(
+        "--common-voice", type=Path, metavar="FOLDER", help="holds train.tsv, dev.tsv and clips"
+    )
+    corpora.add_argument(
+        "--speechocean", type=Path, metavar="FOLDER", help="holds the Kaldi folders train and dev"
+    )
+    beside = parser.add_argument_group("beside them")
+    beside.add_argument(
+        "--text",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="normalised sentences, one a line, plain or .gz: makes the language models",
+    )
+    beside.add_argument(
+        "--noise", type=Path, metavar="FOLDER", help="recordings of noise, to be copied"
+    )
+    beside.add_argument(
+        "--rir",
+        type=Path,
+        metavar="FOLDER",
+        help="impulse responses of rooms, to be copied; left out is what has more than "
+        f"{LARGEST_LATE_SHARE:.0%} of its energy later than {LATE_SECONDS} s".replace("%", " %%"),
+    )
+    parser.add_argument("--output", type=Path, default=Path("data/english"), help="(%(default)s)")
+    options = parser.parse_args(arguments)
+    if not (options.librispeech or options.common_voice or options.speechocean):
+        parser.error("give at least one of --librispeech, --common-voice and --speechocean")
+    if len({bool(given) for given in (options.librispeech, options.train, options.dev)}) > 1:
+        parser.error("--librispeech, --train and --dev go together")
+    return options
+
+
+def sources(options: argparse.Namespace) -> list[Source]:
+    """What the options name, in the order of the manifests."""
+    found = []
+    if options.librispeech:
+        for role in ("train", "dev"):
+            for name in dict.fromkeys(getattr(options, role)):
+                folder = options.librispeech / name
+                read = partial(read_librispeech, folder)
+                found.append(Source("librispeech", role, folder, read))
+    for role in ("train", "dev"):
+        if options.common_voice:
+            table = options.common_voice / f"{role}.tsv"
+            read = partial(read_common_voice, table)
+            found.append(Source("common-voice", role, table, read))
+        if options.speechocean:
+            folder = options.speechocean / role
+            found.append(Source("speechocean", role, folder, partial(read_kaldi, folder)))
+    return found
+
+
+def gather(sources: Sequence[Source]) -> Corpora:
+    """All utterances, their ids unique; prints what was left out.
+
+    Raises DataError for a set without an utterance, an id that a corpus has twice, and a speaker of
+    both roles: the error rate on dev would not be that of unheard voices.
+    """
+    corpora: Corpora = {}
+    for source in track(sources, "reading", unit="sets"):
+        utterances, rejects = source.read()
+        if rejects:
+            say(f"{source.folder}:\n{summarise_rejects(rejects)}")
+        if not utterances:
+            raise DataError(
+                f"{source.folder} holds no utterance that can be used: see the reasons above"
+            )
+        roles = corpora.setdefault(source.corpus, {"train": [], "dev": []})
+        roles[source.role] += utterances
+    for corpus, roles in corpora.items():
+        check(corpus, roles)
+    return with_unique_ids(corpora)
+
+
+def check(corpus: str, roles: Mapping[str, Sequence[Utterance]]) -> None:
+    """Raise DataError for an id that occurs twice, or a speaker in both roles."""
+    ids = Counter(utterance.id for utterances in roles.values() for utterance in utterances)
+    twice = [name for name, count in ids.items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{corpus} holds the id {twice[0]!r} twice: name subsets that share no utterance"
+        )
+    both = speakers(roles["train"]) & speakers(roles["dev"])
+    if both:
+        named = ", ".join(sorted(both)[:3]) + (", ..." if len(both) > 3 else "")
+        raise DataError(
+            f"{corpus}: {len(both)} of the speakers are in train and in dev ({named}): "
+            "move each to one of the two, or the error rate on dev will be too good to be true"
+        )
+
+
+def speakers(utterances: Iterable[Utterance]) -> set[str]:
+    """Those that are known."""
+    return {utterance.speaker for utterance in utterances} - {""}
+
+
+def with_unique_ids(corpora: Corpora) -> Corpora:
+    """The same, where an id that several corpora use begins with the corpus's name."""
+    ids = Counter(
+        name
+        for roles in corpora.values()
+        for name in {utterance.id for part in roles.values() for utterance in part}
+    )
+
+    def rename(corpus: str, utterance: Utterance) -> Utterance:
+        shared = ids[utterance.id] > 1
+        return replace(utterance, id=f"{corpus}-{utterance.id}") if shared else utterance
+
+    return {
+        corpus: {role: [rename(corpus, u) for u in part] for role, part in roles.items()}
+        for corpus, roles in corpora.items()
+    }
+
+
+def select(corpora: Corpora, role: str) -> list[Utterance]:
+    """The utterances of all corpora in a role."""
+    return [utterance for roles in corpora.values() for utterance in roles[role]]
+
+
+def write_manifests(corpora: Corpora, output: Path) -> None:
+    write_manifest(output / "train.jsonl", select(corpora, "train"))
+    write_manifest(output / "dev.jsonl", select(corpora, "dev"))
+    for corpus, roles in corpora.items():
+        write_manifest(output / f"dev-{corpus}.jsonl", roles["dev"])
+    for stale in output.glob("dev-*.jsonl"):  # of an earlier call with other corpora
+        if stale.stem.removeprefix("dev-") not in corpora:
+            stale.unlink()
+
+
+def summarise(corpora: Corpora) -> Iterator[str]:
+    """A table of the sets; of a dev set also how much of it was said in training, by others."""
+    yield f"{'corpus':<14}{'set':<7}{'utterances':>10}{'hours':>8}{'speakers':>10}{'shared':>8}"
+    prompts = {utterance.text for utterance in select(corpora, "train")}
+    everything = {"all": {role: select(corpora, role) for role in ("train", "dev")}}
+    for corpus, roles in (corpora | everything if len(corpora) > 1 else corpora).items():
+        for role, part in roles.items():
+            hours = sum(utterance.seconds for utterance in part) / 3600
+            known = [speakers(c[role]) for c in corpora.values()]
+            voices = sum(map(len, known)) if corpus == "all" else len(speakers(part))
+            shared = f"{sum(u.text in prompts for u in part):,}" if role == "dev" else ""
+            yield f"{corpus:<14}{role:<7}{len(part):>10,}{hours:>8.2f}{voices:>10,}{shared:>8}"
+    yield "shared: utterances of dev whose sentence is a training prompt too"
+
+
+# Noise and rooms
+
+
+def copy_recordings(source: Path, folder: Path, keep: Callable[[Path], bool] | None) -> None:
+    """Copy the recordings below `source` that `keep` takes into `folder`, in place of its content.
+
+    Raises DataError where there is none, and FileError where the disk refuses.
+    """
+    if not source.is_dir():
+        raise DataError(f"{source} is not a folder; give the one that holds the recordings.")
+    if source.absolute() == folder.absolute():
+        raise DataError(f"{source} is where the recordings would be copied to; name another.")
+    found = find_audio(source)
+    kept = [path for path in found if keep is None or keep(path)]
+    if not kept:
+        raise DataError(f"{source} holds no recording that can be used; name another folder.")
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    try:
+        if unfinished.exists():  # an earlier run was killed here
+            shutil.rmtree(unfinished)
+        for path in track(kept, f"copying {folder.name}", unit="recordings"):
+            copy = unfinished / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)  # not its permissions, which may forbid to replace it
+        if folder.exists():
+            shutil.rmtree(folder)
+        unfinished.replace(folder)
+    except OSError as error:
+        raise FileError(
+            f"{folder} cannot be written ({error.strerror}): make room or name another --output."
+        ) from error
+    left = [path.name for path in found if path not in kept]
+    more = f", {len(left)} left out as no rooms: {', '.join(left)}" if left else ""
+    say(f"{folder}: {len(kept)} recordings{more}")
+
+
+def is_room(path: Path) -> bool:
+    """Whether an impulse response dies away as a room does.
+
+    Echo chambers and spatial effects do not: speech becomes a blur in them that nobody would
+    transcribe. Looked at is what training would make of the file (`asr.augment`): its first channel
+    from the direct sound on. Raises AudioError.
+    """
+    try:
+        channels, rate = soundfile.read(path, dtype="float32", always_2d=True)  # (N, channels)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(
+            f"{path} cannot be read as an impulse response ({error.error_string}); "
+            "convert it to wav or flac, or take it out of the folder."
+        ) from error
+    if not channels[:, 0].any():
+        raise AudioError(f"{path} is silent; take it out of the folder.")
+    response = align_response(channels[:, 0])  # of energy 1
+    late = float(np.square(response[round(LATE_SECONDS * rate) :]).sum())
+    return late <= LARGEST_LATE_SHARE
+
+
+# Language models
+
+
+def make_language_models(texts: Sequence[str], corpora: Corpora, output: Path) -> None:
+    """Write sentences.txt.gz and both models made of it; print how well they foresee each dev set."""
+    dev = {corpus: [u.text for u in roles["dev"]] for corpus, roles in corpora.items()}
+    sentences = output / "sentences.txt.gz"
+    write_sentences(sentences, texts, select(corpora, "train"), select(corpora, "dev"))
+    for name, (config, quantise) in LANGUAGE_MODELS.items():
+        say("")
+        facts = train_language_model([str(sentences)], config, output / name, quantise)
+        for fact, value in facts.items():
+            say(f"{fact:<12}{f'{value:,}' if isinstance(value, int) else value}")
+    say("")
+    say(f"{'language model':<26}{'dev set':<14}{'perplexity':>10}{'unknown words':>15}")
+    for name in LANGUAGE_MODELS:
+        model = LanguageModel.read(output / name)
+        for corpus, spoken in dev.items():
+            measured = model.perplexity(spoken)
+            words = measured.words - measured.sentences
+            unknown = f"{measured.unknown / words:.2%}".replace("%", " %")
+            say(f"{name:<26}{corpus:<14}{measured.perplexity:>10.1f}{unknown:>15}")
+
+
+def write_sentences(
+    path: Path,
+    texts: Sequence[str],
+    training: Sequence[Utterance],
+    dev: Sequence[Utterance],
+) -> None:
+    """Write what the language models are made of: the texts and each prompt once; none of dev's.
+
+    Prompts with characters that the model cannot write, such as digits, are left out.
+    """
+    forbidden = {utterance.text for utterance in dev}
+    alphabet = set(Vocabulary.english().symbols)
+    given = read_sentences(texts)  # refuses at once what does not exist
+    prompts = [text for text in {u.text: None for u in training} if set(text) <= alphabet]
+    dropped = {"the texts": 0, "the training prompts": 0}
+
+    def write(file: IO[bytes]) -> None:
+        with (
+            gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=4, mtime=0) as packed,
+            Bar("collecting the text", None, "sentences") as bar,
+        ):
+            number = 0
+            for origin, lines in zip(dropped, (given, prompts), strict=True):
+                for line in lines:
+                    number += 1
+                    if number % MANY_SENTENCES == 0:
+                        bar.advance(MANY_SENTENCES)
+                    sentence = " ".join(line.split())  # lines of a text keep their line feed
+                    if sentence in forbidden:
+                        dropped[origin] += 1
+                    elif sentence:
+                        packed.write(f"{sentence}\n".encode())
+            bar.advance(number % MANY_SENTENCES)
+
+    write_atomically(path, write)
+    counts = " and ".join(f"{count:,} of {origin}" for origin, count in dropped.items())
+    say(f"{path}: dropped as sentences of a dev set: {counts}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,16 @@
+"""Train on English: `python recipes/english/train.py [key=value ...]` (conf/english.yaml).
+
+Run prepare.py first. Whatever interrupts it, the same command goes on where it stopped.
+"""
+
+from asr.config import Experiment, recipe
+from asr.train import Outcome
+
+
+@recipe(__file__, "english")
+def main(experiment: Experiment) -> Outcome:
+    return experiment.train()
+
+
+if __name__ == "__main__":
+    main()
