@@ -8,9 +8,10 @@ that whoever loads it needs no YAML, and it is read without running code from it
 import os
 import pickle
 import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -53,7 +54,7 @@ def save_model(
         "facts": facts,
         "training": training,
     }
-    write_atomically(path, lambda file: torch.save(payload, file))
+    _write(path, payload)
 
 
 def load_model(path: FilePath, device: str = "cpu") -> tuple[AcousticModel, Vocabulary]:
@@ -95,7 +96,74 @@ def save_decoder_config(path: FilePath, decoder: DecoderConfig, output: FilePath
     """Write a checkpoint again, to `output`, with another decoder's configuration (no files)."""
     payload = read(path)
     payload["decoder"] = asdict(decoder.without_files())
-    write_atomically(output, lambda file: torch.save(payload, file))
+    _write(output, payload)
+
+
+def average_models(paths: Sequence[FilePath], output: FilePath) -> None:
+    """Write to `output` the model whose weights are the mean of those in the checkpoints `paths`.
+
+    Sums are of float64. All else is the first's; the facts list the files. Raises CheckpointError
+    where they are not of one architecture, vocabulary and normalisation of features.
+    """
+    first = read(paths[0])
+    sums = {name: weight.double() for name, weight in first["weights"].items()}
+    sources = [_describe_source(paths[0], first)]
+    for path in paths[1:]:
+        other = read(path)
+        difference = _find_difference(first, other)
+        if difference:
+            raise CheckpointError(
+                f"{os.fspath(path)}: {difference} is not as in {os.fspath(paths[0])}, so their "
+                "weights have no average; name checkpoints of one training."
+            )
+        for name, weight in other["weights"].items():
+            sums[name] += weight
+        sources.append(_describe_source(path, other))
+    payload = {
+        **first,
+        "weights": {
+            name: (total / len(paths)).to(first["weights"][name].dtype)
+            for name, total in sums.items()
+        },
+        "facts": {"average_of": sources},
+        "training": None,
+    }
+    _write(output, payload)
+
+
+def _describe_source(path: FilePath, payload: dict[str, Any]) -> str:
+    facts = [
+        f"{key} {payload['facts'][key]}" for key in ("epoch", "step") if key in payload["facts"]
+    ]
+    return f"{os.fspath(path)} ({', '.join(facts)})" if facts else os.fspath(path)
+
+
+def _find_difference(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """What keeps two checkpoints from being averaged, as a noun; "" where nothing does."""
+    for part in ("features", "encoder"):
+        for key in one[part] | other[part]:
+            if one[part].get(key) != other[part].get(key):
+                return f"{part}.{key}"
+    if one["vocabulary"] != other["vocabulary"]:
+        return "the vocabulary"
+    ours, theirs = one["weights"], other["weights"]
+    if {n: w.shape for n, w in ours.items()} != {n: w.shape for n, w in theirs.items()}:
+        return "the shape of its weights"
+    same = all(torch.equal(ours[n], theirs[n]) for n in ours if n.startswith("features."))
+    return "" if same else "the normalisation of the features"
+
+
+def name_epoch(epoch: int) -> str:
+    """The name of the file that keeps the model of an epoch, counted from 1."""
+    return f"epoch-{epoch:04d}.pt"
+
+
+def remove_epochs(folder: FilePath, last: int) -> None:
+    """Remove the models of the epochs up to `last` that a folder keeps."""
+    for path in Path(folder).glob("epoch-*.pt"):
+        number = path.stem.removeprefix("epoch-")
+        if number.isdecimal() and int(number) <= last:
+            path.unlink(missing_ok=True)
 
 
 def describe(path: FilePath) -> dict[str, object]:
@@ -161,6 +229,18 @@ def read(path: FilePath) -> dict[str, Any]:
             f"{name}: the checkpoint lacks {', '.join(sorted(missing))}; it is damaged."
         )
     return payload
+
+
+def _write(path: FilePath, payload: dict[str, Any]) -> None:
+    def write(file: IO[bytes]) -> None:
+        try:
+            torch.save(payload, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # what the disk said, which torch hides
+                raise error.__context__ from None
+            raise
+
+    write_atomically(path, write)
 
 
 def remove_leftovers(folder: FilePath) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `asr transcribe | stream | align | evaluate | score | lm | info`.
+"""The command line: `asr transcribe | stream | align | evaluate | score | tune | lm | ...`.
 
 Results go to stdout, progress and complaints to stderr. Exit code 0: all is well; 1: some of the
 recordings failed, and are listed; 2: the command itself cannot be done. Every command imports what
@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asr.errors import EXIT_CODE, AsrError, AudioError, DataError, TextError
+from asr import averaging, examining
+from asr.errors import EXIT_CODE, AsrError, AudioError, DataError, DecodeError, TextError
 from asr.progress import Bar, complain, say, track
 from asr.text import PROFILES, normalise
 
@@ -34,7 +35,7 @@ INTERRUPTED = 130  # as shells report SIGINT
 READER_GONE = 141  # as shells report SIGPIPE
 DEFAULT_RATE = 16_000  # samples per second, of raw ones
 DEFAULT_LATENCY_MS = 640.0  # of a stream
-DEFAULT_PAUSE = 0.8  # seconds
+DEFAULT_PAUSE = 0.5  # seconds
 LONG_SECONDS = 60.0  # a recording of more is shown a bar of its own
 
 FORMATS = {  # of a transcript, each with the ending of its files
@@ -101,7 +102,9 @@ def _build_parser() -> argparse.ArgumentParser:
     add("align", _align, _declare_align, "find out when each word of a transcript is said")
     add("evaluate", _evaluate, _declare_evaluate, "transcribe a manifest and measure the errors")
     add("score", _score, _declare_score, "compare two files of texts")
+    add("doctor", examining.run, examining.declare, "find what is wrong with manifests")
     add("tune", _tune, _declare_tune, "find the beam decoder's weights on a manifest")
+    add("average", averaging.run, averaging.declare, "average the weights of checkpoints")
     add("lm", None, _declare_lm, "make, describe, measure and convert language models")
     add("info", _info, _declare_info, "describe a checkpoint, a manifest or a recording")
     return parser
@@ -214,7 +217,7 @@ def _declare_transcribe(command: argparse.ArgumentParser) -> None:
         help="recordings, folders that are searched for recordings, - for standard input",
     )
     _add_model_options(command)
-    _add_latency_options(command, "default: recordings up to 22 s are heard whole")
+    _add_latency_options(command, "default: recordings up to 12 s are heard whole")
     _add_decoder_options(command)
     command.add_argument(
         "--nbest", type=_positive, metavar="N", help="show the N best texts (json; beam decoder)"
@@ -271,6 +274,9 @@ def _transcribe(arguments: argparse.Namespace) -> int:
             document = _render(given, result, arguments.format)
         except AudioError as error:
             failures.append(_sentence(error))
+            continue
+        except DecodeError as error:  # samples beyond all reason
+            failures.append(f"{given.name} cannot be decoded: {_sentence(error)}")
             continue
         if arguments.output:
             _write(_output_path(given, arguments.output, FORMATS[arguments.format]), document)
@@ -500,8 +506,6 @@ def _declare_align(command: argparse.ArgumentParser) -> None:
 
 
 def _align(arguments: argparse.Namespace) -> int:
-    import numpy as np
-
     from asr.alignment import align
 
     if arguments.audio == arguments.text == "-":
@@ -513,11 +517,13 @@ def _align(arguments: argparse.Namespace) -> int:
     text = normalise(_read_transcript(arguments.text), arguments.profile)
     [given], _ = _find_inputs([arguments.audio])
     recognizer = _load_recognizer(arguments)
+    recognizer.endpoint = None  # the transcript is one piece, and so must be the recording
     [(_, segments)] = recognizer.emissions([given.open()])
     if isinstance(segments, AsrError):
         raise segments
+    [(_, log_probs)] = segments
     hypothesis = align(
-        np.concatenate(segments),
+        log_probs,
         text,
         recognizer.vocabulary,
         recognizer.model.frame_seconds,

@@ -1,53 +1,209 @@
-"""A run's metrics: a JSONL file that can be rewound, TensorBoard, and a picture of the curves."""
+"""A run's metrics: a JSONL file that can be rewound, TensorBoard, the curves, and what they betray."""
 
+import contextlib
 import json
+import math
 import os
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-from asr.errors import CheckpointError
+from asr.errors import CheckpointError, FileError
+from asr.files import write_atomically
+
+COLLAPSE_EPOCHS = 3  # before that, every model says nothing but blanks
+COLLAPSE_RATIO = 0.999  # of the dev set's frames
+PROGRESS = 0.01  # relative fall of the dev loss that still is some
+RISE = (
+    1.2  # an epoch's loss over the lowest: that much, and so many nats per character, is no noise
+)
+RISE_NATS = 0.05
+EXPLOSION = 10.0  # an epoch's mean gradient norm over the lowest
 
 
 class Metrics:
     """Writes one JSON object per line to `folder/metrics.jsonl`, and its numbers to TensorBoard.
 
     `resume_at` is the size in bytes that the file had at the checkpoint (`position`): what was
-    written after it belongs to work that is done again, and is cut off.
+    written after it belongs to work that is done again, and is cut off. `epochs` are the rows of
+    the epochs so far. As a context it closes both at the end.
+
+    Everything raises FileError where the disk refuses.
     """
 
     def __init__(self, folder: Path, resume_at: int = 0, step: int = 0) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / "metrics.jsonl").open("ab")
-        if self._file.tell() < resume_at:
-            raise CheckpointError(
-                f"{folder / 'metrics.jsonl'} is shorter than it was at the last checkpoint; put the "
-                "file back, or train in another folder."
-            )
-        self._file.truncate(resume_at)
-        self._file.seek(0, os.SEEK_END)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self.epochs: list[dict[str, Any]] = []
+        self._path = folder / "metrics.jsonl"
+        with self._refusals():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("ab+")
+            if self._file.tell() < resume_at:
+                raise CheckpointError(
+                    f"{self._path} is shorter than it was at the last checkpoint; put the "
+                    "file back, or train in another folder."
+                )
+            self._file.truncate(resume_at)
+            self._file.seek(0)
+            for line in self._file:
+                if line.startswith(b'{"kind": "epoch"'):
+                    self.epochs.append(json.loads(line))
+            self._board = _Board(folder / "tensorboard", step + 1)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Add a line of this kind ("step" or "epoch") for the training step `step`."""
-        line = json.dumps({"kind": kind, "step": step, **values}, ensure_ascii=False)
-        self._file.write(line.encode() + b"\n")
-        for name, value in values.items():
-            if isinstance(value, int | float) and name != "epoch":
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+        row = {"kind": kind, "step": step, **values}
+        if kind == "epoch":
+            self.epochs.append(row)
+        with self._refusals():
+            self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            for name, value in values.items():
+                if isinstance(value, int | float) and name != "epoch":
+                    self._board.write_number(f"{kind}/{name}", value, step)
+
+    def write_samples(self, step: int, samples: Iterable[tuple[str, str, str]]) -> None:
+        """Show TensorBoard some utterances: (id, reference, hypothesis) each."""
+        with self._refusals():
+            for number, (name, reference, hypothesis) in enumerate(samples, start=1):
+                text = f"{name}\n\n    {reference}\n    {hypothesis}"  # Markdown: text under text
+                self._board.write_text(f"dev/sample {number}", text, step)
 
     def position(self) -> int:
         """The file's size, once everything written so far is on the disk."""
-        self._board.flush()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return self._file.tell()
+        with self._refusals():
+            self._board.flush()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            return self._file.tell()
 
     def close(self) -> None:
         """Flush and close both."""
-        self._file.close()
-        self._board.close()
+        with self._refusals(), contextlib.closing(self._board), contextlib.closing(self._file):
+            pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        # What the disk refuses now was written after the checkpoint: the first error tells more.
+        with contextlib.suppress(FileError) if error else contextlib.nullcontext():
+            self.close()
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise FileError(
+                f"{self._path} or the TensorBoard files beside it could not be written "
+                f"({error.strerror}); free some space, the same command then goes on from the last "
+                "checkpoint, which is untouched."
+            ) from error
+
+
+class _Board:
+    """A file of TensorBoard's events. Torch's own writer does so in a thread, whose errors are lost.
+
+    What older files hold of `first_step` and later ones is work that is done again, and not shown.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        from tensorboard.compat.proto import (  # type: ignore[import-untyped]
+            event_pb2,
+            summary_pb2,
+            tensor_pb2,
+        )
+        from tensorboard.summary.writer.record_writer import (  # type: ignore[import-untyped]
+            RecordWriter,
+        )
+
+        self._events, self._summaries, self._tensors = event_pb2, summary_pb2, tensor_pb2
+        folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads files in the order of their names, which hold seconds.
+        name = f"events.out.tfevents.{time.time():020.9f}.{socket.gethostname()}.{os.getpid()}"
+        self._records = RecordWriter((folder / name).open("wb"))
+        self._write(file_version="brain.Event:2")
+        log = event_pb2.SessionLog
+        self._write(step=first_step, session_log=log(status=log.START))
+
+    def write_number(self, name: str, value: float, step: int) -> None:
+        self._write_value(step, tag=name, simple_value=value)
+
+    def write_text(self, name: str, value: str, step: int) -> None:
+        metadata = self._summaries.SummaryMetadata
+        self._write_value(
+            step,
+            tag=name,
+            metadata=metadata(plugin_data=metadata.PluginData(plugin_name="text")),
+            tensor=self._tensors.TensorProto(dtype="DT_STRING", string_val=[value.encode()]),
+        )
+
+    def flush(self) -> None:
+        self._records.flush()
+
+    def close(self) -> None:
+        self._records.close()
+
+    def _write_value(self, step: int, **content: Any) -> None:
+        summary = self._summaries.Summary
+        self._write(step=step, summary=summary(value=[summary.Value(**content)]))
+
+    def _write(self, **content: Any) -> None:
+        event = self._events.Event(wall_time=time.time(), **content)
+        self._records.write(event.SerializeToString())
+
+
+def diagnose(epochs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is wrong with a training, by the rows of its epochs so far: lines for people, mostly none.
+
+    Blank collapse: from the third epoch on, more than 99.9 % of the dev set's frames are blank or
+    no utterance of it has a text, and the dev loss is not 1 % lower than in any epoch before.
+    Divergence: the training loss was a fifth (and 0.05 nats per character) above the lowest in two
+    epochs running, or it rises while the mean gradient norm is ten times the lowest.
+    """
+    lines: list[str] = []
+    if not epochs:
+        return lines
+    last, before = epochs[-1], epochs[:-1]
+    if (
+        len(epochs) >= COLLAPSE_EPOCHS
+        and (last["blank_ratio"] > COLLAPSE_RATIO or last["empty_ratio"] == 1)
+        and last["dev_loss"] > (1 - PROGRESS) * min(row["dev_loss"] for row in before)
+    ):
+        lines.append(
+            f"Blank collapse: {100 * last['blank_ratio']:.1f} % of the dev set's frames are blank, "
+            f"{100 * last['empty_ratio']:.0f} % of its utterances have no text, and its loss no "
+            "longer falls. Likely causes: training.learning_rate is too high, utterances are too "
+            "long to begin with, masks and noise (augment) are too strong for so little data, or "
+            "transcripts are wrong."
+        )
+    losses = [row["train_loss"] for row in epochs]
+    # A checkpoint of before norms were written per epoch has none.
+    norms = [row.get("gradient_norm", math.inf) for row in epochs]
+    rises = [
+        loss > max(RISE * lowest, lowest + RISE_NATS)
+        for loss, lowest in zip(losses[1:], accumulate(losses, min), strict=False)
+    ]
+    if len(rises) >= 2 and rises[-1] and rises[-2]:
+        symptom = f"the loss has been far above {min(losses):.3f}, the lowest, for two epochs"
+    elif before and norms[-1] > EXPLOSION * min(norms[:-1]) and losses[-1] > min(losses[:-1]):
+        symptom = (
+            f"the loss rises, and the mean gradient norm, {norms[-1]:.1f}, is more than "
+            f"{EXPLOSION:.0f} times the lowest, {min(norms[:-1]):.2f}"
+        )
+    else:
+        return lines
+    lines.append(
+        f"Divergence: {symptom}. Likely causes: training.learning_rate is too high or "
+        "training.warmup_steps too few, training.clip_norm is too high, or some transcripts are "
+        "wrong."
+    )
+    return lines
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -98,5 +254,5 @@ def draw_curves(folder: Path) -> Path:
         axis.grid(alpha=0.3)
     figure.suptitle(folder.name)
     path = folder / "curves.png"
-    figure.savefig(path, dpi=110)
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
     return path

@@ -97,10 +97,10 @@ def read_manifest(path: StrPath) -> list[Utterance]:
     path = Path(path)
     utterances: list[Utterance] = []
     lines: dict[str, int] = {}
-    for number, line in _read_lines(path):
+    for number, line in read_lines(path):
         if not line.strip():
             continue
-        utterance = _parse_utterance(line, f"{path}, line {number}", str(path.parent))
+        utterance = parse_utterance(line, f"{path}, line {number}", str(path.parent))
         first = lines.setdefault(utterance.id, number)
         if first != number:
             raise DataError(
@@ -143,7 +143,8 @@ def write_manifest(path: StrPath, utterances: Iterable[Utterance]) -> None:
         ) from error
 
 
-def _parse_utterance(line: str, where: str, folder: str) -> Utterance:
+def parse_utterance(line: str, where: str, folder: str) -> Utterance:
+    """The utterance of a manifest's line; DataError, beginning with `where`, for a line without."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -185,7 +186,7 @@ def _field(
     return value
 
 
-def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines of a UTF-8 text file (with or without a byte order mark), counted from 1."""
     try:
         with path.open("rb") as file:
@@ -218,7 +219,7 @@ def read_librispeech(
     transcripts = [
         (str(path.parent / line.partition(" ")[0]), line.partition(" ")[2])
         for path in _find_texts(folder, "*.trans.txt")
-        for _, line in _read_lines(path)
+        for _, line in read_lines(path)
         if line.strip()
     ]
     if not transcripts:
@@ -245,7 +246,7 @@ def read_common_voice(
     """
     tsv = Path(tsv)
     clips = tsv.parent / "clips"
-    rows = _read_lines(tsv)
+    rows = read_lines(tsv)
     # Not the csv module: the quotation marks of these sentences are not escaped.
     header = next(rows, (1, ""))[1].split("\t")
     if not {"path", "sentence"} <= set(header):
@@ -303,7 +304,7 @@ def read_folder(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance
     """
     folder = _require_folder(folder)
     transcripts = [
-        (str(path.with_suffix("")), "\n".join(line for _, line in _read_lines(path)))
+        (str(path.with_suffix("")), "\n".join(line for _, line in read_lines(path)))
         for path in _find_texts(folder, "*.txt")
     ]
 
@@ -341,7 +342,7 @@ def _find_texts(folder: Path, pattern: str) -> list[Path]:
 def _read_table(path: Path) -> dict[str, str]:
     """A Kaldi table: lines of a key, white space and a value, which may be empty."""
     table: dict[str, str] = {}
-    for number, line in _read_lines(path):
+    for number, line in read_lines(path):
         key, *value = line.split(maxsplit=1) or [""]
         if key in table:
             raise DataError(f"{path}, line {number}: {key!r} is listed twice; remove one of them.")

@@ -96,7 +96,7 @@ def tune_decoder(
     for index, emission in track(emissions, "listening", len(ordered), "utterances"):
         if isinstance(emission, AsrError):
             raise emission
-        log_probs[ordered[index].id] = np.concatenate(emission)
+        log_probs[ordered[index].id] = np.concatenate([segment.log_probs for segment in emission])
     references = {utterance.id: utterance.text for utterance in utterances}
     with Bar("tuning", trials, "trials") as bar:
         lowest = np.inf

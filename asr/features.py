@@ -11,7 +11,7 @@ and streaming gives exactly the frames of the whole file. `mean` and `std` are m
 training set and live in the model.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,14 +89,17 @@ class LogMel(nn.Module):
         """Features (T, F) of a waveform (N,), or (B, T, F) of (B, N); T = `frames(N)`."""
         if waveform.shape[-1] < self.config.window:
             return waveform.new_zeros(*waveform.shape[:-1], 0, self.config.mels)
-        frames = waveform.unfold(-1, self.config.window, self.config.hop)  # (..., T, window)
-        spectrum = torch.fft.rfft(frames * self.window, n=self.fft)  # (..., T, fft/2 + 1)
+        return self.read_windows(waveform.unfold(-1, self.config.window, self.config.hop))
+
+    def read_windows(self, windows: Tensor) -> Tensor:
+        """Features (..., F) of windows of samples (..., window)."""
+        spectrum = torch.fft.rfft(windows * self.window, n=self.fft)  # (..., fft/2 + 1)
         power = spectrum.real.square() + spectrum.imag.square()
-        log_mel = torch.log(power @ self.mel_matrix + self.config.floor)  # (..., T, F)
+        log_mel = torch.log(power @ self.mel_matrix + self.config.floor)  # (..., F)
         return (log_mel - self.mean) / self.std
 
     def stream(self) -> "LogMelStream":
-        """The same features from a waveform that arrives in pieces."""
+        """The same features from a waveform that arrives in pieces, see `read_features`."""
         return LogMelStream(self)
 
     @torch.no_grad()
@@ -128,18 +131,45 @@ class LogMel(nn.Module):
 
 
 class LogMelStream:
-    """Features of a waveform that arrives in pieces of any size; equal to `LogMel` of the whole."""
+    """A waveform that arrives in pieces of any size; `read_features` makes its features."""
 
     def __init__(self, log_mel: LogMel) -> None:
-        self._log_mel = log_mel
-        self._samples = log_mel.mean.new_zeros(0)
+        self.log_mel = log_mel
+        self._pieces: list[npt.NDArray[np.float32]] = []
+        self._samples = 0  # in them
 
-    def accept(self, waveform: Tensor) -> Tensor:
-        """The frames (T, F) that the new samples (N,) complete; T may be 0."""
-        self._samples = torch.cat([self._samples, waveform])
-        features: Tensor = self._log_mel(self._samples)
-        self._samples = self._samples[len(features) * self._log_mel.config.hop :]
-        return features
+    def accept(self, waveform: npt.NDArray[np.float32]) -> None:
+        """Take the next samples (N,), which nobody may change from now on."""
+        if len(waveform):
+            self._pieces.append(waveform)
+            self._samples += len(waveform)
+
+    @property
+    def frames(self) -> int:
+        """How many frames can be read."""
+        return self.log_mel.frames(self._samples)
+
+    def take(self, frames: int) -> Tensor:
+        """The windows (frames, window) of the next frames, at most as many as can be read."""
+        config = self.log_mel.config
+        # One long piece is read chunk by chunk and not copied for each.
+        samples = self._pieces[0] if len(self._pieces) == 1 else np.concatenate(self._pieces)
+        rest = samples[frames * config.hop :]
+        self._pieces, self._samples = [rest], len(rest)
+        return torch.from_numpy(samples).unfold(0, config.window, config.hop)[:frames]
+
+
+def read_features(streams: Sequence[LogMelStream], frames: Sequence[int]) -> Sequence[Tensor]:
+    """So many next frames (T, F) of each stream, computed together, equal to `LogMel` of the whole.
+
+    The streams, at least one, are of one `LogMel`, and hold that many.
+    """
+    log_mel = streams[0].log_mel
+    windows = [stream.take(count) for stream, count in zip(streams, frames, strict=True) if count]
+    if not windows:
+        return [log_mel.mean.new_zeros(0, log_mel.config.mels)] * len(streams)
+    features = log_mel.read_windows(torch.cat(windows).to(log_mel.mean.device))  # (sum of T, F)
+    return torch.split(features, list(frames))
 
 
 def mel_filters(config: FeaturesConfig, fft: int) -> npt.NDArray[np.float32]:

@@ -86,6 +86,7 @@ class MemoryCell(nn.Module):
 
 CELLS: dict[str, type[nn.LSTM] | type[nn.RNN]] = {"lstm": nn.LSTM, "rnn": nn.RNN}
 KINDS = ("forward", "bidirectional", "latency_controlled")
+PAST_FRAMES = 32  # encoder frames that a stream can read again, where its chunks are shorter
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,8 +273,9 @@ class Encoder(nn.Module):
         strands, _ = self.look_ahead(x)
         if self.config.kind == "forward":
             return strands[-1], lengths
-        whole = Context(x.shape[1])
-        back = self.look_back(strands, lengths, context or whole)  # (B, >= T', strand)
+        if context is None or context.chunk > x.shape[1]:
+            context = Context(x.shape[1])
+        back = self.look_back(strands, lengths, context)  # (B, >= T', strand)
         return torch.cat([strands[-1], back[:, : x.shape[1]]], dim=-1), lengths
 
     def draw_context(self, generator: torch.Generator) -> Context | None:
@@ -398,7 +400,7 @@ class EncoderStream:
         weight = next(encoder.parameters())
         self._features = weight.new_zeros(0, encoder.features)
         self._waiting = weight.new_zeros(0, encoder.config.stack * encoder.features)
-        self._chunk = self._waiting  # the frames of the chunk that was read last
+        self._past = self._waiting  # the frames up to the end of the chunk that was read last
         self._strands: list[Tensor] = []  # of the frames after it, as `Encoder.look_ahead` has them
         self._state: list[State] | None = None
         self._ended = False
@@ -421,18 +423,27 @@ class EncoderStream:
     @property
     def ready(self) -> bool:
         """Whether the next chunk can be read."""
-        return self.is_followed or (self._ended and self._ahead + len(self._waiting) > 0)
+        return not self.missing or (self._ended and not self.is_empty)
 
     @property
-    def is_followed(self) -> bool:
-        """Whether the next chunk and its right context are all there."""
-        return self._ahead + len(self._waiting) >= self.context.frames
+    def missing(self) -> int:
+        """Encoder frames that have to come before the next chunk and its right context are there."""
+        return max(0, self.context.frames - self._ahead - len(self._waiting))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no frame beyond the last chunk."""
+        return self._ahead + len(self._waiting) == 0
 
     def restart(self, frames: int) -> None:
-        """Forget everything, and read the last `frames` frames of the last chunk as new ones."""
-        again = self._chunk[len(self._chunk) - frames :]
+        """Forget everything, and read the `frames` frames up to the last chunk's end as new ones.
+
+        They may be all that were read since the last start, as far as the last chunk or PAST_FRAMES
+        reach.
+        """
+        again = self._past[len(self._past) - frames :]
         self._waiting = torch.cat([again, *self._strands[:1], self._waiting])
-        self._chunk = self._chunk[:0]
+        self._past = self._past[:0]
         self._strands, self._state = [], None
 
     @property
@@ -479,12 +490,17 @@ def _advance_alike(streams: list[EncoderStream]) -> Tensor:
     frames = strands[-1][:, :chunk]
     if encoder.config.kind == "latency_controlled":
         block = [strand[:, : context.frames] for strand in strands]
-        lengths = torch.full((len(streams),), block[0].shape[1], device=frames.device)
-        back = encoder.look_back(block, lengths, context)[:, :chunk]
+        size = block[0].shape[1]
+        lengths = torch.full((len(streams),), size, device=frames.device)
+        # The block is given as one chunk: cut by `context`, its right part would be read once more.
+        back = encoder.look_back(block, lengths, Context(size))[:, :chunk]
         frames = torch.cat([frames, back], dim=-1)
     for index, stream in enumerate(streams):
         stream._waiting = stream._waiting[unread:]
-        stream._chunk = strands[0][index, :chunk]
+        read = strands[0][index, :chunk]
+        stream._past = (
+            torch.cat([stream._past[-PAST_FRAMES:], read]) if chunk < PAST_FRAMES else read
+        )
         stream._strands = [s[index, chunk:] for s in strands] if strands[0].shape[1] > chunk else []
         stream._state = [tuple(part[index] for part in parts) for parts in state]
     return frames

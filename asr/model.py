@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from asr.errors import ConfigError
-from asr.features import FeaturesConfig, LogMel
+from asr.features import FeaturesConfig, LogMel, read_features
 from asr.lstm import Context, Encoder, EncoderConfig, advance
 
 MOST_FRAMES = 10_000  # of a chunk and its right context together
@@ -66,7 +66,9 @@ class AcousticModel(nn.Module):
         Of a latency-controlled encoder's frames half are right context.
         """
         frame, least = self.frame_seconds, self.latency_seconds(Context(1))
-        frames = math.floor((latency_ms / 1000 - least) / frame + 1e-9) + 1
+        frames = 0
+        if math.isfinite(latency_ms):
+            frames = math.floor((latency_ms / 1000 - least) / frame + 1e-9) + 1
         if not 1 <= frames < MOST_FRAMES:
             raise ConfigError(
                 f"A latency of {latency_ms:g} ms is impossible; with this model it is from "
@@ -108,38 +110,41 @@ class AcousticModel(nn.Module):
 class EmissionStream:
     """Log-probs of one recording that arrives in pieces; equal to the model's on the whole of it.
 
-    What arrives is taken at once, and read when `advance` is called, chunk by chunk.
+    What arrives is kept as it is until `read_chunks` reads it, chunk by chunk: a piece that completes
+    no chunk costs next to nothing.
     """
 
     def __init__(self, model: AcousticModel, context: Context) -> None:
         self.model = model
         self._encoder = model.encoder.stream(context)
-        self._features = model.features.stream()
+        self._sound = model.features.stream()
+        self._ended = False
 
-    @torch.inference_mode()
     def accept(self, waveform: npt.NDArray[np.float32]) -> None:
-        """Take the next samples (N,)."""
-        samples = torch.from_numpy(waveform).to(self.model.head.weight.device)
-        self._encoder.accept(self._features.accept(samples))
+        """Take the next samples (N,), which nobody may change from now on."""
+        self._sound.accept(waveform)
 
-    @torch.inference_mode()
     def end(self) -> None:
         """Nothing follows."""
-        self._encoder.end()
+        self._ended = True
 
     @property
     def ready(self) -> bool:
         """Whether a chunk can be read."""
-        return self._encoder.ready
+        return self.is_followed or (
+            self._ended and (self._sound.frames > 0 or not self._encoder.is_empty)
+        )
 
     @property
     def is_followed(self) -> bool:
         """Whether the next chunk's right context is all there."""
-        return self._encoder.is_followed
+        frames, stack = self._sound.frames, self.model.encoder.config.stack
+        # The last, incomplete stack counts where nothing follows.
+        return (-(-frames // stack) if self._ended else frames // stack) >= self._encoder.missing
 
     @torch.inference_mode()
     def restart(self, frames: int) -> None:
-        """Forget everything, and read the last `frames` frames of the last chunk as new ones."""
+        """As `EncoderStream.restart` does."""
         self._encoder.restart(frames)
 
 
@@ -152,7 +157,21 @@ def read_chunks(streams: Sequence[EmissionStream]) -> list[npt.NDArray[np.float3
     if not streams:
         return []
     model = streams[0].model
+    _read_sound([stream for stream in streams if stream.ready])
     frames = advance([stream._encoder for stream in streams])  # (n, H) each
     log_probs = model._log_probs(torch.cat(frames)).cpu().numpy()  # (sum of n, V)
     edges = np.cumsum([len(rows) for rows in frames])
     return np.split(log_probs, edges[:-1])
+
+
+def _read_sound(streams: Sequence[EmissionStream]) -> None:
+    """Give the encoder the features that the next chunk of each of these streams needs."""
+    if not streams:
+        return
+    stack = streams[0].model.encoder.config.stack
+    counts = [min(s._sound.frames, s._encoder.missing * stack) for s in streams]
+    found = read_features([stream._sound for stream in streams], counts)
+    for stream, features in zip(streams, found, strict=True):
+        stream._encoder.accept(features)
+        if stream._ended and not stream._sound.frames:
+            stream._encoder.end()

@@ -24,7 +24,7 @@ from asr.endpoint import EndpointConfig, Endpointer
 from asr.errors import AsrError, ConfigError
 from asr.lstm import Context
 from asr.model import AcousticModel
-from asr.stream import SegmentStream, Stream, read_segments
+from asr.stream import Segment, SegmentStream, Stream, read_segments
 from asr.text import Vocabulary
 
 Waveform = npt.NDArray[np.float32]
@@ -35,7 +35,7 @@ Source = AudioSource | tuple[AudioSource, float]
 BATCH_SECONDS = 120.0
 """Padded seconds in a batch, where the caller does not say."""
 
-CHUNK_SECONDS, RIGHT_SECONDS = 20.0, 2.0
+CHUNK_SECONDS, RIGHT_SECONDS = 10.0, 2.0
 """Where no latency is asked for: what is shorter than both together is heard whole."""
 
 STREAM_LATENCY_MS = 640.0
@@ -55,7 +55,7 @@ class Recognizer:
     A long recording is heard chunk by chunk, and cut where speech pauses, in constant memory. How
     far the encoder sees (`context`) and where it forgets (`endpoint`) make up the operating point;
     with the same one, `transcribe` and `stream` give the same words. As it stands, only recordings
-    of more than 22 s are cut. A bidirectional encoder hears every recording whole.
+    of more than 12 s are cut. A bidirectional encoder hears every recording whole.
     """
 
     def __init__(
@@ -149,10 +149,10 @@ class Recognizer:
 
     def emissions(
         self, sources: Iterable[Source], batch_seconds: float = BATCH_SECONDS
-    ) -> Iterator[tuple[int, list[LogProbs] | AsrError]]:
+    ) -> Iterator[tuple[int, list[Segment] | AsrError]]:
         """The model's log-probs of each recording, as `transcribe_many` gives texts.
 
-        They come as one (T', V) for each segment, most often a single one: `decode` takes them.
+        They come as segments, most often a single one: `decode` takes them.
 
         Neighbours go through the model together, in batches of at most `batch_seconds`, padding
         counted: sources sorted by their length are the fastest. They are drawn as they are needed.
@@ -166,19 +166,18 @@ class Recognizer:
             except AsrError as error:
                 yield index, error
 
-    def decode(self, segments: Iterable[LogProbs], decoder: Decoder | None = None) -> Hypothesis:
-        """What is said in a recording's consecutive segments of log-probs, each (T', V).
+    def decode(self, segments: Iterable[Segment], decoder: Decoder | None = None) -> Hypothesis:
+        """What is said in a recording's segments of log-probs, as `emissions` gives them.
 
         By another decoder than the recogniser's, where one is given.
         """
         decoder = decoder or self.decoder
-        found: list[Hypothesis] = []
-        frames = 0
-        for log_probs in segments:
-            hypothesis = decoder.decode(log_probs)
-            found.append(hypothesis.shifted(frames * self.model.frame_seconds))
-            frames += len(log_probs)
-        return join(found)
+        return join(
+            [
+                decoder.decode(log_probs).shifted(first_frame * self.model.frame_seconds)
+                for first_frame, log_probs in segments
+            ]
+        )
 
     def stream(
         self, latency_ms: float = STREAM_LATENCY_MS, endpoint: EndpointConfig | None = None
@@ -198,7 +197,7 @@ class Recognizer:
         sources: Iterable[Source],
         batch_seconds: float,
         heard: Callable[[float], object] | None = None,
-    ) -> Iterator[tuple[int, Iterable[LogProbs] | AsrError]]:
+    ) -> Iterator[tuple[int, Iterable[Segment] | AsrError]]:
         """The segments of each recording, computed while they are drawn where it is long."""
         read = self._read(sources)
         items = ((seconds, (index, audio)) for index, (seconds, audio) in enumerate(read))
@@ -209,7 +208,7 @@ class Recognizer:
                 if isinstance(audio, AsrError):
                     yield index, audio
                 elif isinstance(audio, np.ndarray):
-                    yield index, [next(log_probs)]
+                    yield index, [Segment(0, next(log_probs))]
                     if heard:
                         heard(len(audio) / self.sample_rate)
                 else:
@@ -227,25 +226,27 @@ class Recognizer:
 
     def _cut(
         self, blocks: Iterable[Waveform], heard: Callable[[float], object] | None
-    ) -> Iterator[LogProbs]:
-        """The segments (T', V) of a recording that comes in blocks (n,)."""
+    ) -> Iterator[Segment]:
+        """The segments of a recording that comes in blocks (n,)."""
         stream = SegmentStream(self.model, self.context, self._new_endpointer(self.endpoint))
         rows: list[LogProbs] = []
+        first_frame = 0
         for block in chain(blocks, [None]):
             if block is None:
                 stream.end()
             else:
                 stream.accept(block)
             while stream.ready:
-                [(log_probs, ends)] = read_segments([stream])
-                rows.append(log_probs)
+                [((first_frame, log_probs), ends)] = read_segments([stream])
+                if len(log_probs):  # else in a pause
+                    rows.append(log_probs)
                 if ends:
-                    yield np.concatenate(rows)
+                    yield Segment(first_frame, np.concatenate(rows))
                     rows = []
             if heard and block is not None:
                 heard(len(block) / self.sample_rate)
         if rows:
-            yield np.concatenate(rows)
+            yield Segment(first_frame, np.concatenate(rows))
 
     def _new_endpointer(self, config: EndpointConfig | None) -> Callable[[], Endpointer] | None:
         if config is None:
@@ -254,7 +255,10 @@ class Recognizer:
 
     def _seconds_to_context(self, chunk: float, right: float) -> Context:
         frame = self.model.frame_seconds
-        return Context(max(1, round(chunk / frame)), round(right / frame))
+        context = Context(max(1, round(chunk / frame)), round(right / frame))
+        if self.model.encoder.config.kind == "forward":  # which sees nothing beyond its chunk
+            return Context(context.frames)
+        return context
 
     @property
     def _whole_frames(self) -> float:

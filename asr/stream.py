@@ -8,13 +8,14 @@ Resampler, features, encoder and decoder all carry their state from piece to pie
 samples are cut, the words and their times are the same, and they are those of
 `Recognizer.transcribe` on all samples, where it works at the same operating point.
 
-An endpoint, where one is asked for, forgets everything: the memory of the encoder, the texts of the
-beam, the history of the language model and begun hotwords. The next segment begins like a signal.
+An endpoint, where one is asked for, forgets everything: the texts of the beam, the history of the
+language model and begun hotwords where a segment ends, the encoder's memory where the next begins,
+which is shortly before sound is heard again. It begins like a signal.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from asr.decode import Decoder, Hypothesis
 from asr.endpoint import Endpointer
 from asr.errors import AsrError, AudioError
 from asr.lstm import Context
-from asr.model import AcousticModel, EmissionStream, read_chunks
+from asr.model import AcousticModel, read_chunks
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000  # hertz; as for files
 LogProbs = npt.NDArray[np.float32]  # (T', V)
@@ -50,6 +51,13 @@ class Partial:
         return " ".join(part for part in (self.stable, self.tail) if part)
 
 
+class Segment(NamedTuple):
+    """Log-probs (T', V) of a segment, or of a part of it, and its first frame's place."""
+
+    first_frame: int
+    log_probs: LogProbs
+
+
 class SegmentStream:
     """The log-probs of a signal at the model's rate, cut into segments where speech pauses."""
 
@@ -61,48 +69,50 @@ class SegmentStream:
     ) -> None:
         self._new_endpointer = new_endpointer
         self._endpointer = new_endpointer() if new_endpointer else None
-        self._emissions = model.stream(context)
+        self._next_frame = self._first_frame = 0  # of what comes, and of its segment
+        self.emissions = model.stream(context)
 
     def accept(self, waveform: npt.NDArray[np.float32]) -> None:
         """Take the next samples (N,)."""
-        self._emissions.accept(waveform)
+        self.emissions.accept(waveform)
 
     def end(self) -> None:
         """Nothing follows."""
-        self._emissions.end()
+        self.emissions.end()
 
     @property
     def ready(self) -> bool:
         """Whether log-probs can be read."""
-        return self._emissions.ready
+        return self.emissions.ready
 
-    @property
-    def emissions(self) -> EmissionStream:
-        """The stream of log-probs that is cut."""
-        return self._emissions
-
-    def cut(self, log_probs: LogProbs, is_last: bool) -> tuple[LogProbs, bool]:
+    def cut(self, log_probs: LogProbs, is_last: bool) -> tuple[Segment, bool]:
         """What of the chunk just read, log_probs (n, V), is of this segment, and if it ends."""
-        # What cannot be followed by anything is not cut: a recording of one chunk is one segment.
-        if self._endpointer is None or self._new_endpointer is None or is_last:
-            return log_probs, False
-        end = self._endpointer.find(log_probs)
-        if end is None:
-            return log_probs, False
-        self._endpointer = self._new_endpointer()
-        self._emissions.restart(len(log_probs) - end)
-        return log_probs[:end], True
+        begin_of_chunk = self._next_frame
+        self._next_frame += len(log_probs)
+        first = self._first_frame
+        # What nothing can follow is not cut: a recording of one chunk is one segment.
+        if not self._endpointer or not self._new_endpointer:
+            return Segment(first, log_probs), False
+        if is_last and not self._endpointer.is_over:
+            return Segment(first, log_probs), False
+        cut = self._endpointer.cut(log_probs)
+        if cut.begin is not None:
+            self.emissions.restart(len(log_probs) - cut.begin)
+            self._next_frame = self._first_frame = begin_of_chunk + cut.begin
+            self._endpointer = self._new_endpointer()
+        return Segment(first, log_probs[: cut.kept]), cut.ends
 
 
-def read_segments(streams: Sequence[SegmentStream]) -> list[tuple[LogProbs, bool]]:
-    """The next log-probs (n, V) of each stream, and whether its segment ends with them.
+def read_segments(streams: Sequence[SegmentStream]) -> list[tuple[Segment, bool]]:
+    """What comes next of each stream's segment, log-probs (n, V), and whether it ends with them.
 
-    The encoder reads a chunk of all those that are ready together; n = 0 where one is not.
+    The encoder reads a chunk of all those that are ready together; n = 0 where one is not, and in
+    the pauses between segments.
     """
     last = [not stream.emissions.is_followed for stream in streams]
     chunks = read_chunks([stream.emissions for stream in streams])
     return [
-        stream.cut(rows, is_last) if len(rows) else (rows, False)
+        stream.cut(rows, is_last)
         for stream, rows, is_last in zip(streams, chunks, last, strict=True)
     ]
 
@@ -127,8 +137,8 @@ class Stream:
         self._segments = SegmentStream(model, context, new_endpointer)
         self._decoder = decoder
         self._state = decoder.start()
-        self._frames = 0  # read
         self._first_frame = 0  # of the segment
+        self._pauses = False  # between two segments
         self._rate: int | None = None  # of what arrives; the first piece decides
         self._resampler = Resampler(self._model_rate, self._model_rate)
         self._samples = 0
@@ -182,16 +192,19 @@ class Stream:
         self._samples += len(waveform)
         self._segments.accept(self._resampler.feed(waveform))
 
-    def _decode(self, log_probs: LogProbs, ends: bool) -> None:
-        """Read the segment's next log-probs (n, V), its last ones if it `ends`."""
-        self._decoder.advance(self._state, log_probs)
-        self._frames += len(log_probs)
+    def _decode(self, segment: Segment, ends: bool) -> None:
+        """Read the segment's next log-probs, its last ones if it `ends`."""
+        self._first_frame = segment.first_frame
+        self._pauses &= not len(segment.log_probs)
+        self._decoder.advance(self._state, segment.log_probs)
         if ends:
             self._ended.append(self._best())
-            self._first_frame = self._frames
             self._state = self._decoder.start()
+            self._pauses = True
 
     def _best(self) -> Hypothesis:
+        if self._pauses:
+            return Hypothesis("", (), 1.0, 0.0)
         best = self._decoder.best(self._state)
         return best.shifted(self._first_frame * self._frame_seconds) if self._first_frame else best
 
@@ -254,6 +267,8 @@ def accept_many(
     what each would give alone. A piece that is no good gives its error and leaves the other streams
     alone. Raises ValueError where streams and pieces are not of the same number.
     """
+    if len(streams) != len(pieces):
+        raise ValueError(f"{len(streams)} streams cannot take {len(pieces)} pieces")
     found: dict[int, AsrError] = {}
     for index, (stream, piece) in enumerate(zip(streams, pieces, strict=True)):
         try:
@@ -272,10 +287,10 @@ def _listen(streams: Sequence[Stream]) -> dict[int, AsrError]:
     heard: set[int] = set()
     while ready := [i for i, s in enumerate(streams) if s._segments.ready and i not in errors]:
         chunks = read_segments([streams[index]._segments for index in ready])
-        for index, (rows, ends) in zip(ready, chunks, strict=True):
+        for index, (segment, ends) in zip(ready, chunks, strict=True):
             heard.add(index)
             try:
-                streams[index]._decode(rows, ends)
+                streams[index]._decode(segment, ends)
             except AsrError as error:
                 errors[index] = error
     for index in heard - errors.keys():

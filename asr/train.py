@@ -14,8 +14,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,14 +29,19 @@ from torch.nn.parallel import DistributedDataParallel
 from asr import checkpoint
 from asr.audio import load_audio
 from asr.augment import AugmentConfig, Augmenter
-from asr.curves import Metrics, draw_curves
+from asr.curves import Metrics, diagnose, draw_curves
 from asr.data import (
     Batch,
+    EpochPlan,
+    Example,
+    Indices,
     Planner,
     SpeechDataset,
     Utterance,
     admit,
+    collate,
     load_batches,
+    shard,
     summarise_rejects,
 )
 from asr.decode import DecoderConfig
@@ -52,6 +58,8 @@ DRAW_SECONDS = 60.0  # between two pictures of the curves
 LOG_STEPS = 10  # steps between looks at the losses: each look waits for the GPU
 NAMES_TOLD = 8  # utterances that a line for people names; the metrics name all
 NORMALISATION_UTTERANCES = 1000  # spread over the training set, to measure the features' mean on
+REHEARSING = ("cuda",)  # devices on which the largest batch is tried first; a CPU has no such limit
+SAMPLES = 3  # utterances of the dev set whose texts TensorBoard shows
 
 
 @dataclass
@@ -61,6 +69,9 @@ class TrainingConfig:
     epochs: int = 40
     # Padded audio in a batch, all processes' shares together; also the longest utterance admitted.
     batch_seconds: float = 40.0
+    # Micro-batches into which each process cuts its part of a batch, one in memory after the other,
+    # for batches that are larger than the memory. But for rounding and dropout the step is the same.
+    accumulate: int = 1
     learning_rate: float = 2e-3  # the peak, reached after the warm-up, then a half cosine to 0
     warmup_steps: int = 200
     weight_decay: float = 0.01  # of weight matrices
@@ -73,6 +84,7 @@ class TrainingConfig:
     bad_steps_limit: int = 20
     seed: int = 1
     checkpoint_steps: int = 200  # between resumable checkpoints, besides each epoch's end
+    keep: int = 0  # models of the last epochs kept as epoch-0001.pt and so on; 0: none
     precision: str = "auto"  # "auto" (bf16 on a GPU), "float32", "bf16"
 
     def __post_init__(self) -> None:
@@ -82,9 +94,11 @@ class TrainingConfig:
             )
         for key, least in (
             ("epochs", 1),
+            ("accumulate", 1),
             ("warmup_steps", 0),
             ("bad_steps_limit", 1),
             ("checkpoint_steps", 1),
+            ("keep", 0),
         ):
             if getattr(self, key) < least:
                 raise ConfigError(f"training.{key} is {getattr(self, key)}; at least {least}.")
@@ -200,11 +214,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         # How far the encoder sees is one of (seed, step): the same on every process.
         generator = torch.Generator().manual_seed(_seed(self.config.seed, step))
-        losses = self.losses(batch, self.model.encoder.draw_context(generator))
-        loss = losses.sum()
-        # DistributedDataParallel averages the gradients over processes; the loss is their sum. A loss
-        # that is not finite, times 0, is not a number, and so is then every process's gradient.
-        torch.autograd.backward(loss, loss.detach() * 0 + self.place.processes)
+        losses = self._differentiate(batch, self.model.encoder.draw_context(generator))
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         good = norm.isfinite().float()
         # As torch's GradScaler tells a fused optimiser, on the device, to leave everything as it is.
@@ -212,7 +222,69 @@ class Trainer:
         self.optimizer.step()
         if self.result is not self.model:
             self._average(step, good)
-        return losses.detach(), norm
+        return losses, norm
+
+    def rehearse(self, batch: Batch) -> None:
+        """Compute a batch's gradients on this process alone, and forget them: does the memory hold?
+
+        Everything is as in a step that sees as much as a step may see, but nothing is changed and no
+        random number drawn. Raises TrainingError where the memory does not hold it.
+        """
+        contexts: list[Context | None] = [None]
+        encoder = self.model.encoder.config
+        if encoder.kind == "latency_controlled":  # the shortest chunk is read with the most overlap
+            contexts.append(Context(encoder.chunk[0], encoder.right[1]))
+        parameters = list(self.model.parameters())
+        # What the optimiser will have made at its first step.
+        moments = [] if self.optimizer.state else [torch.empty_like(p) for p in parameters * 2]
+        devices = [self.place.device] if self.place.device.type == "cuda" else []
+        self.model.train()
+        with torch.random.fork_rng(devices):
+            for context in contexts:
+                self._differentiate(batch, context, alone=True)
+                self.optimizer.zero_grad(set_to_none=True)
+        del moments
+
+    def _differentiate(self, batch: Batch, context: Context | None, alone: bool = False) -> Tensor:
+        """Add the gradients of this process's share, micro-batch by micro-batch; returns `losses`.
+
+        Those of all processes are summed once, with the last micro-batch, unless `alone`. Raises
+        TrainingError where the memory does not hold a micro-batch.
+        """
+        parts = split(batch, self.config.accumulate)
+        found = []
+        for number, part in enumerate(parts, start=1):
+            waits = alone or number < len(parts)
+            with self._without_sum() if waits else contextlib.nullcontext(), self._fitting(part):
+                losses = self.losses(part, context)
+                loss = losses.sum()
+                # DistributedDataParallel averages the gradients over processes; the loss is their
+                # sum. A loss that is not finite, times 0, is not a number, and so is then every
+                # process's gradient.
+                torch.autograd.backward(loss, loss.detach() * 0 + self.place.processes)
+            found.append(losses.detach())
+        return torch.cat(found)
+
+    def _without_sum(self) -> contextlib.AbstractContextManager[None]:
+        """Within it gradients stay on their process."""
+        if isinstance(self._parallel, DistributedDataParallel):
+            return self._parallel.no_sync()
+        return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def _fitting(self, part: Batch) -> Iterator[None]:
+        """Turns a want of memory within it into a TrainingError."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if not is_want_of_memory(error):
+                raise
+            raise TrainingError(
+                f"{len(part.ids)} utterance(s) of {part.features.shape[1]} feature frames, a part of "
+                f"the batch, do not fit into the memory of {self.place.device}; lower "
+                f"training.batch_seconds (now {self.config.batch_seconds:g}), or raise "
+                f"training.accumulate (now {self.config.accumulate}) for smaller parts."
+            ) from error
 
     @torch.no_grad()
     def _average(self, step: int, good: Tensor) -> None:
@@ -256,6 +328,50 @@ def average_decay(step: int, decay: float) -> float:
     return min(decay, (1 + step) / (10 + step))
 
 
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """A batch cut by utterances into `parts` batches, in its order, or into one for each utterance.
+
+    They are as equal as can be, padded no more than each needs, and `symbols` stays the whole's.
+    """
+    count = len(batch.ids)
+    parts = max(1, min(parts, count))
+    if parts == 1:
+        return [batch]
+    cut = []
+    for start, end in pairwise(count * part // parts for part in range(parts + 1)):
+        frames = int(batch.feature_lengths[start:end].max())
+        symbols = int(batch.target_lengths[start:end].max())
+        cut.append(
+            replace(
+                batch,
+                features=batch.features[start:end, :frames],
+                feature_lengths=batch.feature_lengths[start:end],
+                targets=batch.targets[start:end, :symbols],
+                target_lengths=batch.target_lengths[start:end],
+                ids=batch.ids[start:end],
+                texts=batch.texts[start:end],
+            )
+        )
+    return cut
+
+
+def is_want_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device or the machine has no memory left for a tensor."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # Torch on a CPU, and the libraries of a GPU (CUDNN_STATUS_ALLOC_FAILED).
+    return any(words in str(error).lower() for words in ("allocate memory", "alloc_failed"))
+
+
+def largest_batch(plan: EpochPlan, seconds: Sequence[float]) -> Indices:
+    """The batch of a plan that holds the most audio, padding included; `seconds` by utterance."""
+
+    def padded(batch: Indices) -> float:  # the first of a batch is its longest
+        return float(len(batch) * seconds[batch[0]] / plan.speeds[batch[0]])
+
+    return max(plan.batches, key=padded)
+
+
 def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
     """Minus log P(targets | log_probs) of each utterance, (B,) (Graves et al. 2006).
 
@@ -273,9 +389,10 @@ def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
 def train(task: Task) -> Outcome:
     """Train, or go on training, in `task.folder`, as one of the processes that `launch` started.
 
-    The folder gets last.pt (resumable), best.pt (lowest dev WER), metrics.jsonl, TensorBoard files
-    and curves.png. Ctrl-C or SIGTERM saves and returns an interrupted `Outcome`; the same call goes
-    on from there, or from the last checkpoint if the process was killed, as if nothing had happened.
+    The folder gets last.pt (resumable), best.pt (lowest dev WER), epoch-0001.pt and so on (if
+    configured), metrics.jsonl, TensorBoard files and curves.png. Ctrl-C or SIGTERM saves and returns
+    an interrupted `Outcome`; the same call goes on from there, or from the last checkpoint if the
+    process was killed, as if nothing had happened.
     Raises an AsrError where the data, the configuration or the loss makes training impossible.
     """
     with join(task.runtime) as place:
@@ -295,6 +412,8 @@ class _Run:
         self.step = 0
         self.epoch_loss = 0.0  # sum over the epoch's steps so far, weighted by their characters
         self.epoch_symbols = 0
+        self.epoch_norm = 0.0  # sum of the gradient norms of the epoch's steps so far
+        self.epoch_steps = 0  # those that were not skipped
         self.bad_steps = 0  # the last ones in a row that were skipped
         self.best_wer = math.inf
         self.drawn = -math.inf  # when the curves were drawn last
@@ -335,6 +454,17 @@ class _Run:
         )
 
     def run(self) -> Outcome:
+        with self.metrics or contextlib.nullcontext():
+            self._run_epochs()
+        if self.epoch == self.config.epochs:
+            self.listener.say(
+                f"Trained. Best dev WER: {100 * self.best_wer:.2f} %. Model: "
+                f"{self.task.folder / 'best.pt'}, curves: {self.task.folder / 'curves.png'}"
+            )
+        interrupted = self.epoch < self.config.epochs
+        return Outcome(self.task.folder, self.epoch, self.step, self.best_wer, interrupted)
+
+    def _run_epochs(self) -> None:
         task, config = self.task, self.config
         planner = Planner(
             [u.seconds for u in self.admitted],
@@ -350,6 +480,8 @@ class _Run:
             self.augmenter,
             config.seed,
         )
+        if self.place.device.type in REHEARSING and self.epoch < config.epochs:
+            self._rehearse(planner.epoch(self.epoch), dataset)
         batches = load_batches(
             dataset,
             planner,
@@ -360,21 +492,27 @@ class _Run:
             workers=task.runtime.resolve().workers,
         )
         interruption = _Interruption(self.place.device)
-        try:
-            with interruption, contextlib.closing(batches):
-                while self.epoch < config.epochs and not interruption.agreed:
-                    self._run_epoch(len(planner.epoch(self.epoch)), batches, interruption)
-        finally:
-            if self.metrics is not None:
-                self.metrics.close()
-        if self.epoch == config.epochs:
-            self.listener.say(
-                f"Trained. Best dev WER: {100 * self.best_wer:.2f} %. Model: "
-                f"{task.folder / 'best.pt'}, curves: {task.folder / 'curves.png'}"
-            )
-        return Outcome(
-            task.folder, self.epoch, self.step, self.best_wer, self.epoch < config.epochs
-        )
+        with interruption, contextlib.closing(batches):
+            while self.epoch < config.epochs and not interruption.agreed:
+                self._run_epoch(len(planner.epoch(self.epoch)), batches, interruption)
+
+    def _rehearse(self, plan: EpochPlan, dataset: SpeechDataset) -> None:
+        """Try the largest batch of a plan, with silence in place of its recordings.
+
+        Too large a batch then ends the training at its start, not in its last epoch's last step.
+        """
+        batch = largest_batch(plan, [u.seconds for u in self.admitted])
+        log_mel, slowest = self.trainer.model.features, 1 - self.task.augment.tempo
+        examples = []
+        for index in shard(batch, self.place.rank, self.place.processes):
+            utterance = self.admitted[index]
+            samples = round(utterance.seconds * log_mel.config.sample_rate / plan.speeds[index])
+            frames = math.ceil(log_mel.frames(samples) / slowest)
+            features = torch.zeros(frames, log_mel.config.mels)
+            target = torch.from_numpy(dataset.targets[index]).long()
+            examples.append(Example(utterance.id, utterance.text, features, target))
+        symbols = int(dataset.target_lengths[batch].sum())
+        self.trainer.rehearse(collate(examples, log_mel.config.mels, symbols, self.epoch))
 
     def _run_epoch(
         self, steps: int, batches: Iterator[Batch], interruption: "_Interruption"
@@ -392,6 +530,7 @@ class _Run:
         self._validate(time.monotonic() - started)
         self.epoch += 1
         self.step_in_epoch, self.epoch_loss, self.epoch_symbols = 0, 0.0, 0
+        self.epoch_norm, self.epoch_steps = 0.0, 0
         self._save_last()
         if self.place.first and (
             self.epoch == self.config.epochs or time.monotonic() - self.drawn > DRAW_SECONDS
@@ -437,6 +576,8 @@ class _Run:
             self.bad_steps = 0
             self.epoch_loss += loss * step.symbols
             self.epoch_symbols += step.symbols
+            self.epoch_norm += norm
+            self.epoch_steps += 1
             if self.metrics is not None:
                 self.metrics.write(
                     "step",
@@ -482,20 +623,22 @@ class _Run:
 
     def _validate(self, seconds: float) -> None:
         """Transcribe the dev set with the model that training has made; keep it if it is the best."""
-        texts, loss, symbols = {}, 0.0, 0
+        texts, loss, symbols, frames, blanks = {}, 0.0, 0, 0, 0
         mine = self.dev_set[self.place.rank :: self.place.processes]
         recognizer = Recognizer(self.trainer.result.eval(), self.task.vocabulary, self.task.decoder)
         for index, segments in recognizer.emissions([(u.audio, u.seconds) for u in mine]):
             if isinstance(segments, AsrError):
                 raise segments
             utterance = mine[index]
-            emission = np.concatenate(segments)  # (T', V)
+            emission = np.concatenate([s.log_probs for s in segments])  # (T', V)
             if np.isnan(emission).any():
                 raise TrainingError(
                     f"After step {self.step} the model has no probabilities for {utterance.id}, its "
                     "weights are beyond all bounds; train in another folder with a lower "
                     "training.learning_rate."
                 )
+            frames += len(emission)
+            blanks += int((emission.argmax(axis=1) == 0).sum())
             texts[utterance.id] = recognizer.decode(segments).text
             target = self.task.vocabulary.encode(utterance.text, utterance.id)
             if len(emission) >= ctc_frames_needed(target):
@@ -509,13 +652,13 @@ class _Run:
                     )
                 )
                 symbols += len(target)
-        parts = gather((texts, loss, symbols))
-        report = score(
-            {u.id: u.text for u in self.dev_set},
-            {name: text for part in parts for name, text in part[0].items()},
-        )
-        dev_loss = sum(part[1] for part in parts) / max(1, sum(part[2] for part in parts))
+        shares = gather((texts, loss, symbols, frames, blanks))
+        texts = {name: text for share in shares for name, text in share[0].items()}
+        report = score({u.id: u.text for u in self.dev_set}, texts)
+        loss, symbols, frames, blanks = (sum(share[i] for share in shares) for i in range(1, 5))
+        dev_loss = loss / max(1, symbols)
         train_loss = self.epoch_loss / self.epoch_symbols
+        blank_ratio = blanks / max(1, frames)
         if self.metrics is not None:
             self.metrics.write(
                 "epoch",
@@ -523,32 +666,48 @@ class _Run:
                 {
                     "epoch": self.epoch + 1,
                     "train_loss": train_loss,
+                    "gradient_norm": self.epoch_norm / self.epoch_steps,
                     "dev_loss": dev_loss,
                     "wer": report.wer,
                     "cer": report.cer,
+                    "blank_ratio": blank_ratio,
+                    "empty_ratio": sum(not text for text in texts.values()) / len(texts),
                 },
+            )
+            stride = -(-len(self.dev_set) // SAMPLES)
+            self.metrics.write_samples(
+                self.step, [(u.id, u.text, texts[u.id]) for u in self.dev_set[::stride]]
             )
         better = report.wer < self.best_wer
         self.listener.say(
             f"Epoch {self.epoch + 1}/{self.config.epochs}: loss {train_loss:.3f}, "
             f"dev loss {dev_loss:.3f}, WER {100 * report.wer:.2f} %, CER {100 * report.cer:.2f} %"
-            f"{' (best)' if better else ''}, {seconds:.0f} s"
+            f"{' (best)' if better else ''}, {100 * blank_ratio:.1f} % of the frames blank, "
+            f"{seconds:.0f} s"
         )
+        if self.metrics is not None:
+            for line in diagnose(self.metrics.epochs):
+                self.listener.say(line)
         if better:
             self.best_wer = report.wer
+            self._save_result("best.pt", report.wer)
+        if self.config.keep:
+            self._save_result(checkpoint.name_epoch(self.epoch + 1), report.wer)
             if self.place.first:
-                facts: dict[str, object] = {
-                    "epoch": self.epoch + 1,
-                    "step": self.step,
-                    "dev_wer": report.wer,
-                }
-                checkpoint.save_model(
-                    self.task.folder / "best.pt",
-                    self.trainer.result,
-                    self.task.vocabulary,
-                    facts,
-                    decoder=self.task.decoder,
-                )
+                checkpoint.remove_epochs(self.task.folder, self.epoch + 1 - self.config.keep)
+
+    def _save_result(self, name: str, wer: float) -> None:
+        """Write the model that training has made so far, whose WER on the dev set is `wer`."""
+        if not self.place.first:
+            return
+        facts: dict[str, object] = {"epoch": self.epoch + 1, "step": self.step, "dev_wer": wer}
+        checkpoint.save_model(
+            self.task.folder / name,
+            self.trainer.result,
+            self.task.vocabulary,
+            facts,
+            decoder=self.task.decoder,
+        )
 
     def _save_last(self) -> None:
         """Write last.pt: with it, a later call goes on exactly here."""
@@ -633,7 +792,7 @@ class _Run:
             f"{section}.{key}": value
             for section in ("features", "encoder", "augment", "training", "decoder")
             for key, value in asdict(getattr(task, section)).items()
-            if key not in ("bad_steps_limit", "checkpoint_steps")
+            if key not in FREE
         }
         parts["the vocabulary"] = task.vocabulary.to_list()
         for name, utterances in (("training", self.admitted), ("dev", self.dev_set)):
@@ -660,12 +819,17 @@ class _Run:
         return saved
 
 
+# What a resumed training may change: like the number of processes, it is not what is trained.
+FREE = ("accumulate", "bad_steps_limit", "checkpoint_steps", "keep")
+
 COUNTERS = (
     "epoch",
     "step_in_epoch",
     "step",
     "epoch_loss",
     "epoch_symbols",
+    "epoch_norm",
+    "epoch_steps",
     "bad_steps",
     "best_wer",
 )

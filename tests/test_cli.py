@@ -26,6 +26,7 @@ from asr.alignment import align
 from asr.checkpoint import save_model
 from asr.data import Utterance, write_manifest
 from asr.decode import Hypothesis, Word
+from asr.endpoint import EndpointConfig
 from asr.features import FeaturesConfig
 from asr.formats import to_ctm, to_srt, to_textgrid, to_vtt
 from asr.lstm import EncoderConfig
@@ -91,6 +92,20 @@ def asr(
 def speech(tmp_path: Path) -> Path:
     path = tmp_path / "speech.wav"
     soundfile.write(path, make_noise(1.5), RATE)
+    return path
+
+
+TALK_SECONDS = 63.0
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Path:
+    """A long recording with pauses, in a folder of its own."""
+    path = tmp_path / "talk" / "talk.wav"
+    path.parent.mkdir()
+    samples = make_noise(TALK_SECONDS)[:, 0]
+    samples[np.arange(len(samples)) / RATE % 7 > 5.5] = 0
+    soundfile.write(path, samples, RATE)
     return path
 
 
@@ -385,6 +400,79 @@ class TestTranscribe:
         assert "'toaster'" in one_sentence(err)
 
 
+def test_latency_and_pause_act(asr: Run, checkpoint: Path, talk: Path) -> None:
+    texts = [transcribe(talk, checkpoint)]
+    for words, latency, endpoint in (
+        (("--pause", 3), None, EndpointConfig(silence=3)),
+        (("--latency", 600), 600, EndpointConfig()),
+        (("--latency", 600, "--pause", 0.05), 600, EndpointConfig(silence=0.05)),
+        (("--latency", 600, "--pause", 0), 600, None),
+    ):
+        recognizer = Recognizer.load(checkpoint)
+        recognizer.set_operating_point(latency, endpoint)
+        code, out, _ = asr("transcribe", talk, "--checkpoint", "CHECKPOINT", *words)
+        texts.append(recognizer.transcribe(talk).text)
+        assert (code, out) == (0, f"{texts[-1]}\n")
+    assert len(set(texts)) >= 4
+
+
+class TestLong:
+    """Recordings that are heard in chunks."""
+
+    def test_all_doors_agree(
+        self, asr: Run, checkpoint: Path, talk: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Law 4."""
+        text = transcribe(talk, checkpoint)
+        code, out, _ = asr("transcribe", talk, "--checkpoint", "CHECKPOINT")
+        assert (code, out) == (0, f"{text}\n")
+        stdin = SimpleNamespace(buffer=io.BytesIO(talk.read_bytes()))
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert asr("transcribe", "-", "--checkpoint", "CHECKPOINT")[1] == f"{text}\n"
+        _, out, _ = asr("transcribe", talk.parent, "--checkpoint", "CHECKPOINT")
+        assert out == f"{talk}\t{text}\n"
+        manifest = talk.with_name("talk.jsonl")
+        write_manifest(manifest, [Utterance("talk", str(talk), TALK_SECONDS, "words")])
+        target = talk.parent / "evaluation"
+        asr("evaluate", manifest, "--checkpoint", "CHECKPOINT", "--output", target)
+        [line] = (target / "hypotheses.jsonl").read_text().splitlines()
+        assert json.loads(line)["pred_text"] == text
+
+    def test_a_bar_of_its_own(self, asr: Run, talk: Path, speech: Path) -> None:
+        """Plain lines, as stderr is no terminal; none for a short one, one bar for several."""
+        _, _, err = asr("transcribe", talk, "--checkpoint", "CHECKPOINT")
+        first, *_, last = err.splitlines()
+        assert first == "transcribing: 0/63 s (0 %)"
+        assert last.startswith("transcribing: 63/63 s (100 %) in 0:0")
+        assert asr("transcribe", speech, "--checkpoint", "CHECKPOINT")[2] == ""
+        _, _, err = asr("transcribe", talk, speech, "--checkpoint", "CHECKPOINT")
+        assert err.startswith("transcribing: 0/2 recordings (0 %)\n")
+
+    def test_damage_at_the_end(self, asr: Run, talk: Path, speech: Path) -> None:
+        samples = soundfile.read(talk)[0]
+        samples[-1_000] = np.nan
+        damaged = talk.with_name("damaged.wav")
+        soundfile.write(damaged, samples, RATE, subtype="FLOAT")
+        code, out, err = asr("transcribe", damaged, "--checkpoint", "CHECKPOINT")
+        assert (code, out) == (1, "")
+        *_, stopped, sentence = err.splitlines()
+        assert "stopped after" in stopped
+        assert sentence.startswith(f"asr: {damaged} holds samples that are not finite")
+        code, out, err = asr("transcribe", damaged, speech, "--checkpoint", "CHECKPOINT")
+        assert code == 1
+        assert out.startswith(f"{speech}\t")
+        assert len(out.splitlines()) == 1
+        assert "1 of 2 recordings failed" in err
+
+    def test_words_can_be_aligned(self, asr: Run, checkpoint: Path, talk: Path) -> None:
+        words = transcribe(talk, checkpoint).split()[-3:]
+        code, out, _ = asr("align", talk, " ".join(words), "--checkpoint", "CHECKPOINT")
+        assert code == 0
+        found = json.loads(out)["words"]
+        assert [word["text"] for word in found] == words
+        assert found[-1]["end"] <= TALK_SECONDS
+
+
 class TestSubtitles:
     @pytest.fixture
     def say(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
@@ -494,7 +582,7 @@ class TestAlign:
     def found(self, checkpoint: Path, speech: Path) -> Hypothesis:
         """What the library finds for the same words."""
         recognizer = Recognizer.load(checkpoint)
-        [(_, [log_probs])] = recognizer.emissions([str(speech)])
+        [(_, [(_, log_probs)])] = recognizer.emissions([str(speech)])
         seconds = recognizer.model.frame_seconds
         return align(log_probs, "some words said", recognizer.vocabulary, seconds)
 
@@ -689,6 +777,16 @@ class TestBadInput:
         assert len(sentences) == len(bad)
         for path, word in bad.items():
             assert [s for s in sentences if str(path) in s and word in s and s.endswith(".")]
+
+    def test_samples_beyond_all_reason_are_those_of_one_recording(
+        self, asr: Run, speech: Path
+    ) -> None:
+        loud = speech.with_name("loud.wav")
+        soundfile.write(loud, np.full(RATE, 3e38, np.float32), RATE, subtype="FLOAT")
+        code, out, err = asr("transcribe", loud, speech, "--checkpoint", "CHECKPOINT")
+        assert code == 1
+        assert out.startswith(f"{speech}\t")
+        assert f"  {loud} cannot be decoded: frame 0 of 25 holds NaN" in err
 
     def test_manifest_faults_stop_the_work(self, asr: Run, speech: Path) -> None:
         good = {"audio_filepath": "speech.wav", "duration": 1.5, "text": "words"}

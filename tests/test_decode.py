@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.decode import DecoderConfig, GreedyDecoder, Hypothesis, Word
+from asr.decode import DecoderConfig, GreedyDecoder, Hypothesis, Word, join
 from asr.errors import ConfigError, DecodeError
 from asr.text import BLANK, Vocabulary
 
@@ -272,3 +273,90 @@ def test_to_dict_is_json_with_rounded_times() -> None:
         "words": [{"text": "hi", "start": 0.123, "end": 2.0, "confidence": 0.9877}],
     }
     json.dumps(GreedyDecoder(VOCABULARY, SECONDS).decode(emit("ab c")).to_dict(), allow_nan=False)
+
+
+def segment(
+    text: str, score: float, confidence: float = 0.5, others: dict[str, float] | None = None
+) -> Hypothesis:
+    """A hypothesis whose words take a second each, and `others` with their scores."""
+    words = [Word(word, i, i + 1.0, confidence) for i, word in enumerate(text.split())]
+    alternatives = [segment(other, value) for other, value in (others or {}).items()]
+    return Hypothesis(text, tuple(words), confidence, score, tuple(alternatives))
+
+
+SEGMENTS = st.lists(
+    st.builds(
+        segment,
+        st.sampled_from(["", "a", "b c", "d e f"]),
+        st.floats(-50, 0),
+        st.floats(0.01, 1),
+        st.dictionaries(st.sampled_from(["", "x", "y z"]), st.floats(-90, -50)),
+    ),
+    min_size=2,
+    max_size=6,
+)
+
+
+class TestJoin:
+    def test_a_single_part_is_itself(self) -> None:
+        part = segment("a b", -3.0, 0.4, {"a": -4.0})
+        assert join([part]) is part
+
+    def test_nothing_is_nothing(self) -> None:
+        assert join([]) == Hypothesis("", (), 1.0, 0.0)
+
+    def test_empty_segments_leave_no_trace_but_their_score(self) -> None:
+        part = segment("a b", -3.0, 0.4)
+        joined = join([segment("", -1.0, 0.9), part, segment("", -2.0, 0.1)])
+        assert (joined.text, joined.words, joined.score) == ("a b", part.words, -6.0)
+        assert joined.confidence == pytest.approx(0.4)
+        assert join([segment("", -1.0, 0.3)] * 2) == Hypothesis("", (), 1.0, -2.0)
+
+    def test_confidence_weighs_segments_by_their_words(self) -> None:
+        joined = join([segment("a b c", -1.0, 0.8), segment("d", -1.0, 0.2)])
+        assert joined.confidence == pytest.approx((0.8**3 * 0.2) ** (1 / 4))
+        assert join([segment("a", -1.0, 0.0), segment("b", -1.0, 0.0)]).confidence == (
+            pytest.approx(0, abs=1e-9)
+        )
+
+    def test_alternatives_by_hand(self) -> None:
+        first = segment("a", -1.0, others={"b": -4.0, "c": -9.0})
+        second = segment("d", -2.0, others={"e": -3.0, "": -4.0, "f": -20.0})
+        joined = join([first, second])
+        assert joined.text == "a d"
+        found = [(other.text, other.score) for other in joined.alternatives]
+        assert found == [("a e", -4.0), ("a", -5.0), ("b d", -6.0)]
+        assert all(other.alternatives == () for other in joined.alternatives)
+
+    @given(SEGMENTS)
+    @settings(deadline=None)
+    def test_it_is_its_parts(self, parts: list[Hypothesis]) -> None:
+        joined = join(parts)
+        assert joined.text.split() == [word.text for part in parts for word in part.words]
+        assert joined.words == tuple(word for part in parts for word in part.words)
+        assert joined.score == pytest.approx(sum(part.score for part in parts))
+        assert min(part.confidence for part in parts) <= joined.confidence + 1e-9
+        assert joined.confidence <= max(1.0, *(part.confidence for part in parts))
+        swaps = []
+        for i, part in enumerate(parts):
+            for other in part.alternatives:
+                texts = [p.text for p in parts]
+                texts[i] = other.text
+                swaps.append((part.score - other.score, " ".join(filter(None, texts))))
+        room = max(len(part.alternatives) for part in parts)
+        expected = sorted(swaps, key=lambda swap: swap[0])[:room]
+        assert [other.text for other in joined.alternatives] == [text for _, text in expected]
+        assert [joined.score - other.score for other in joined.alternatives] == pytest.approx(
+            [loss for loss, _ in expected]
+        )
+
+
+def test_shifted_moves_words_and_alternatives_and_nothing_else() -> None:
+    hypothesis = segment("a b", -1.0, 0.7, {"c": -2.0})
+    moved = hypothesis.shifted(2.5)
+    assert [word[1:3] for word in moved.words] == [(2.5, 3.5), (3.5, 4.5)]
+    assert [word[1:3] for word in moved.alternatives[0].words] == [(2.5, 3.5)]
+    assert moved.shifted(-2.5) == hypothesis
+    bare = replace(moved, words=(), alternatives=())
+    assert bare == replace(hypothesis, words=(), alternatives=())
+    assert hypothesis.shifted(0.0) == hypothesis

@@ -101,7 +101,7 @@ def asr(
 
 def log_probs_of(folder: Path, name: str) -> np.ndarray:
     recognizer = Recognizer.load(folder / "model.pt")
-    [(_, [emission])] = recognizer.emissions([str(folder / name)])
+    [(_, [(_, emission)])] = recognizer.emissions([str(folder / name)])
     assert not isinstance(emission, AsrError)
     return emission
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +15,24 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from test_prepare import load
 
+from asr.audio import Resampler
 from asr.checkpoint import save_model
 from asr.cli import main as asr
 from asr.config import Experiment
 from asr.data import Utterance, read_manifest, write_manifest
-from asr.decode import DecoderConfig
+from asr.decode import DecoderConfig, Hypothesis, Word
 from asr.features import FeaturesConfig
 from asr.language import LanguageModel
 from asr.lstm import EncoderConfig
 from asr.model import AcousticModel
+from asr.recognizer import Recognizer
 from asr.scoring import score
 from asr.text import Vocabulary
 
 prepare = load(ROOT / "recipes" / "english" / "prepare.py")
 evaluate = load(ROOT / "recipes" / "english" / "evaluate.py")
+latency = load(ROOT / "recipes" / "english" / "latency.py")
+long_audio = load(ROOT / "scripts" / "measure_long_audio.py")
 
 RATE = 16_000
 RANDOM = np.random.default_rng(3)
@@ -96,7 +101,8 @@ def one_line(err: str) -> str:
     """The complaint at the end of stderr, behind the progress."""
     lines = err.strip().splitlines()
     assert "Traceback" not in err
-    assert lines[-1].startswith(("prepare.py: ", "evaluate.py: "))
+    names = ("prepare.py: ", "evaluate.py: ", "latency.py: ", "measure_long_audio.py: ")
+    assert lines[-1].startswith(names)
     return lines[-1]
 
 
@@ -296,21 +302,23 @@ def test_the_configuration_finds_what_prepare_writes() -> None:
     assert str(evaluate.parse([]).data) == folder
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_model(path: Path, kind: str = "latency_controlled") -> Path:
     """An untrained model: what it writes is nonsense, but always the same."""
     torch.manual_seed(1)
     vocabulary = Vocabulary.english()
-    model = AcousticModel(
-        FeaturesConfig(mels=20), EncoderConfig(layers=1, hidden=16, stack=4), len(vocabulary)
-    )
+    encoder = EncoderConfig(kind, layers=1, hidden=16, stack=4)
+    model = AcousticModel(FeaturesConfig(mels=20), encoder, len(vocabulary))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3.0)  # more than one symbol wins
-    path = tmp_path_factory.mktemp("model") / "best.pt"
     decoder = DecoderConfig(kind="beam", beam=4, alpha=0.7)
     save_model(path, model, vocabulary, {}, decoder=decoder)
     return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "best.pt")
 
 
 @pytest.fixture
@@ -429,6 +437,205 @@ def test_the_interval_is_as_wide_as_chance() -> None:
     assert evaluate.rates(score(references, heard)) == rates, "the same each time"
     perfect = evaluate.rates(score(references, references))
     assert (perfect["low"], perfect["high"]) == (0, 0)
+
+
+# Latency
+
+
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals are no matter here, and take most of the time."""
+    for module in (latency, sys.modules[latency.rates.__module__]):
+        monkeypatch.setattr(module, "RESAMPLES", 10)
+
+
+def run_latency(checkpoint: Path, data: Path, *more: str) -> tuple[int, dict]:
+    results = data / "latency" / "latency.json"
+    common = ["--device", "cpu", "--threads", "1", "--live-seconds", "0.5"]
+    command = ["--checkpoint", str(checkpoint), "--data", str(data), "--output", str(results)]
+    code = latency.main([*command, *common, "--source-rate", "48000", *more])
+    return code, json.loads(results.read_text()) if results.exists() else {}
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_every_operating_point_is_measured(checkpoint: Path, data: Path, capsys) -> None:
+    code, found = run_latency(checkpoint, data, "--latency", "500", "160", "--split", "320")
+    assert code == 0
+    points = found["points"]
+    assert [(point["chunk"], point["right"]) for point in points[:3]] == [(1, 0), (2, 1), (6, 6)]
+    assert [point["latency_ms"] for point in points] == pytest.approx([55, 135, 495, None])
+    shares = found["splits"]["320"]
+    assert [(share["chunk"], share["right"]) for share in shares] == [
+        (7, 0),
+        (6, 1),
+        (4, 3),
+        (2, 5),
+    ]
+
+    recognizer = Recognizer.load(checkpoint)
+    for point, milliseconds in ((points[1], 160), (shares[2], 320)):
+        recognizer.set_operating_point(milliseconds, endpoint=None)
+        utterances = read_manifest(data / "dev-near.jsonl")
+        texts = {u.id: recognizer.transcribe(u.audio).text for u in utterances}
+        report = score({u.id: u.text for u in utterances}, texts, "english")
+        assert point["sets"]["near"]["greedy"]["wer"] == report.wer
+    whole = run(checkpoint, data)[1]["sets"]
+    for name, rates in points[-1]["sets"].items():
+        assert rates["greedy"]["substitutions"] == whole[name]["greedy"]["substitutions"]
+    assert points[0]["sets"] != points[-1]["sets"], "the latency acts"
+
+    wait = found["resampler_ms"]["48000"]
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["135", f"{135 + wait:.0f}", "2", "+", "1"] in [row[:5] for row in rows]
+    assert (data / "latency" / "latency.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_a_forward_encoder_has_one_point(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys
+) -> None:
+    forward = write_model(tmp_path / "forward.pt", "forward")
+    code, found = run_latency(checkpoint, data, "--forward", str(forward), "--split")
+    assert code == 0
+    alone = run_latency(forward, data)[1]
+    assert [alone["points"][0]["sets"], alone["splits"]] == [found["forward"]["sets"], {}]
+    assert len(alone["points"]) == 1
+    assert (found["forward"]["chunk"], found["forward"]["latency_ms"]) == (1, pytest.approx(55))
+    capsys.readouterr()
+    assert run_latency(checkpoint, data, "--forward", str(checkpoint))[0] == 2
+    assert "latency_controlled" in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_latency_with_a_language_model(checkpoint: Path, data: Path) -> None:
+    model = str(data / "language-model-small.lm")
+    code, found = run_latency(checkpoint, data, "--lm", model, "--latency", "160", "--split")
+    assert code == 0
+    assert found["decoder"]["alpha"] == 0.7
+    whole = run(checkpoint, data, "--profile", "english")[1]["sets"]
+    for name, rates in found["points"][-1]["sets"].items():
+        assert list(rates) == ["greedy", "beam"]
+        for kind in rates:
+            assert rates[kind]["wer"] == whole[name][kind]["wer"]
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_latency_refuses_in_one_sentence(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys
+) -> None:
+    both = write_model(tmp_path / "both.pt", "bidirectional")
+    for model, arguments, named in (
+        (checkpoint, ["--latency", "20"], "20 ms is impossible"),
+        (checkpoint, ["--split", "20"], "20 ms is impossible"),
+        (checkpoint, ["--manifest", "x=no-such.jsonl"], "no-such.jsonl"),
+        (both, [], "bidirectional"),
+    ):
+        assert run_latency(model, data, *arguments) == (2, {})
+        assert named in one_line(capsys.readouterr().err)
+    (data / "near1.wav").write_bytes(b"no audio")
+    code, found = run_latency(checkpoint, data, "--latency", "160", "--split")
+    assert (code, found["unread"]) == (1, ["near, near1"])
+    assert "near, near1: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100])
+def test_no_sound_waits_longer_in_the_resampler(rate: int) -> None:
+    wait = latency.resampler_wait(rate, RATE)
+    assert 0.01 < wait < 0.2
+    resampler = Resampler(rate, RATE)
+    done = 0
+    for seconds in (0.5, 0.013, 0.001, 0.25, 0.077, 0.4):
+        done += len(resampler.feed(np.zeros(round(seconds * rate), np.float32)))
+    taken = sum(round(s * rate) for s in (0.5, 0.013, 0.001, 0.25, 0.077, 0.4)) / rate
+    assert taken - done / RATE <= wait + 1 / rate
+    assert latency.resampler_wait(RATE, RATE) == 0
+
+
+def test_the_difference_of_two_reports() -> None:
+    references = {str(i): "yes" for i in range(200)}
+    some = score(references, {i: "no" if int(i) % 10 == 0 else "yes" for i in references})
+    more = score(references, {i: "no" if int(i) % 5 == 0 else "yes" for i in references})
+    assert latency.difference(some, some) == (0, 0, 0)
+    mean, low, high = latency.difference(more, some)
+    assert mean == pytest.approx(0.1)
+    assert 0.05 < low < mean < high < 0.15, "the errors that both share add nothing"
+
+
+# Long recordings
+
+
+def run_long(checkpoint: Path, data: Path, *more: str) -> tuple[int, dict]:
+    results = data / "long" / "results.json"
+    command = ["--checkpoint", str(checkpoint), "--manifest", str(data / "dev-near.jsonl")]
+    common = ["--device", "cpu", "--threads", "1", "--output", str(results)]
+    code = long_audio.main([*command, *common, *more])
+    return code, json.loads(results.read_text()) if results.exists() else {}
+
+
+def test_a_long_recording_and_a_long_stream(checkpoint: Path, data: Path, capsys) -> None:
+    code, found = run_long(checkpoint, data, "--hours", "0.015", "--stream-hours", "0.04")
+    rows = found["text"]
+    assert [(row["latency"], row["endpoints"]) for row in rows] == [
+        ("default", True),
+        ("default", False),
+        ("640 ms", True),
+        ("640 ms", False),
+    ]
+    assert all(len(row["parts_long_percent"]) == 10 for row in rows)
+    assert code == int(rows[0]["worse_percent"] > 1)
+    stream = found["stream"]
+    assert len(stream["resident_mb"]) == 4
+    assert stream["settled"] == 1
+    assert stream["growth_mb"] == max(stream["resident_mb"][1:]) - stream["resident_mb"][1]
+    assert (data / "long" / "results.png").read_bytes().startswith(b"\x89PNG")
+    assert "Growth after minute 1" in capsys.readouterr().out
+
+
+def test_the_long_recording_is_what_it_says(data: Path, tmp_path: Path) -> None:
+    arguments = ["--hours", "0.01", "--pause", "0.5", "0.8", "--floor", "-70"]
+    options = long_audio.parse(arguments)
+    utterances = read_manifest(data / "dev-far.jsonl")
+    recording = long_audio.write(tmp_path / "long.wav", utterances, RATE, options)
+    samples, rate = soundfile.read(tmp_path / "long.wav")
+    assert rate == RATE
+    assert recording.seconds == len(samples) / RATE >= 36
+    assert recording.places == [number % 3 for number in range(len(recording.places))]
+    assert len(recording.cuts) == len(recording.places) - 1
+    for cut in recording.cuts:
+        pause = samples[round((cut - 0.2) * RATE) : round((cut + 0.2) * RATE)]
+        assert 20 * np.log10(pause.std()) == pytest.approx(-70, abs=1)
+    begin = len(samples[: round(recording.cuts[0] * RATE)])
+    assert samples[: RATE // 2].std() == pytest.approx(0.1, rel=0.05), "the first recording"
+    assert 0.5 + 0.25 <= begin / RATE <= 0.5 + 0.4
+
+
+def test_words_belong_to_where_their_middle_is() -> None:
+    words = tuple(
+        Word(text, start, end, 1.0)
+        for text, start, end in [("a", 0.0, 0.9), ("b", 0.8, 1.5), ("c", 1.9, 2.5), ("d", 4.0, 4.1)]
+    )
+    hypothesis = Hypothesis("a b c d", words, 1.0, 0.0)
+    assert long_audio.divide(hypothesis, [1.0, 2.0, 3.0]) == ["a", "b", "c", "d"]
+    assert long_audio.divide(hypothesis, [2.5]) == ["a b c", "d"]
+    assert long_audio.edges(25)[:3] == [0, 2, 5]
+    assert long_audio.edges(3) == [0, 1, 2, 3]
+
+
+def test_long_audio_refuses_in_one_sentence(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys
+) -> None:
+    both = write_model(tmp_path / "both.pt", "bidirectional")
+    for model, arguments, named in (
+        (both, [], "bidirectional"),
+        (checkpoint, ["--latency", "20"], "20 ms is impossible"),
+        (checkpoint, ["--silence", "-1"], "endpoint.silence"),
+        (checkpoint, ["--manifest", "no-such.jsonl"], "no-such.jsonl"),
+    ):
+        assert run_long(model, data, *arguments) == (2, {})
+        assert named in one_line(capsys.readouterr().err)
+    for arguments in (["--hours", "0", "--stream-hours", "0"], ["--pause", "2", "1"]):
+        with pytest.raises(SystemExit, match="2"):
+            long_audio.parse(arguments)
 
 
 # The real corpora

@@ -1,6 +1,7 @@
 """Log-mel features: equal to librosa's and torchaudio's, and the same in pieces as whole (law 2)."""
 
 import itertools
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from asr.audio import load_audio
 from asr.errors import AudioError, ConfigError
-from asr.features import FeaturesConfig, LogMel, mel_filters
+from asr.features import FeaturesConfig, LogMel, mel_filters, read_features
 
 
 def noise(samples: int, seed: int = 0) -> torch.Tensor:
@@ -99,18 +100,40 @@ def test_any_pieces_give_the_frames_of_the_whole(cuts: list[int], seed: int) -> 
     log_mel = LogMel(FeaturesConfig())
     waveform = noise(4000, seed)
     edges = [0, *sorted(cuts), 4000]
+    pieces = [waveform[a:b] for a, b in itertools.pairwise(edges)]
+    found = read_in_pieces(log_mel, pieces)
+    torch.testing.assert_close(found, log_mel(waveform), atol=1e-5, rtol=0)
+
+
+def read_in_pieces(log_mel: LogMel, pieces: Iterable[torch.Tensor]) -> torch.Tensor:
+    """The features of the pieces of a waveform, read as soon as they are there."""
     stream = log_mel.stream()
-    pieces = [stream.accept(waveform[a:b]) for a, b in itertools.pairwise(edges)]
-    torch.testing.assert_close(torch.cat(pieces), log_mel(waveform), atol=1e-5, rtol=0)
+    found = []
+    for piece in pieces:
+        stream.accept(piece.numpy())
+        found += read_features([stream], [stream.frames])
+    return torch.cat(found)
+
+
+def test_streams_that_are_read_together_give_what_each_gives_alone() -> None:
+    log_mel = LogMel(FeaturesConfig())
+    waveforms = [noise(samples, seed) for seed, samples in enumerate((4000, 100, 3000, 400))]
+    streams = [log_mel.stream() for _ in waveforms]
+    for stream, waveform in zip(streams, waveforms, strict=True):
+        stream.accept(waveform.numpy())
+    first = read_features(streams, [5, 0, 17, 1])
+    assert [len(features) for features in first] == [5, 0, 17, 1]
+    second = read_features(streams, [stream.frames for stream in streams])
+    for waveform, *parts in zip(waveforms, first, second, strict=True):
+        torch.testing.assert_close(torch.cat(parts), log_mel(waveform), atol=1e-5, rtol=0)
 
 
 def test_samples_one_by_one_on_real_speech(shared) -> None:
     path = next((shared / "LibriSpeech" / "dev-mini").rglob("*.mp3"))
     waveform = torch.from_numpy(load_audio(path)[:4000])
     log_mel = LogMel(FeaturesConfig())
-    stream = log_mel.stream()
-    pieces = [stream.accept(sample[None]) for sample in waveform]
-    torch.testing.assert_close(torch.cat(pieces), log_mel(waveform), atol=1e-5, rtol=0)
+    found = read_in_pieces(log_mel, (sample[None] for sample in waveform))
+    torch.testing.assert_close(found, log_mel(waveform), atol=1e-5, rtol=0)
 
 
 def test_normalisation_is_global_and_measured() -> None:

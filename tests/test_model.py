@@ -126,6 +126,21 @@ def test_streams_that_are_read_together_give_what_each_gives_alone(kind: str) ->
         )
 
 
+def test_an_incomplete_last_frame_completes_the_context() -> None:
+    net = model()
+    stream = net.stream(Context(4, 2))
+    features = 6 * net.encoder.config.stack - 1
+    stream.accept(noise(net.features.config.window + (features - 1) * net.features.config.hop))
+    assert not stream.ready
+    stream.end()
+    assert stream.ready
+    assert stream.is_followed
+    [chunk] = read_chunks([stream])
+    assert len(chunk) == 4
+    assert stream.ready
+    assert not stream.is_followed
+
+
 def test_a_bidirectional_model_refuses_to_stream_and_names_the_alternative() -> None:
     with pytest.raises(ConfigError, match=r"cannot stream.*encoder=latency_controlled"):
         model(kind="bidirectional").stream(Context(4))

@@ -1,8 +1,11 @@
 """The one path of inference: law 1 (batch invariance), bad recordings among good ones, batching."""
 
 import io
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +14,17 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from signals import at, check_same, make_model, make_talk, to_wav
 
 from asr.checkpoint import save_model
-from asr.decode import Hypothesis
+from asr.decode import GreedyDecoder, Hypothesis, join
+from asr.endpoint import EndpointConfig, Endpointer
 from asr.errors import AsrError, AudioError, CheckpointError, ConfigError
 from asr.features import FeaturesConfig
 from asr.lstm import EncoderConfig
 from asr.model import AcousticModel
 from asr.recognizer import Recognizer, choose_device, group_by_seconds
+from asr.stream import Segment, Stream
 from asr.text import Vocabulary
 
 ENCODERS = {
@@ -77,11 +83,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def only(segments: list[np.ndarray] | AsrError) -> np.ndarray:
+def only(segments: list[Segment] | AsrError) -> np.ndarray:
     """The log-probs (T', V) of a recording of one segment."""
     assert isinstance(segments, list)
-    [log_probs] = segments
-    return log_probs
+    [segment] = segments
+    assert segment.first_frame == 0
+    return segment.log_probs
 
 
 def emit(recognizer: Recognizer, recording: bytes) -> np.ndarray:
@@ -225,6 +232,218 @@ class TestOneRecording:
         assert [text_of(many[i]) for i in range(4)] == [
             recognizer.transcribe(f).text for f in files
         ]
+
+
+LONG_SECONDS = 27.0
+
+
+@pytest.fixture(scope="module")
+def long() -> bytes:
+    """A recording with pauses that does not fit into one chunk."""
+    return to_wav(make_talk(LONG_SECONDS, 16_000), 16_000)
+
+
+@pytest.fixture(scope="module", params=["forward", "latency_controlled"])
+def listener(request: pytest.FixtureRequest) -> Recognizer:
+    return Recognizer(make_model(request.param), Vocabulary.english())
+
+
+def segments_of(recognizer: Recognizer, recording: bytes) -> list[Segment]:
+    [(_, segments)] = recognizer.emissions([recording])
+    assert isinstance(segments, list)
+    return segments
+
+
+class TestLongRecordings:
+    def test_they_are_cut_in_pauses(self, listener: Recognizer, long: bytes) -> None:
+        segments = segments_of(listener, long)
+        assert len(segments) > 1
+        frames = listener.model.frames(round(LONG_SECONDS * 16_000))
+        ends = [first + len(log_probs) for first, log_probs in segments]
+        assert segments[0].first_frame == 0
+        assert ends[-1] == frames
+        for end, (first, log_probs) in zip(ends, segments[1:], strict=False):
+            assert end <= first  # the pause between is of neither
+            sound = np.exp(log_probs[:, :2]).sum(axis=1) < 0.8
+            assert sound[:7].any()  # 0.15 s of silence before it, as the network remembers it
+        for _, log_probs in segments[:-1]:
+            assert (np.exp(log_probs[-12:, :2]).sum(axis=1) >= 0.8).all()  # 0.5 s of silence
+        assert len(segments_of(listener, to_wav(make_talk(11.9, 16_000), 16_000))) == 1
+
+    def test_every_call_gives_the_same(
+        self, listener: Recognizer, long: bytes, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "long.wav"
+        path.write_bytes(long)
+        expected = listener.transcribe(long)
+        times = [time for word in expected.words for time in word[1:3]]
+        assert times == sorted(times)
+        assert times[-1] > 20
+        assert listener.transcribe(path) == listener.transcribe(io.BytesIO(long)) == expected
+        segments = segments_of(listener, long)
+        assert listener.decode(segments) == listener.decode(iter(segments)) == expected
+        sharp = GreedyDecoder(listener.vocabulary, listener.model.frame_seconds)
+        assert listener.decode(segments, sharp) == expected
+        context = listener.context
+        endpointer = partial(
+            Endpointer, EndpointConfig(), listener.vocabulary, listener.model.frame_seconds
+        )
+        stream = Stream(listener.model, listener.decoder, context, endpointer)
+        ended = stream.accept(make_talk(LONG_SECONDS, 16_000)).segments
+        final = stream.finish()
+        check_same(join([*ended, *stream.take_segments(), final]), expected)
+
+    def test_among_short_and_bad_ones(
+        self, listener: Recognizer, long: bytes, recordings: list[bytes]
+    ) -> None:
+        """Order is kept, and damage at a late place is that of one recording alone."""
+        samples = make_talk(LONG_SECONDS, 16_000)
+        samples[-1_000] = np.nan
+        damaged = to_wav(samples, 16_000)
+        sources = [recordings[0], long, recordings[2], b"", damaged, long, recordings[3], damaged]
+        for batch_seconds in (1.0, 1000.0):
+            results = list(listener.transcribe_many(sources, batch_seconds))
+            assert [index for index, _ in results] == list(range(len(sources)))
+            emitted = dict(listener.emissions(sources, batch_seconds))
+            for index, result in results:
+                if index in (3, 4, 7):
+                    assert isinstance(result, AudioError)
+                    assert isinstance(emitted[index], AudioError)
+                else:
+                    assert text_of(result) == listener.transcribe(sources[index]).text
+            assert "not finite" in str(results[4][1])
+
+    def test_expected_seconds_are_held_to(self, listener: Recognizer, long: bytes) -> None:
+        sources = [(long, LONG_SECONDS + off) for off in (0.0, 0.2, -0.2)]
+        results = dict(listener.transcribe_many(sources))
+        assert text_of(results[0]) == listener.transcribe(long).text
+        for index in (1, 2):
+            assert isinstance(results[index], AudioError)
+            assert "27.00 s" in str(results[index])
+
+    @pytest.mark.parametrize("rate", [8_000, 44_100])
+    def test_what_was_heard_adds_up(self, listener: Recognizer, rate: int) -> None:
+        heard: list[float] = []
+        short, long = (to_wav(make_talk(seconds, rate), rate) for seconds in (3.0, 24.0))
+        listener.transcribe(short, heard.append)
+        assert heard == pytest.approx([3.0], abs=1e-3)
+        listener.transcribe(long, heard.append)
+        assert sum(heard) == pytest.approx(27.0, abs=1e-3)
+        assert len(heard) > 3
+
+    @pytest.mark.parametrize("more", [-1, 0, 1])
+    @pytest.mark.parametrize("latency", [None, 4_000])
+    def test_what_just_fits_into_a_chunk(
+        self, listener: Recognizer, latency: float | None, more: int
+    ) -> None:
+        """In a batch or block by block: nothing shows where the border is."""
+        endpoint = EndpointConfig(silence=0.3)
+        recognizer = at(listener, latency, endpoint)
+        model, frames = recognizer.model, recognizer.context.frames + more
+        samples = next(n for n in range((frames - 1) * 640, 2**30) if model.frames(n) == frames)
+        waveform = np.roll(make_talk(24.0, 16_000), -5_000)[:samples]
+        new_endpointer = partial(Endpointer, endpoint, recognizer.vocabulary, model.frame_seconds)
+        stream = Stream(model, recognizer.decoder, recognizer.context, new_endpointer)
+        ended = stream.accept(waveform).segments
+        final = stream.finish()
+        segments = [*ended, *stream.take_segments(), final]
+        check_same(join(segments), recognizer.transcribe(to_wav(waveform, 16_000)))
+        assert len(segments) == (1 if more < 0 else 2)
+
+    def test_without_endpoints_it_is_one_segment(
+        self, listener: Recognizer, long: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        recognizer = at(listener, 400, None)
+        at_once = emit(recognizer, long)
+        monkeypatch.setattr("asr.recognizer.BATCH_SECONDS", 5.0)  # block by block
+        in_blocks = emit(recognizer, long)
+        np.testing.assert_allclose(in_blocks, at_once, atol=1e-4)
+        stream = recognizer.stream(400)
+        stream.accept(make_talk(LONG_SECONDS, 16_000))
+        check_same(stream.finish(), recognizer.transcribe(long))
+
+    def test_a_bidirectional_encoder_hears_them_whole(self, long: bytes) -> None:
+        recognizer = Recognizer(make_model("bidirectional"), Vocabulary.english())
+        frames = recognizer.model.frames(round(LONG_SECONDS * 16_000))
+        assert len(emit(recognizer, long)) == frames
+        with pytest.raises(ConfigError, match="encoder=latency_controlled"):
+            recognizer.set_operating_point(None, None)
+        assert recognizer.endpoint is not None
+
+    def test_an_impossible_latency_changes_nothing(self, listener: Recognizer) -> None:
+        recognizer = at(listener, 500, None)
+        context = recognizer.context
+        for latency in (0, -5, 54, 1e9, 1e300):
+            with pytest.raises(ConfigError, match="it is from 55 ms"):
+                recognizer.set_operating_point(latency, EndpointConfig())
+        for latency in (float("nan"), float("inf"), -float("inf")):
+            for choose in (
+                recognizer.stream,
+                partial(recognizer.set_operating_point, endpoint=None),
+            ):
+                with pytest.raises(ConfigError, match=f"latency of {latency} ms is impossible"):
+                    choose(latency)
+        assert (recognizer.context, recognizer.endpoint) == (context, None)
+        recognizer.set_operating_point(None, EndpointConfig())
+        assert recognizer.context == context
+        recognizer.set_operating_point(55, None)
+        assert recognizer.context.frames == 1
+
+
+MEMORY = """
+import sys, os
+import numpy as np, soundfile, torch
+from asr.endpoint import EndpointConfig
+from asr.recognizer import Recognizer
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+torch.set_num_threads(1)
+recognizer = Recognizer.load(sys.argv[1])
+endpoint = EndpointConfig(silence=0.3)
+recognizer.set_operating_point(10_000, endpoint)
+recognizer.transcribe(sys.argv[2])
+before, largest = resident(), 0
+
+def watch(seconds):
+    global largest
+    largest = max(largest, resident())
+
+text = recognizer.transcribe(sys.argv[3], watch).text
+stream, texts = recognizer.stream(10_000, endpoint), []
+for block in soundfile.blocks(sys.argv[3], 80_000, dtype="float32"):
+    texts += [segment.text for segment in stream.accept(block, 8_000).segments]
+final = stream.finish()
+texts += [segment.text for segment in stream.take_segments()] + [final.text]
+assert " ".join(filter(None, texts)) == text, (text[:500], texts[:50])
+print((largest - before) / 1e6, len(texts), len(text))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="tells no memory in use")
+def test_memory_does_not_grow_with_a_recording(tmp_path: Path) -> None:
+    """20 minutes: 38 MB of samples and 19 MB of features."""
+    features = FeaturesConfig(sample_rate=8_000, mels=40, high_hz=3_800)
+    model = make_model("latency_controlled", features, hidden=8)
+    save_model(tmp_path / "tiny.pt", model, Vocabulary.english(), {"epoch": 1})
+    minute = make_talk(60.0, 8_000)
+    for name, minutes in (("short", 1), ("long", 20)):
+        with soundfile.SoundFile(tmp_path / f"{name}.wav", "w", 8_000, 1) as file:
+            for _ in range(minutes):
+                file.write(minute)
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, "tiny.pt", "short.wav", "long.wav"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    grown, segments, letters = map(float, done.stdout.split())
+    assert grown < 30
+    assert segments > 20
+    assert letters > 500
 
 
 class TestLoad:

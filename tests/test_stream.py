@@ -1,16 +1,9 @@
-"""Streams: law 2 from samples to words, what is stable stays, bad input, and `asr stream`."""
+"""Streams: law 2 from samples to words, endpoints, what is stable stays, and bad input."""
 
-import io
-import json
-import os
-import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,117 +13,66 @@ import soxr
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from signals import (
+    ARPA,
+    PAUSED,
+    RATES,
+    SAMPLE,
+    SPOKEN,
+    at,
+    check_same,
+    check_stable,
+    cut,
+    make_model,
+    make_signal,
+    make_talk,
+    to_wav,
+    words_of,
+)
 
-from asr import cli, listening
 from asr.beam import BeamDecoder, BeamState
-from asr.checkpoint import save_model
-from asr.decode import DecoderConfig, GreedyDecoder, Hypothesis
-from asr.errors import AudioError, ConfigError, DecodeError
-from asr.features import FeaturesConfig
+from asr.decode import DecoderConfig, GreedyDecoder, Hypothesis, join
+from asr.endpoint import EndpointConfig
+from asr.errors import AsrError, AudioError, ConfigError, DecodeError
 from asr.language import LanguageModel
-from asr.lstm import Context, EncoderConfig
-from asr.model import AcousticModel, read_chunks
+from asr.lstm import Context
+from asr.model import read_chunks
 from asr.recognizer import Recognizer
-from asr.stream import Partial, Stream
+from asr.stream import Partial, Stream, accept_many
 from asr.text import BLANK, Vocabulary
 
-Run = Callable[..., tuple[int, str, str]]
-RATES = (8_000, 16_000, 44_100, 48_000)
-SAMPLE = 1 / 32_768  # of 16 bits
 LATENCY_MS = 55.0  # one encoder frame: the least
-ARPA = """\\data\\
-ngram 1=6
-ngram 2=2
-
-\\1-grams:
--2.0\t<unk>
--99\t<s>\t-0.3
--1.0\t</s>
--0.7\tz\t-0.3
--0.9\tjz
--0.9\tlf
-
-\\2-grams:
--0.3\t<s> z
--0.3\tz jz
-
-\\end\\
-"""
+PAUSE = EndpointConfig(silence=0.3)
+ENCODERS = ("forward", "latency_controlled")
+DECODERS = ("greedy", "beam", "guided")
 
 
-def make_model(kind: str = "forward") -> AcousticModel:
-    """A random model that writes many words of what `make_signal` gives."""
-    torch.manual_seed(7)
-    encoder = EncoderConfig(kind, layers=1, hidden=24)
-    model = AcousticModel(FeaturesConfig(mels=40), encoder, 29).eval()
-    with torch.no_grad():
-        model.features.mean.fill_(-6.0)
-        model.features.std.fill_(3.0)
-        model.head.weight.mul_(1.5)
-        model.head.bias[1] += 2.5  # spaces
-        for name, weights in model.encoder.named_parameters():
-            if "weight_" in name:
-                weights.mul_(3)
-    return model
+def follow(
+    stream: Stream, pieces: Iterable[np.ndarray], rate: int | None
+) -> tuple[list[Hypothesis], list[Partial]]:
+    """Every segment of what arrives, the last one too, and the partials until then."""
+    partials = [stream.accept(piece, rate) for piece in pieces]
+    ended = [segment for partial in partials for segment in partial.segments]
+    final = stream.finish()
+    late = stream.take_segments()
+    check_stable(partials, late[0].text if late else final.text)
+    return [*ended, *late, final], partials
 
 
-def make_signal(seconds: float, rate: int) -> np.ndarray:
-    """A tone that wanders, on and off, and noise that swells, both below 4 kHz; float32 (N,)."""
-    t = np.arange(round(seconds * rate)) / rate
-    hertz = 500 + 400 * np.sin(7 * t) + 300 * np.sin(17 * t)
-    tone = 0.3 * np.sin(2 * np.pi * np.cumsum(hertz) / rate) * (np.sin(5 * t) > 0)
-    noise = np.random.default_rng(5).standard_normal(len(t)) * np.sin(25 * t) ** 4
-    return np.clip(0.5 * (tone + 0.2 * noise), -1, 1 - SAMPLE).astype(np.float32)
+def check_segments(segments: list[Hypothesis], whole: Hypothesis, seconds: float) -> None:
+    """The segments are those of `whole`; their times count from the start of the stream."""
+    check_same(join(segments), whole)
+    times = [time for segment in segments for word in segment.words for time in word[1:3]]
+    assert times == sorted(times)
+    assert not times or 0 <= times[0] < times[-1] <= seconds + 0.04
 
 
-def to_wav(samples: np.ndarray, rate: int) -> bytes:
-    file = io.BytesIO()
-    subtype = "PCM_16" if samples.dtype == np.int16 else "FLOAT"
-    soundfile.write(file, samples, rate, format="WAV", subtype=subtype)
-    return file.getvalue()
-
-
-def cut(samples: np.ndarray, longest: int, seed: int = 0) -> Iterator[np.ndarray]:
-    generator = np.random.default_rng(seed)
-    place = 0
-    while place < len(samples):
-        size = int(generator.integers(0, longest + 1))
-        yield samples[place : place + size]
-        place += size
-
-
-def words_of(text: str) -> list[str]:
-    return text.split(" ") if text else []
-
-
-def follow(stream: Stream, pieces: Iterator[np.ndarray], rate: int | None) -> list[Partial]:
-    return [stream.accept(piece, rate) for piece in pieces]
-
-
-def check_stable(partials: list[Partial], final: str) -> None:
-    """Nothing stable is ever taken back."""
-    texts = [words_of(partial.stable) for partial in partials] + [words_of(final)]
-    for before, after in pairwise(texts):
-        assert after[: len(before)] == before
-    assert [p.seconds for p in partials] == sorted(p.seconds for p in partials)
-    for partial in partials:
-        assert words_of(partial.text) == words_of(partial.stable) + words_of(partial.tail)
-
-
-def check_same(streamed: Hypothesis, whole: Hypothesis) -> None:
-    assert streamed.text == whole.text
-    assert [word[:3] for word in streamed.words] == [word[:3] for word in whole.words]
-    assert streamed.score == pytest.approx(whole.score, abs=1e-4)
-    assert streamed.confidence == pytest.approx(whole.confidence, abs=1e-4)
-
-
-@pytest.fixture(scope="module")
-def recognizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recognizer]:
-    path = tmp_path_factory.mktemp("models") / "tiny.arpa"
+def make_recognizers(kind: str, folder: Path) -> dict[str, Recognizer]:
+    path = folder / "tiny.arpa"
     path.write_text(ARPA)
     beam = DecoderConfig("beam", beam=16)
     guided = DecoderConfig("beam", beam=16, language_model=str(path), nbest=3)
-    model, vocabulary = make_model(), Vocabulary.english()
+    model, vocabulary = make_model(kind), Vocabulary.english()
     return {
         "greedy": Recognizer(model, vocabulary),
         "beam": Recognizer(model, vocabulary, beam),
@@ -138,59 +80,246 @@ def recognizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recognize
     }
 
 
-KINDS = ("greedy", "beam", "guided")
+@pytest.fixture(scope="module")
+def recognizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recognizer]:
+    """Of a forward encoder, by decoder."""
+    return make_recognizers("forward", tmp_path_factory.mktemp("models"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.fixture(scope="module")
+def both(
+    recognizers: dict[str, Recognizer], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, Recognizer]]:
+    """Recognisers by encoder and decoder."""
+    other = make_recognizers("latency_controlled", tmp_path_factory.mktemp("models"))
+    return {"forward": recognizers, "latency_controlled": other}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("rate", RATES)
-@pytest.mark.parametrize("dtype", [np.float32, np.int16])
 def test_any_pieces_give_what_transcribe_gives(
-    recognizers: dict[str, Recognizer], kind: str, rate: int, dtype: type
+    both: dict[str, dict[str, Recognizer]], encoder: str, decoder: str, rate: int
+) -> None:
+    """Law 2, with endpoints and without, of floats and of 16 bits."""
+    recognizer, samples = both[encoder][decoder], make_talk(4.6, rate)
+    integers = (samples / SAMPLE).astype(np.int16)
+    for signal, latency, endpoint, sizes in (
+        (samples, 200.0, PAUSE, (rate // 10, rate)),
+        (integers, 640.0, None, (rate // 4,)),
+    ):
+        whole = at(recognizer, latency, endpoint).transcribe(to_wav(signal, rate))
+        assert len(whole.words) > 3
+        for longest in sizes:
+            pieces = cut(signal, longest, seed=longest)
+            segments, partials = follow(recognizer.stream(latency, endpoint), pieces, rate)
+            check_segments(segments, whole, 4.6)
+            assert partials[-1].seconds == pytest.approx(4.6)
+            assert len(segments) == (3 if endpoint else 1)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("rate", RATES)
+def test_sample_by_sample(
+    both: dict[str, dict[str, Recognizer]], encoder: str, decoder: str, rate: int
+) -> None:
+    """Law 2: at the start, where an endpoint is found, and at the end."""
+    recognizer, samples = both[encoder][decoder], make_talk(3.3, rate)
+    found = round((SPOKEN + PAUSE.silence) * rate)
+    edges = [0, 700, found, found + 2_000, len(samples) - 500, len(samples)]
+    pieces: list[np.ndarray] = []
+    for turn, (begin, end) in enumerate(pairwise(edges)):
+        part = samples[begin:end]
+        pieces += [part] if turn % 2 else np.split(part, len(part))
+    segments, _ = follow(recognizer.stream(LATENCY_MS, PAUSE), pieces, rate)
+    whole = at(recognizer, LATENCY_MS, PAUSE).transcribe(to_wav(samples, rate))
+    check_segments(segments, whole, 3.3)
+    assert len(segments) == 2
+
+
+@given(
+    encoder=st.sampled_from(ENCODERS),
+    decoder=st.sampled_from(DECODERS),
+    latency=st.floats(LATENCY_MS, 1_500),
+    silence=st.floats(0.04, 1.0),
+    longest=st.sampled_from([0.5, 2.0, 20.0]),
+    rate=st.sampled_from(RATES),
+    cuts=st.lists(st.floats(0, 1), max_size=12),
+)
+@settings(deadline=None, max_examples=12)
+def test_at_any_operating_point(
+    both: dict[str, dict[str, Recognizer]],
+    encoder: str,
+    decoder: str,
+    latency: float,
+    silence: float,
+    longest: float,
+    rate: int,
+    cuts: list[float],
 ) -> None:
     """Law 2."""
-    recognizer = recognizers[kind]
-    samples = make_signal(2.5, rate)
-    if dtype == np.int16:
-        samples = (samples / SAMPLE).astype(np.int16)
-    whole = recognizer.transcribe(to_wav(samples, rate))
-    assert len(whole.words) > 3
-    for longest in (rate // 20, rate // 2, 10 * rate):
-        stream = recognizer.stream()
-        partials = follow(stream, cut(samples, longest, seed=longest), rate)
-        final = stream.finish()
-        check_same(final, whole)
-        check_stable(partials, final.text)
-        assert partials[-1].seconds == pytest.approx(2.5)
+    recognizer, samples = both[encoder][decoder], make_talk(3.3, rate)
+    endpoint = EndpointConfig(silence=silence, longest=longest)
+    pieces = np.split(samples, sorted(int(cut * len(samples)) for cut in cuts))
+    segments, _ = follow(recognizer.stream(latency, endpoint), pieces, rate)
+    whole = at(recognizer, latency, endpoint).transcribe(to_wav(samples, rate))
+    check_segments(segments, whole, 3.3)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("rate", RATES)
-def test_sample_by_sample(recognizers: dict[str, Recognizer], kind: str, rate: int) -> None:
-    """Law 2."""
-    samples = make_signal(0.5, rate)[: 4_000 + 37]
-    stream = recognizers[kind].stream()
-    partials = [stream.accept(samples[i : i + 1], rate) for i in range(len(samples))]
-    final = stream.finish()
-    check_same(final, recognizers[kind].transcribe(to_wav(samples, rate)))
-    check_stable(partials, final.text)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_real_speech(recognizers: dict[str, Recognizer], kind: str, shared: Path) -> None:
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_real_speech(
+    both: dict[str, dict[str, Recognizer]], encoder: str, decoder: str, shared: Path
+) -> None:
     """Law 2, and what is stable stays, at each rate."""
+    recognizer = both[encoder][decoder]
     path = min((shared / "LibriSpeech" / "dev-mini").rglob("*.mp3"))
     speech, found = soundfile.read(path, dtype="float32")
+    talk = np.concatenate([speech[: 3 * found], np.zeros(found), speech[3 * found : 6 * found]])
     for rate in RATES:
-        samples = soxr.resample(speech[: 6 * found], found, rate)
-        stream = recognizers[kind].stream()
-        partials = follow(stream, cut(samples, rate // 5, seed=rate), rate)
-        final = stream.finish()
-        check_same(final, recognizers[kind].transcribe(to_wav(samples, rate)))
-        check_stable(partials, final.text)
-        assert len(words_of(partials[-1].stable)) > 3
+        samples = soxr.resample(talk, found, rate).astype(np.float32)
+        pieces = cut(samples, rate // 5, seed=rate)
+        segments, partials = follow(recognizer.stream(300, PAUSE), pieces, rate)
+        check_segments(segments, at(recognizer, 300, PAUSE).transcribe(to_wav(samples, rate)), 7.0)
+        assert len(segments) > 1
+        assert any(words_of(partial.stable) for partial in partials)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_an_endpoint_forgets_everything(
+    both: dict[str, dict[str, Recognizer]], encoder: str, decoder: str
+) -> None:
+    """A segment is what is heard, by whoever has heard nothing before, from where it begins."""
+    recognizer = at(both[encoder][decoder], 300, PAUSE)
+    model, context = recognizer.model, recognizer.context
+    samples = make_talk(7.0, 16_000)
+    [(_, segments)] = recognizer.emissions([to_wav(samples, 16_000)])
+    assert isinstance(segments, list)
+    assert len(segments) > 2
+    heard, _ = follow(recognizer.stream(300, PAUSE), [samples], 16_000)
+    features = model.features(torch.from_numpy(samples))  # (T, F)
+    for (begin, segment), hypothesis in zip(segments, heard, strict=True):
+        rest = features[begin * model.encoder.config.stack :]
+        with torch.inference_mode():
+            own = model(rest[None], torch.tensor([len(rest)]), context).log_probs[0].numpy()
+        np.testing.assert_allclose(segment, own[: len(segment)], atol=1e-4)
+        fresh = recognizer.decoder.decode(own[: len(segment)])
+        check_same(hypothesis, fresh.shifted(begin * model.frame_seconds))
+        assert [other.text for other in hypothesis.alternatives] == [
+            other.text for other in fresh.alternatives
+        ]
+
+
+def test_endpoints_come_in_the_pauses_of_speech(recognizers: dict[str, Recognizer]) -> None:
+    """Soon after the silence that is asked for, and the next segment begins there."""
+    stream = recognizers["greedy"].stream(LATENCY_MS, PAUSE)
+    samples, at_seconds = make_talk(7.0, 16_000), []
+    for place in range(0, len(samples), 160):
+        partial = stream.accept(samples[place : place + 160])
+        at_seconds += [partial.seconds] * len(partial.segments)
+        if partial.segments:
+            assert partial.text == ""
+    expected = [turn * (SPOKEN + PAUSED) + SPOKEN + PAUSE.silence for turn in range(2)]
+    assert at_seconds[:2] == pytest.approx(expected, abs=0.25)
+
+
+def test_silence_is_of_no_segment(recognizers: dict[str, Recognizer]) -> None:
+    """However long it is: the next segment begins with the next sound."""
+    stream = recognizers["greedy"].stream(LATENCY_MS, PAUSE)
+    first = stream.accept(np.concatenate([make_talk(1.5, 16_000), np.zeros(16_000, np.float32)]))
+    second = stream.accept(np.zeros(80_000, np.float32))
+    assert [len(first.segments), len(second.segments)] == [1, 0]
+    assert second.text == ""
+    stream.accept(make_talk(1.5, 16_000))
+    last = stream.finish()
+    assert last.words[0].start == pytest.approx(7.5, abs=0.4)
+    assert stream.take_segments() == ()
+
+
+def test_segments_are_told_once(recognizers: dict[str, Recognizer]) -> None:
+    stream = recognizers["beam"].stream(LATENCY_MS, PAUSE)
+    partial = stream.accept(make_talk(5.0, 16_000))
+    assert len(partial.segments) == 2
+    assert stream.take_segments() == ()
+    assert stream.accept(np.zeros(0, np.float32)).segments == ()
+
+
+class TestTogether:
+    """`accept_many`."""
+
+    @pytest.mark.parametrize("encoder", ENCODERS)
+    @pytest.mark.parametrize("decoder", ["greedy", "guided"])
+    def test_each_stream_gives_what_it_gives_alone(
+        self, both: dict[str, dict[str, Recognizer]], encoder: str, decoder: str
+    ) -> None:
+        """Law 2: of many rates, some waiting, some finished, some sent what is no good."""
+        recognizer = both[encoder][decoder]
+        rates = [*RATES, 16_000, 16_000]
+        signals = [np.roll(make_talk(3.6, rate), 999 * i) for i, rate in enumerate(rates)]
+        streams = [recognizer.stream(300, PAUSE) for _ in rates]
+        alone = [recognizer.stream(300, PAUSE) for _ in rates]
+        for group in (streams, alone):
+            for stream, rate in zip(group, rates, strict=True):
+                stream.accept(np.zeros(0, np.float32), rate)
+        generator = np.random.default_rng(3)
+        places, ended, failed = [0] * len(rates), 0, 0
+        bad = [np.array([np.nan], np.float32), np.zeros(3), np.zeros((2, 2), np.float32)]
+        for turn in range(40):
+            if turn == 15:
+                check_same(streams[0].finish(), alone[0].finish())
+            pieces: list[Any] = []
+            for i, (rate, signal) in enumerate(zip(rates, signals, strict=True)):
+                size = 0 if i == 1 and turn < 10 else int(generator.integers(0, rate // 5))
+                pieces.append(signal[places[i] : places[i] + size])
+                places[i] += size
+            if turn % 3 == 0:
+                places[2] -= len(pieces[2])
+                pieces[2] = bad[turn % len(bad)]
+            results = accept_many(streams, pieces)
+            for stream, piece, result in zip(alone, pieces, results, strict=True):
+                if isinstance(result, AsrError):
+                    with pytest.raises(type(result), match=re.escape(str(result))):
+                        stream.accept(piece)
+                    failed += 1
+                    continue
+                expected = stream.accept(piece)
+                shown = (result.stable, result.tail, result.seconds)
+                assert shown == (expected.stable, expected.tail, expected.seconds)
+                for one, other in zip(result.segments, expected.segments, strict=True):
+                    check_same(one, other)
+                ended += len(result.segments)
+        assert ended > 4
+        assert failed == 25 + 14
+        for one, other in list(zip(streams, alone, strict=True))[1:]:
+            check_same(one.finish(), other.finish())
+
+    def test_what_is_no_good_is_told_in_its_place(self, recognizers: dict[str, Recognizer]) -> None:
+        good, finished, slow, loud = (recognizers["beam"].stream(LATENCY_MS) for _ in range(4))
+        finished.finish()
+        slow.accept(np.zeros(10, np.float32), 8_000)
+        samples = make_signal(1.0, 16_000)
+        pieces = [samples, samples, samples, np.full(16_000, 3e38, np.float32)]
+        results = accept_many([good, finished, slow, loud], pieces, 16_000)
+        kinds = [Partial, AudioError, AudioError, DecodeError]
+        assert [type(result) for result in results] == kinds
+        for result, sentence in zip(results[1:], ("is finished", "8,000", "NaN"), strict=True):
+            assert isinstance(result, AsrError)
+            assert sentence in str(result)
+        other = recognizers["beam"].stream(LATENCY_MS)
+        assert results[0] == other.accept(samples)
+        check_same(good.finish(), other.finish())
+
+    def test_as_many_pieces_as_streams(self, recognizers: dict[str, Recognizer]) -> None:
+        assert accept_many([], []) == []
+        streams = [recognizers["greedy"].stream() for _ in range(2)]
+        for count in (1, 3):
+            with pytest.raises(ValueError, match=r"pieces"):
+                accept_many(streams, [np.zeros(5, np.float32)] * count)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
 def test_partials_come_while_it_is_heard(recognizers: dict[str, Recognizer], kind: str) -> None:
     """Each is what the decoder makes of the log-probs so far, not something late or stale."""
     recognizer = recognizers[kind]
@@ -394,7 +523,7 @@ class TestRefused:
         check_same(other.finish(), recognizers["greedy"].transcribe(to_wav(samples, 16_000)))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DECODERS)
 def test_without_audio_the_text_is_empty(recognizers: dict[str, Recognizer], kind: str) -> None:
     for pieces in ([], [0], [0, 0], [1], [0, 40, 0]):
         stream = recognizers[kind].stream()
@@ -463,7 +592,7 @@ def held_bytes(thing: Any, seen: set[int]) -> int:
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DECODERS)
 def test_memory_is_bounded_by_the_text(recognizers: dict[str, Recognizer], kind: str) -> None:
     stream = recognizers[kind].stream()
     samples = make_signal(40.0, 16_000)
@@ -482,223 +611,3 @@ def test_memory_is_bounded_by_the_text(recognizers: dict[str, Recognizer], kind:
         stream.accept(silence)
     letters.append(len(stream.accept(silence).text))
     assert held_bytes(stream, set()) - sizes[-1] <= 200 * (letters[-1] - letters[-2]) + 10_000
-
-
-# asr stream
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoints")
-    for name, kind in (("model.pt", "forward"), ("both.pt", "bidirectional")):
-        model = make_model(kind)
-        save_model(folder / name, model, Vocabulary.english(), {"epoch": 1})
-    (folder / "tiny.arpa").write_text(ARPA)
-    for rate in (16_000, 44_100):
-        soundfile.write(folder / f"{rate}.wav", make_signal(2.0, rate), rate, subtype="PCM_16")
-    return folder
-
-
-@pytest.fixture
-def asr(
-    checkpoints: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Run]:
-    """Run a command with the checkpoint, in its folder: (exit code, stdout, stderr)."""
-    monkeypatch.setattr("asr.distributed.count_cores", lambda: 1)
-    monkeypatch.chdir(checkpoints)
-
-    def run(*words: str, content: bytes = b"") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
-        capfd.readouterr()
-        argv = [*words] if "--checkpoint" in words else [*words, "--checkpoint", "model.pt"]
-        try:
-            code = cli.main(argv)
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    threads = torch.get_num_threads()
-    yield run
-    torch.set_num_threads(threads)
-
-
-def pcm(name: str) -> bytes:
-    samples: np.ndarray = soundfile.read(name, dtype="int16")[0]
-    return samples.astype("<i2").tobytes()
-
-
-def documents(out: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    *partials, final = map(json.loads, out.splitlines())
-    assert final.pop("final") is True
-    assert [set(partial) for partial in partials] == [{"seconds", "stable", "tail"}] * len(partials)
-    return partials, final
-
-
-LIVE = ("--latency", "55", "--pause", "0")
-GUIDED = ("--lm", "tiny.arpa", "--hotword", "zq")
-
-
-@pytest.mark.parametrize("options", [(), GUIDED])
-def test_all_doors_agree(asr: Run, options: tuple[str, ...]) -> None:
-    """Laws 2 and 4: a file, its samples, and transcription of the whole."""
-    for rate in ("16000", "44100"):
-        name = f"{rate}.wav"
-        _, whole, _ = asr("transcribe", *options, "--format", "json", name)
-        by_file = asr("stream", *options, *LIVE, name)
-        by_pipe = asr("stream", *options, *LIVE, "--rate", rate, "-", content=pcm(name))
-        if rate == "16000":
-            assert asr("stream", *options, *LIVE, "-", content=pcm(name)) == by_pipe
-        for code, out, err in (by_file, by_pipe):
-            assert (code, err) == (0, "")
-            partials, final = documents(out)
-            expected = json.loads(whole)
-            assert final["text"] == expected["text"] != ""
-            assert final["words"] == expected["words"]
-            shown = [Partial(p["stable"], p["tail"], p["seconds"]) for p in partials]
-            check_stable(shown, final["text"])
-            assert len(shown) > 5
-            assert all(a.text != b.text or a.stable != b.stable for a, b in pairwise(shown))
-
-
-def test_samples_that_straddle_reads(asr: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Dribble(io.BytesIO):
-        def read1(self, size: int | None = -1, /) -> bytes:
-            return super().read1(min(size or 1, 1001))
-
-    content = pcm("16000.wav")
-    pieces = list(listening.read_samples(Dribble(content), 16_000))
-    assert np.array_equal(np.concatenate(pieces), np.frombuffer(content, "<i2"))
-    assert {piece.dtype for piece in pieces} == {np.dtype(np.int16)}
-
-
-def test_odd_number_of_bytes(asr: Run) -> None:
-    content = pcm("16000.wav")
-    _, even, _ = asr("stream", "-", content=content)
-    code, out, err = asr("stream", "-", content=content + b"x")
-    assert (code, out) == (1, even)
-    assert "odd number of bytes" in err
-    assert len(err.splitlines()) == 1
-    code, out, err = asr("stream", "-", content=b"x")
-    assert (code, out) == (1, "")
-    assert "odd number of bytes" in err
-
-
-def test_empty_standard_input_is_empty_text(asr: Run) -> None:
-    code, out, err = asr("stream", "-")
-    assert (code, err) == (0, "")
-    assert documents(out) == ([], {"text": "", "confidence": 1.0, "score": 0.0, "words": []})
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "sentence"),
-    [
-        (("missing.wav",), 1, "missing.wav does not exist"),
-        (("tiny.arpa",), 1, "not audio in a known format"),
-        (("--rate", "5", "-"), 1, "5 samples per second is impossible"),
-        (("--rate", "0", "-"), 2, "'0' is not a whole number"),
-        (("--rate", "8000", "16000.wav"), 2, "--rate is that of standard input"),
-        (("--realtime", "-"), 2, "--realtime plays a recording"),
-        (("--checkpoint", "both.pt", "16000.wav"), 2, "encoder=latency_controlled"),
-        (("--decoder", "greedy", "--beam", "3", "-"), 2, "knows no --beam"),
-        (("--strict", "-"), 2, "--strict needs to know words"),
-    ],
-)
-def test_refused_in_one_sentence(
-    asr: Run, words: tuple[str, ...], code: int, sentence: str
-) -> None:
-    found, out, err = asr("stream", *words, content=b"\0" * 100)
-    assert (found, out) == (code, "")
-    assert sentence in err
-    assert len(err.splitlines()) == 1 or "usage" in err
-
-
-def test_what_was_heard_before_damage_is_shown(asr: Run, checkpoints: Path) -> None:
-    samples = make_signal(6.0, 16_000)
-    samples[80_000] = np.nan  # in the second block
-    soundfile.write(checkpoints / "damaged.wav", samples, 16_000, subtype="FLOAT")
-    code, out, err = asr("stream", "damaged.wav")
-    assert code == 1
-    assert "not finite" in err
-    partials, final = documents(out)
-    recognizer = Recognizer.load(checkpoints / "model.pt")
-    assert final["text"] == recognizer.transcribe(to_wav(samples[:65_536], 16_000)).text
-    assert partials
-
-
-def test_realtime_waits_for_each_piece(asr: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, slept = [100.0], []
-
-    def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        clock[0] += seconds
-
-    monkeypatch.setattr(listening, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(listening, "sleep", sleep)
-    at_once = asr("stream", "16000.wav")
-    assert not slept
-    assert asr("stream", "--realtime", "16000.wav") == at_once
-    assert sum(slept) == pytest.approx(2.0)
-    assert max(slept) == pytest.approx(0.1)
-    times = [partial["seconds"] for partial in documents(at_once[1])[0]]
-    assert times == sorted(set(times))
-
-
-def test_live_pipe_answers_before_its_end_and_ctrl_c_finishes(checkpoints: Path) -> None:
-    command = "import sys, asr.cli; sys.exit(asr.cli.main())"
-    words = ["stream", *LIVE, "--checkpoint", "model.pt", "--threads", "1", "-"]
-    program = subprocess.Popen(
-        [sys.executable, "-c", command, *words],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=checkpoints,
-    )
-    assert program.stdin
-    assert program.stdout
-    deadline = threading.Timer(60, program.kill)
-    deadline.start()
-    program.stdin.write(pcm(str(checkpoints / "16000.wav")))
-    program.stdin.flush()
-    lines = [json.loads(program.stdout.readline()) for _ in range(5)]  # the pipe is still open
-    os.kill(program.pid, signal.SIGINT)
-    rest, err = program.communicate()
-    deadline.cancel()
-    partials, final = documents(rest.decode())
-    assert program.returncode == 130
-    assert err == b"asr: interrupted.\n"
-    shown = [Partial(p["stable"], p["tail"], p["seconds"]) for p in [*lines, *partials]]
-    check_stable(shown, final["text"])
-    assert final["text"]
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize("options", [(), GUIDED])
-def test_terminal_shows_one_line_and_then_the_text(
-    asr: Run, checkpoints: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
-) -> None:
-    options = (*options, *LIVE)
-    text = documents(asr("stream", *options, "16000.wav")[1])[1]["text"]
-    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("COLUMNS", "20")
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stdout", terminal)
-    code = cli.main(["stream", "--checkpoint", "model.pt", *options, "16000.wav"])
-    shown = terminal.getvalue()
-    assert code == 0
-    assert "{" not in shown
-    live, _, last = shown.rstrip("\n").rpartition("\x1b[2K")
-    assert last == text
-    assert "\x1b[2m" in live  # what may change is dim
-    plain = live.replace("\x1b[2m", "").replace("\x1b[0m", "").replace("\x1b[2K", "")
-    lines = [line for line in plain.split("\r") if "\x1b" not in line]
-    assert len(lines) > 5
-    assert max(map(len, lines)) <= 19
-    assert any(line.strip() == text[-19:].strip() for line in lines)  # its end, cut at the front

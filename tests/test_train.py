@@ -4,6 +4,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -16,22 +17,33 @@ import asr.train
 from asr import checkpoint
 from asr.audio import load_audio
 from asr.augment import AugmentConfig
-from asr.curves import read_metrics
-from asr.data import Batch, Utterance
+from asr.curves import Metrics, diagnose, read_metrics
+from asr.data import Batch, Planner, Utterance
 from asr.distributed import Place, RuntimeConfig, gather, join, launch, sum_over_processes
 from asr.errors import (
     AudioError,
     CheckpointError,
     ConfigError,
     DataError,
+    FileError,
     TextError,
     TrainingError,
 )
 from asr.features import FeaturesConfig
-from asr.lstm import EncoderConfig
+from asr.lstm import Context, EncoderConfig
 from asr.model import AcousticModel
 from asr.text import Vocabulary
-from asr.train import Listener, Task, Trainer, TrainingConfig, ctc_losses, train
+from asr.train import (
+    Listener,
+    Task,
+    Trainer,
+    TrainingConfig,
+    ctc_losses,
+    is_want_of_memory,
+    largest_batch,
+    split,
+    train,
+)
 
 
 @pytest.fixture(scope="module")
@@ -270,11 +282,19 @@ def test_utterances_that_cannot_be_learnt_are_told_and_left_out(tones, tmp_path)
 # The average of the weights
 
 
-def tiny_trainer(decay: float = 0.9, place: Place | None = None) -> Trainer:
+def tiny_trainer(
+    decay: float = 0.9,
+    place: Place | None = None,
+    accumulate: int = 1,
+    dropout: float = 0.2,
+    kind: str = "latency_controlled",
+) -> Trainer:
     torch.manual_seed(0)
-    encoder = EncoderConfig(layers=2, hidden=8, stack=2, dropout=0.2)
+    encoder = EncoderConfig(kind, layers=2, hidden=8, stack=2, dropout=dropout)
     model = AcousticModel(FeaturesConfig(mels=20), encoder, 6).train()
-    config = TrainingConfig(average_decay=decay, warmup_steps=0, learning_rate=1e-2)
+    config = TrainingConfig(
+        average_decay=decay, warmup_steps=0, learning_rate=1e-2, accumulate=accumulate
+    )
     return Trainer(model, config, place or Place(0, 1, torch.device("cpu")))
 
 
@@ -358,6 +378,12 @@ def test_a_decay_that_is_none_is_refused(decay: float) -> None:
         TrainingConfig(average_decay=decay)
 
 
+@pytest.mark.parametrize(("key", "value"), [("accumulate", 0), ("keep", -1)])
+def test_a_number_that_means_nothing_is_refused(key: str, value: int) -> None:
+    with pytest.raises(ConfigError, match=rf"training\.{key} is {value}; at least {value + 1}"):
+        TrainingConfig(**{key: value})
+
+
 # Steps whose loss or gradient is not finite
 
 
@@ -372,9 +398,9 @@ def spoil(kind: str, trainer: Trainer, batch: Batch) -> None:
 
 
 @pytest.mark.parametrize("kind", ["not a number", "infinite loss", "gradient"])
-@pytest.mark.parametrize("first", [0, 2])
-def test_a_bad_step_changes_not_a_bit(kind: str, first: int) -> None:
-    trainer = tiny_trainer()
+@pytest.mark.parametrize(("first", "accumulate"), [(0, 1), (2, 1), (2, 2)])
+def test_a_bad_step_changes_not_a_bit(kind: str, first: int, accumulate: int) -> None:
+    trainer = tiny_trainer(accumulate=accumulate)
     for step in range(first):
         trainer.step(tiny_batch(step), step, 0.0)
     before = state_of(trainer)
@@ -521,6 +547,463 @@ def test_a_run_may_go_on_with_another_limit(tones, spoilt, tmp_path) -> None:
     with pytest.raises(TrainingError):
         train(tiny_task(tmp_path, tones, checkpoint_steps=1, bad_steps_limit=1))
     assert train(tiny_task(tmp_path, tones, checkpoint_steps=1, bad_steps_limit=3)).epoch == 3
+
+
+# A batch in pieces
+
+
+def ragged_batch(count: int, seed: int = 0) -> Batch:
+    """Utterances of falling lengths."""
+    torch.manual_seed(seed)
+    lengths = torch.tensor([40 - 3 * i for i in range(count)], dtype=torch.int64)
+    features = torch.randn(count, 40, 20)
+    for row, length in zip(features, lengths, strict=True):
+        row[length:] = 0
+    return Batch(
+        features=features,
+        feature_lengths=lengths,
+        targets=torch.randint(1, 6, (count, 5)),
+        target_lengths=torch.tensor([5 - i % 3 for i in range(count)], dtype=torch.int64),
+        ids=[f"u{i}" for i in range(count)],
+        texts=[""] * count,
+        symbols=23,
+        epoch=0,
+        step=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "sizes"), [(1, [5]), (2, [2, 3]), (3, [1, 2, 2]), (5, [1] * 5), (9, [1] * 5)]
+)
+def test_a_batch_is_cut_by_utterances_and_its_padding_off(parts: int, sizes: list[int]) -> None:
+    batch = ragged_batch(5)
+    cut = split(batch, parts)
+    assert [len(part.ids) for part in cut] == sizes
+    assert [name for part in cut for name in part.ids] == batch.ids
+    assert torch.cat([part.feature_lengths for part in cut]).tolist() == [40, 37, 34, 31, 28]
+    for part in cut:
+        assert part.symbols == 23
+        assert part.features.shape == (len(part.ids), int(part.feature_lengths[0]), 20)
+        assert part.targets.shape == (len(part.ids), int(part.target_lengths.max()))
+    assert split(ragged_batch(0), 3)[0].ids == []
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 5, 8])
+@pytest.mark.parametrize("kind", ["latency_controlled", "bidirectional"])
+def test_accumulated_steps_are_the_whole_ones_to_rounding(accumulate: int, kind: str) -> None:
+    whole = tiny_trainer(dropout=0.0, kind=kind)
+    pieces = tiny_trainer(dropout=0.0, kind=kind, accumulate=accumulate)
+    for step in range(6):
+        losses, norm = whole.step(ragged_batch(5, step), step, 0.0)
+        others, other = pieces.step(ragged_batch(5, step), step, 0.0)
+        torch.testing.assert_close(others, losses, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(other, norm, rtol=1e-4, atol=1e-5)
+    for (name, weight), ours in zip(
+        whole.model.named_parameters(), pieces.model.parameters(), strict=True
+    ):
+        torch.testing.assert_close(ours, weight, rtol=1e-3, atol=2e-4, msg=name)
+    for (name, weight), ours in zip(
+        whole.result.named_parameters(), pieces.result.parameters(), strict=True
+    ):
+        torch.testing.assert_close(ours, weight, rtol=1e-3, atol=2e-4, msg=name)
+
+
+def test_accumulation_holds_one_piece_at_a_time(monkeypatch) -> None:
+    trainer = tiny_trainer(accumulate=3)
+    seen = []
+    monkeypatch.setattr(
+        trainer, "losses", lambda part, context: seen.append(part) or Trainer.losses(trainer, part)
+    )
+    trainer.step(ragged_batch(5), 0, 0.0)
+    assert [part.features.shape[:2] for part in seen] == [(1, 40), (2, 37), (2, 31)]
+
+
+def test_an_accumulated_run_has_the_losses_of_a_whole_one_and_resumes(tones, tmp_path) -> None:
+    values = {
+        "encoder": EncoderConfig(layers=2, hidden=16, stack=4, dropout=0.0),
+        "average_decay": 0.5,
+        "epochs": 2,
+    }
+    train(tiny_task(tmp_path / "whole", tones, **values))
+    train(tiny_task(tmp_path / "pieces", tones, accumulate=2, **values))
+    whole, pieces = steps_in(tmp_path / "whole"), steps_in(tmp_path / "pieces")
+    assert pieces == pytest.approx(whole, abs=1e-4)
+    task = tiny_task(
+        tmp_path / "broken", tones, accumulate=2, listener=Saboteur(3, signal.SIGTERM), **values
+    )
+    assert train(task).interrupted
+    assert train(tiny_task(tmp_path / "broken", tones, accumulate=2, **values)).epoch == 2
+    assert_same_run(tmp_path / "broken", tmp_path / "pieces")
+
+
+Sums = torch.futures.Future[torch.Tensor]
+
+
+def sum_in_pieces(task: tuple[RuntimeConfig, int]) -> list[tuple[int, float, list[float]]]:
+    """On each process: how often gradients were summed, the last norm and some weights.
+
+    The first process has so many of the utterances.
+    """
+    runtime, first = task
+    with join(runtime) as place:
+        trainer = tiny_trainer(place=place, accumulate=3, dropout=0.0)
+        sums = []
+
+        def count(_: object, bucket: torch.distributed.GradBucket) -> Sums:
+            sums.append(bucket)
+            future = torch.distributed.all_reduce(bucket.buffer(), async_op=True).get_future()
+            return future.then(lambda done: done.value()[0] / place.processes)
+
+        trainer._parallel.register_comm_hook(None, count)
+        share = slice(first) if place.rank == 0 else slice(first, None)
+        for step in range(3):
+            whole = ragged_batch(7)
+            batch = dataclasses.replace(
+                whole,
+                features=whole.features[share],
+                feature_lengths=whole.feature_lengths[share],
+                targets=whole.targets[share],
+                target_lengths=whole.target_lengths[share],
+                ids=whole.ids[share],
+                texts=whole.texts[share],
+            )
+            _, norm = trainer.step(batch, step, 0.0)
+        return gather((len(sums), float(norm), trainer.model.head.bias.tolist()))
+
+
+@pytest.mark.parametrize("first", [4, 6, 7])  # the other has as many pieces, fewer, none
+def test_processes_sum_gradients_once_a_step_however_many_pieces(first: int) -> None:
+    runtime = RuntimeConfig(device="cpu", processes=2, threads=1)
+    one, two = launch(sum_in_pieces, (runtime, first), 2)
+    assert one == two
+    assert one[0] == 3 * 1  # the model is one bucket
+    trainer = tiny_trainer(dropout=0.0)
+    for step in range(3):
+        _, norm = trainer.step(ragged_batch(7), step, 0.0)
+    assert one[1] == pytest.approx(float(norm), rel=1e-4)
+    assert one[2] == pytest.approx(trainer.model.head.bias.tolist(), abs=2e-4)
+
+
+def test_a_run_may_go_on_in_other_pieces_and_keep_other_epochs(tones, tmp_path) -> None:
+    task = tiny_task(tmp_path, tones, listener=Saboteur(4, signal.SIGTERM))
+    assert train(task).interrupted
+    assert train(tiny_task(tmp_path, tones, accumulate=3, keep=1)).epoch == 3
+
+
+# The largest batch first
+
+
+@pytest.mark.parametrize("speeds", [(1.0,), (0.5, 1.0)])
+def test_the_largest_batch_holds_the_most_padded_audio(speeds: tuple[float, ...]) -> None:
+    seconds = [1.0, 7.5, 2.0, 2.2, 3.9, 4.0, 1.1, 1.2]
+    plan = Planner(seconds, [f"u{i}" for i in range(8)], 8.0, speeds, seed=3).epoch(2)
+    padded = [
+        max(seconds[i] / plan.speeds[i] for i in batch) * len(batch) for batch in plan.batches
+    ]
+    largest = largest_batch(plan, seconds)
+    assert max(padded) == pytest.approx(
+        max(seconds[i] / plan.speeds[i] for i in largest) * len(largest)
+    )
+    assert len({round(p, 6) for p in padded}) > 1
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_rehearsal_leaves_no_trace(accumulate: int, first: int) -> None:
+    trainer = tiny_trainer(accumulate=accumulate)
+    for step in range(first):
+        trainer.step(tiny_batch(), step, 0.0)
+    trainer.model.zero_grad()
+    batch = ragged_batch(4)
+    before, random = state_of(trainer), torch.get_rng_state()
+    trainer.rehearse(batch)
+    assert state_of(trainer) == before
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+
+
+def test_a_rehearsal_sees_as_much_as_any_step(monkeypatch) -> None:
+    trainer = tiny_trainer()
+    contexts = []
+    monkeypatch.setattr(
+        trainer,
+        "losses",
+        lambda part, context: contexts.append(context) or Trainer.losses(trainer, part, context),
+    )
+    trainer.rehearse(ragged_batch(4))
+    config = trainer.model.encoder.config
+    assert contexts == [None, Context(config.chunk[0], config.right[1])]
+
+
+def test_a_rehearsed_run_is_the_same_run(tones, averaged, tmp_path, monkeypatch) -> None:
+    rehearsed = []
+
+    def rehearse(trainer: Trainer, batch: Batch) -> None:
+        rehearsed.append(batch)
+        original(trainer, batch)
+
+    original = Trainer.rehearse
+    monkeypatch.setattr(asr.train, "REHEARSING", ("cpu",))
+    monkeypatch.setattr(Trainer, "rehearse", rehearse)
+    values = {"average_decay": 0.5}
+    task = tiny_task(tmp_path, tones, listener=Saboteur(4, signal.SIGTERM), **values)
+    assert train(task).interrupted
+    assert train(tiny_task(tmp_path, tones, **values)).epoch == 3
+    assert_same_run(tmp_path, averaged)
+    assert len(rehearsed) == 2
+    frames = [batch.features.shape[0] * batch.features.shape[1] for batch in rehearsed]
+    assert min(frames) > 350  # of the 600 that 6 s of audio make
+    train(tiny_task(tmp_path, tones, **values))  # is finished
+    assert len(rehearsed) == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"
+        ),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+)
+def test_too_large_a_batch_is_told_before_the_first_step(
+    tones, tmp_path, monkeypatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(asr.train, "REHEARSING", ("cpu",))
+    monkeypatch.setattr(asr.train, "ctc_losses", fail)
+    told = (
+        r"^\d+ utterance\(s\) of \d+ feature frames.*batch_seconds \(now 6\).*accumulate \(now 2\)"
+    )
+    with pytest.raises(TrainingError, match=told):
+        train(tiny_task(tmp_path, tones, accumulate=2))
+    assert steps_in(tmp_path) == []
+
+
+def test_torch_on_a_cpu_says_so_when_memory_is_wanting() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.int8)
+    assert is_want_of_memory(caught.value)
+    assert not is_want_of_memory(RuntimeError("shapes do not match"))
+
+
+# Trainings that go wrong
+
+
+def epoch_row(**values) -> dict[str, float]:
+    row = {"train_loss": 2.0, "gradient_norm": 2.0, "dev_loss": 2.5}
+    return {**row, "blank_ratio": 0.8, "empty_ratio": 0.0, **values}
+
+
+def silent(*losses: float) -> list[dict[str, float]]:
+    return [epoch_row(dev_loss=loss, blank_ratio=0.9995) for loss in losses]
+
+
+@pytest.mark.parametrize(
+    ("rows", "collapsed"),
+    [
+        (silent(3.0, 2.9), False),  # every model begins so
+        (silent(3.0, 2.9, 2.8), False),  # it is learning
+        (silent(3.0, 2.9, 2.89), True),
+        (silent(3.0, 2.9, 3.5), True),
+        ([*silent(3.0, 2.9), epoch_row(dev_loss=2.9)], False),  # it says something
+        ([*silent(3.0, 2.9), epoch_row(dev_loss=2.9, empty_ratio=1.0)], True),
+    ],
+)
+def test_blank_collapse_is_called_by_its_name(rows, collapsed: bool) -> None:
+    lines = diagnose(rows)
+    assert [line.startswith("Blank collapse: ") for line in lines] == [True] * collapsed
+    for cause in ("learning_rate", "too long", "masks", "transcripts"):
+        assert all(cause in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("losses", "norms", "diverged"),
+    [
+        ([3.0, 2.0, 1.5], [3.0, 2.0, 1.0], False),
+        ([3.0, 2.0, 2.5], [3.0, 2.0, 2.0], False),  # one epoch is no trend
+        ([3.0, 2.0, 2.5, 2.6], [3.0, 2.0, 2.0, 2.0], True),
+        ([3.0, 2.0, 2.5, 2.1], [3.0, 2.0, 2.0, 2.0], False),
+        ([0.01, 0.02, 0.02], [0.1, 0.1, 0.1], False),  # by heart
+        ([3.0, 2.0, 2.1], [3.0, 2.0, 21.0], True),
+        ([3.0, 2.0, 1.9], [3.0, 2.0, 21.0], False),  # and yet it learns
+        ([3.0], [60.0], False),
+    ],
+)
+def test_divergence_is_called_by_its_name(losses, norms, diverged: bool) -> None:
+    rows = [
+        epoch_row(train_loss=loss, gradient_norm=norm)
+        for loss, norm in zip(losses, norms, strict=True)
+    ]
+    lines = diagnose(rows)
+    assert [line.startswith("Divergence: ") for line in lines] == [True] * diverged
+    assert all("learning_rate" in line for line in lines)
+
+
+def test_a_run_says_that_it_collapsed_also_when_resumed(tones, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(asr.curves, "COLLAPSE_RATIO", -1.0)
+    notes = Notes()
+    values = {"epochs": 3, "learning_rate": 1e-9}  # it cannot learn
+    task = tiny_task(tmp_path, tones, listener=Saboteur(5, signal.SIGTERM), **values)
+    assert train(task).interrupted
+    assert train(tiny_task(tmp_path, tones, listener=notes, **values)).epoch == 3
+    [line] = [line for line in notes.lines if line.startswith("Blank collapse")]
+    told = notes.lines.index(line)
+    assert notes.lines[told - 1].startswith("Epoch 3/3: ")
+
+
+def test_the_share_of_blanks_is_that_of_the_dev_set(tones, tmp_path) -> None:
+    train(tiny_task(tmp_path, tones, epochs=1))
+    [row] = [row for row in read_metrics(tmp_path) if row["kind"] == "epoch"]
+    model, _ = checkpoint.load_model(tmp_path / "best.pt")
+    emissions = [model.emit([load_audio(u.audio, 16_000)]) for u in tones[:3]]
+    blanks = [int((e.log_probs[0].argmax(-1) == 0).sum()) for e in emissions]
+    frames = [int(e.lengths[0]) for e in emissions]
+    assert row["blank_ratio"] == pytest.approx(sum(blanks) / sum(frames))
+    norms = [r["gradient_norm"] for r in read_metrics(tmp_path) if r["kind"] == "step"]
+    assert row["gradient_norm"] == pytest.approx(sum(norms) / len(norms))
+
+
+def board_of(folder: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0, "tensors": 0})
+    board.Reload()
+    return board
+
+
+def test_tensorboard_shows_numbers_and_sample_texts(tones, unbroken, tmp_path) -> None:
+    board = board_of(unbroken)
+    rows = read_metrics(unbroken)
+    for kind, names in {
+        "step": ["loss", "learning_rate", "gradient_norm"],
+        "epoch": ["train_loss", "dev_loss", "wer", "cer", "blank_ratio", "gradient_norm"],
+    }.items():
+        for name in names:
+            expected = [(row["step"], row[name]) for row in rows if row["kind"] == kind]
+            shown = [(e.step, e.value) for e in board.Scalars(f"{kind}/{name}")]
+            assert [step for step, _ in shown] == [step for step, _ in expected], name
+            assert [v for _, v in shown] == pytest.approx([v for _, v in expected], rel=1e-5)
+    for number in (1, 2, 3):
+        events = board.Tensors(f"dev/sample {number}")
+        assert len(events) == 3
+        text = events[-1].tensor_proto.string_val[0].decode()
+        name, _, lines = text.partition("\n\n    ")
+        assert lines.split("\n")[0] == next(u.text for u in tones if u.id == name)
+
+
+def test_tensorboard_forgets_what_is_done_again(tmp_path) -> None:
+    with Metrics(tmp_path) as metrics:
+        for step in (1, 2, 3):
+            metrics.write("step", step, {"loss": float(step)})
+            if step == 1:
+                position = metrics.position()
+    with Metrics(tmp_path, position, step=1) as metrics:
+        metrics.write("step", 2, {"loss": 20.0})
+    assert [(row["step"], row["loss"]) for row in read_metrics(tmp_path)] == [(1, 1.0), (2, 20.0)]
+    shown = [(e.step, e.value) for e in board_of(tmp_path).Scalars("step/loss")]
+    assert shown == [(1, 1.0), (2, 20.0)]
+
+
+# Epochs that are kept
+
+
+def test_the_last_epochs_are_kept(tones, averaged, tmp_path) -> None:
+    values = {"average_decay": 0.5, "epochs": 3}
+    train(tiny_task(tmp_path, tones, keep=2, **values))
+    kept = sorted(tmp_path.glob("epoch-*.pt"))
+    assert [path.name for path in kept] == ["epoch-0002.pt", "epoch-0003.pt"]
+    assert_same_run(tmp_path, averaged)
+    last, newest = (checkpoint.read(path) for path in (tmp_path / "last.pt", kept[-1]))
+    assert newest["training"] is None
+    assert newest["facts"]["epoch"] == 3
+    for name, weight in last["weights"].items():
+        assert torch.equal(newest["weights"][name], weight)
+        assert weight.dtype == torch.float32
+    assert not list(averaged.glob("epoch-*.pt"))
+
+
+def test_an_older_epoch_goes_only_when_the_new_one_stands(tones, tmp_path, monkeypatch) -> None:
+    write = checkpoint.write_atomically
+
+    def fail_in_second(path, fill) -> None:
+        if path.name == "epoch-0002.pt":
+            raise FileError(f"{path} could not be written")
+        write(path, fill)
+
+    monkeypatch.setattr(checkpoint, "write_atomically", fail_in_second)
+    with pytest.raises(FileError, match="epoch-0002"):
+        train(tiny_task(tmp_path, tones, keep=1))
+    assert [path.name for path in tmp_path.glob("epoch-*.pt")] == ["epoch-0001.pt"]
+
+
+# A full disk
+
+
+class Limiter(Listener):
+    """Lets no file of this process grow beyond a part of this one, once the first epoch is over."""
+
+    def __init__(self, file: Path, part: float) -> None:
+        self.file = file
+        self.part = part
+
+    def epoch_begins(self, epoch: int, epochs: int, steps: int, done: int) -> None:
+        if epoch == 2:
+            size = int(self.part * self.file.stat().st_size)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def train_and_tell(task: Task, told) -> None:
+    try:
+        train(task)
+    except FileError as error:
+        told.send(str(error))
+
+
+@pytest.mark.parametrize(
+    ("file", "part", "named"),
+    [("last.pt", 0.5, "last.pt could not"), ("metrics.jsonl", 1.1, "metrics.jsonl or the Tens")],
+)
+def test_a_full_disk_stops_in_one_sentence_and_destroys_nothing(
+    tones, unbroken, tmp_path, capfd, file: str, part: float, named: str
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    task = tiny_task(tmp_path, tones, checkpoint_steps=100, listener=Limiter(tmp_path / file, part))
+    process = context.Process(target=train_and_tell, args=(task, sender))
+    process.start()
+    process.join()
+    assert receiver.poll()
+    sentence = receiver.recv()
+    assert named in sentence
+    assert "(File too large)" in sentence
+    assert "\n" not in sentence
+    assert "Traceback" not in capfd.readouterr().err
+    last = checkpoint.read(tmp_path / "last.pt")
+    assert last["facts"]["epoch"] == 1
+    assert not list(tmp_path.glob(".*"))
+    assert train(tiny_task(tmp_path, tones, checkpoint_steps=100)).epoch == 3
+    assert_same_run(tmp_path, unbroken)
+
+
+def test_a_failed_save_ends_the_recipe_with_2_and_leaves_the_checkpoint(
+    tones, tmp_path, monkeypatch
+) -> None:
+    def fail(payload: object, file) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    train(tiny_task(tmp_path, tones, listener=Saboteur(4, signal.SIGTERM)))
+    before = (tmp_path / "last.pt").read_bytes()
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(FileError, match=r"No space left on device\); free some space"):
+        train(tiny_task(tmp_path, tones))
+    assert (tmp_path / "last.pt").read_bytes() == before
+    assert not list(tmp_path.glob(".*.pt.*"))
 
 
 def test_an_unreadable_recording_stops_by_name(tones, tmp_path) -> None:

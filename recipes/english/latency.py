@@ -1,0 +1,477 @@
+"""WER against latency: what each operating point of a checkpoint costs, as a table and a picture.
+
+    python recipes/english/latency.py                   # the dev sets that prepare.py wrote
+    python recipes/english/latency.py --manifest tests=tests.jsonl --forward runs/forward/best.pt
+
+The latency is the algorithm's own: how long after a sound its text can come, if computing took no
+time (`AcousticModel.latency_seconds`). A source at another sample rate than the model's waits for
+its resampler as well. Recordings are heard without endpoints, so that nothing but the encoder's
+chunk and right context differs. The second table shares one latency out in other ways.
+
+A forward encoder (`--forward`, or as the checkpoint itself) has one WER: that of its least latency.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from evaluate import RESAMPLES, Rates, decode, find_manifests, named_manifest, positive, rates
+
+from asr.audio import TOLERANCE_SECONDS, Resampler, read_blocks
+from asr.checkpoint import load_decoder_config
+from asr.data import Utterance, read_manifest
+from asr.decode import Decoder, DecoderConfig
+from asr.decoding import prepare
+from asr.distributed import count_cores
+from asr.errors import EXIT_CODE, AsrError, ConfigError, DataError
+from asr.files import write_atomically
+from asr.lstm import Context
+from asr.progress import Bar, complain, say, track
+from asr.recognizer import Recognizer, load_decoder
+from asr.scoring import Report, score
+from asr.stream import Stream
+from asr.text import PROFILES
+
+SOME_FAILED = 1  # of the recordings, as in `asr evaluate`
+QUARTERS = 4  # right context in quarters of a latency's frames
+PIECE_SECONDS = 0.1  # of the stream whose computing is timed
+
+Reports = dict[str, dict[str, Report]]
+"""By set, then by decoder."""
+
+
+@dataclass
+class Point:
+    """An operating point and what it gives. None as latency: the whole recording."""
+
+    context: Context
+    latency_ms: float | None
+    reports: Reports
+    rates: dict[str, dict[str, Rates]]  # those of the reports
+    cpu: float | None  # seconds of a CPU per second of a stream
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        return measure(options)
+    except AsrError as error:
+        complain(f"latency.py: {error}")
+        return EXIT_CODE
+    except KeyboardInterrupt:
+        complain("Interrupted.")
+        return 130
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--checkpoint", default="runs/english/best.pt", help="(%(default)s)")
+    parser.add_argument(
+        "--forward", metavar="FILE", help="checkpoint of a forward encoder to compare with"
+    )
+    parser.add_argument(
+        "--manifest",
+        type=named_manifest,
+        action="append",
+        metavar="NAME=FILE",
+        help="a set to evaluate, JSONL; again for more (each dev-NAME.jsonl in --data)",
+    )
+    parser.add_argument("--data", type=Path, default=Path("data/english"), help="(%(default)s)")
+    parser.add_argument(
+        "--lm", type=Path, metavar="FILE", help="decode with beam and this language model as well"
+    )
+    parser.add_argument(
+        "--latency",
+        type=above_zero,
+        nargs="+",
+        metavar="MS",
+        default=[160.0, 320.0, 640.0, 1280.0],
+        help="between the least and the whole recording (160 320 640 1280)",
+    )
+    parser.add_argument(
+        "--split",
+        type=above_zero,
+        nargs="*",
+        metavar="MS",
+        default=[640.0],
+        help="latencies to share out between chunk and right context in other ways (640)",
+    )
+    parser.add_argument(
+        "--source-rate",
+        type=positive,
+        nargs="*",
+        metavar="HZ",
+        default=[8_000, 44_100, 48_000],
+        help="sample rates whose resampler is measured (8000 44100 48000)",
+    )
+    parser.add_argument(
+        "--live-seconds",
+        type=above_zero,
+        default=60.0,
+        metavar="S",
+        help="length of the stream whose computing is timed (60)",
+    )
+    parser.add_argument(
+        "--profile",
+        choices=PROFILES,
+        default="english",
+        help="how references and texts are normalised before they are compared (%(default)s)",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0 (%(default)s)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="of the CPU (all cores)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/english/latency.json"),
+        help="JSON; the picture gets the same name, .png (%(default)s)",
+    )
+    options = parser.parse_args(arguments)
+    names = [name for name, _ in options.manifest or []]
+    if len(set(names)) < len(names):
+        parser.error("each --manifest needs a name of its own")
+    return options
+
+
+def above_zero(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def measure(options: argparse.Namespace) -> int:
+    """Print the tables, write the file and the picture; the exit code."""
+    manifests = dict(options.manifest or find_manifests(options.data))
+    sets = {name: read_manifest(path) for name, path in manifests.items()}
+    meter = Meter(options.checkpoint, sets, options)
+    forward = Meter(options.forward, sets, options) if options.forward else None
+    if forward and forward.kind != "forward":
+        raise ConfigError(
+            f"{options.forward} holds no forward encoder but a {forward.kind} one; give it as "
+            "--checkpoint."
+        )
+    contexts = meter.operating_points(options.latency)
+    splits = meter.divide(options.split)
+
+    rate = meter.recognizer.sample_rate
+    waits = {source: resampler_wait(source, rate) for source in options.source_rate}
+    say(heading(waits, meter.decoders))
+    points = []
+    for context in contexts:
+        points.append(meter.measure(context))
+        say_point(points[-1], waits)
+    baseline = None
+    if forward:
+        say(f"a forward encoder, {options.forward}:")
+        baseline = forward.measure(Context(1))
+        say_point(baseline, waits)
+    divided: dict[float, list[Point]] = {}
+    for latency, shares in splits.items():
+        divided[latency] = [meter.measure(context) for context in shares]
+        say_shares(latency, divided[latency], even=meter.recognizer.model.context(latency))
+
+    document = {
+        "checkpoint": options.checkpoint,
+        "forward_checkpoint": options.forward,
+        "decoder": asdict(meter.config),
+        "profile": options.profile,
+        "manifests": {name: str(path) for name, path in manifests.items()},
+        "resampler_ms": {source: 1000 * seconds for source, seconds in waits.items()},
+        "points": [to_dict(point) for point in points],
+        "forward": to_dict(baseline) if baseline else None,
+        "splits": {f"{ms:g}": [to_dict(point) for point in found] for ms, found in divided.items()},
+        "unread": sorted(meter.failures),
+    }
+    content = json.dumps(document, indent=1, ensure_ascii=False).encode()
+    write_atomically(options.output, lambda file: file.write(content))
+    picture = options.output.with_suffix(".png")
+    draw(points, baseline, divided, picture)
+    say(f"Figures: {options.output}; picture: {picture}")
+    for failure in meter.failures.values():
+        complain(failure)
+    if meter.failures:
+        complain(
+            f"{len(meter.failures)} recordings could not be read: all their words count as deleted."
+        )
+    return SOME_FAILED if meter.failures else 0
+
+
+class Meter:
+    """A checkpoint, its decoders, and the sets that it hears at one operating point or another."""
+
+    def __init__(
+        self,
+        checkpoint: str,
+        sets: Mapping[str, Sequence[Utterance]],
+        options: argparse.Namespace,
+    ) -> None:
+        """Raises AsrError for a checkpoint that cannot stream, and for files that are no good."""
+        self.threads = options.threads or count_cores()
+        self.config = DecoderConfig()
+        if options.lm:
+            numbers = load_decoder_config(checkpoint)
+            self.config = replace(numbers, kind="beam", language_model=str(options.lm))
+        self.recognizer = Recognizer.load(checkpoint, options.device, self.threads, self.config)
+        self.recognizer.set_operating_point(None, endpoint=None)
+        greedy = load_decoder(
+            DecoderConfig(), self.recognizer.vocabulary, self.recognizer.model.frame_seconds
+        )
+        self.decoders: dict[str, Decoder] = {"greedy": greedy}
+        if options.lm:
+            prepare(self.recognizer)
+            self.decoders["beam"] = self.recognizer.decoder
+        self.failures: dict[str, str] = {}  # by set and id
+        self._sets = sets
+        longest = max(utterance.seconds for utterance in chain.from_iterable(sets.values()))
+        frame = self.recognizer.model.frame_seconds
+        self._whole = Context(math.ceil((longest + TOLERANCE_SECONDS) / frame))
+        self._profile = options.profile
+        self._live_seconds = options.live_seconds
+
+    @property
+    def kind(self) -> str:
+        """Of the encoder."""
+        return self.recognizer.model.encoder.config.kind
+
+    def operating_points(self, latencies: Sequence[float]) -> list[Context]:
+        """From a single frame to the whole recording; of a forward encoder the frame alone.
+
+        Raises ConfigError for a latency in milliseconds that the model cannot keep.
+        """
+        between = [self.recognizer.model.context(latency) for latency in sorted(latencies)]
+        if self.kind == "forward":
+            return [Context(1)]
+        return list(dict.fromkeys([Context(1), *between, self._whole]))
+
+    def divide(self, latencies: Sequence[float]) -> dict[float, list[Context]]:
+        """Each latency with no right context, and with a quarter, a half, three quarters of it.
+
+        A forward encoder has nothing to divide. Raises ConfigError as `operating_points`.
+        """
+        found = {}
+        for latency in latencies:
+            frames = self.recognizer.model.context(latency).frames
+            rights = dict.fromkeys(frames * share // QUARTERS for share in range(QUARTERS))
+            found[latency] = [Context(frames - right, right) for right in rights]
+        return {} if self.kind == "forward" else found
+
+    def measure(self, context: Context) -> Point:
+        """Hear all sets at an operating point."""
+        label = f"{context.chunk} + {context.right} frames"
+        self.recognizer.context = context
+        reports = {name: self._hear(name, label) for name in self._sets}
+        found = {
+            name: {kind: rates(report) for kind, report in each.items()}
+            for name, each in reports.items()
+        }
+        if context == self._whole:
+            return Point(context, None, reports, found, None)
+        latency_ms = 1000 * self.recognizer.model.latency_seconds(context)
+        return Point(context, latency_ms, reports, found, self._time(context, label))
+
+    def _hear(self, name: str, label: str) -> dict[str, Report]:
+        """The report of each decoder on a set."""
+        ordered = sorted(self._sets[name], key=lambda utterance: -utterance.seconds)
+        emissions = self.recognizer.emissions((u.audio, u.seconds) for u in ordered)
+        heard = {}
+        for index, segments in track(emissions, f"{name}, {label}", len(ordered)):
+            if isinstance(segments, AsrError):
+                place = f"{name}, {ordered[index].id}"
+                self.failures[place] = f"{place}: {segments}"
+            else:
+                heard[ordered[index].id] = segments  # each (T', V)
+        references = {utterance.id: utterance.text for utterance in self._sets[name]}
+        reports = {}
+        for kind, decoder in self.decoders.items():
+            texts = decode(self.recognizer, decoder, heard, references, self.threads)
+            reports[kind] = score(references, texts, self._profile)
+        return reports
+
+    def _time(self, context: Context, label: str) -> float:
+        """Seconds of a CPU, all its cores together, per second of one greedy stream."""
+        stream = Stream(self.recognizer.model, self.decoders["greedy"], context)
+        step = round(PIECE_SECONDS * self.recognizer.sample_rate)
+        used = 0.0
+        with Bar(f"streaming, {label}", self._live_seconds, "s") as bar:
+            for piece in self._pieces(step):
+                began = time.process_time()
+                stream.accept(piece)
+                used += time.process_time() - began
+                bar.advance(len(piece) / self.recognizer.sample_rate)
+                if stream.seconds >= self._live_seconds:
+                    break
+            if not stream.seconds:
+                raise DataError("none of the recordings can be read: look at the paths in them")
+            began = time.process_time()
+            stream.finish()
+        return (used + time.process_time() - began) / stream.seconds
+
+    def _pieces(self, step: int) -> Iterator[np.ndarray]:
+        """The sets' recordings, as far as they can be read, one after the other in pieces (n,)."""
+        for utterance in chain.from_iterable(self._sets.values()):
+            try:
+                for block in read_blocks(utterance.audio, self.recognizer.sample_rate):
+                    for begin in range(0, len(block), step):
+                        yield block[begin : begin + step]
+            except AsrError:
+                continue  # told where its words are scored
+
+
+def resampler_wait(source_rate: int, target_rate: int) -> float:
+    """Seconds that a sound at most waits in the resampler, measured sample by sample."""
+    resampler = Resampler(source_rate, target_rate)
+    longest = 0.0
+    done = 0
+    sample = np.zeros(1, np.float32)
+    for taken in range(2 * source_rate):
+        out = len(resampler.feed(sample))
+        if out:
+            longest = max(longest, taken / source_rate - done / target_rate)
+        done += out
+    return longest
+
+
+def difference(report: Report, other: Report) -> tuple[float, float, float]:
+    """The WER of a report minus that of another one of the same utterances, low and high.
+
+    The 95 % interval is that of a bootstrap over the utterances, which both share.
+    """
+    pairs = list(zip(report.utterances, other.utterances, strict=True))
+    errors = np.array([mine.errors - theirs.errors for mine, theirs in pairs])
+    words = np.array([mine.words for mine, _ in pairs])
+    random = np.random.default_rng(1)
+    drawn = (random.integers(len(words), size=len(words)) for _ in range(RESAMPLES))
+    resampled = [errors[some].sum() / max(words[some].sum(), 1) for some in drawn]
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    return report.wer - other.wer, float(low), float(high)
+
+
+def heading(waits: Mapping[int, float], decoders: Iterable[str]) -> str:
+    """The columns of the first table."""
+    sources = "".join(f"{f'from {rate:,} Hz':>17}" for rate in waits)
+    errors = "".join(f"{f'WER {kind}, %':>24}" for kind in decoders)
+    return f"{'latency, ms':<11}{sources}{'chunk + right':>15}{'CPU s/s':>9}  {'set':<16}{errors}"
+
+
+def say_point(point: Point, waits: Mapping[int, float]) -> None:
+    """An operating point's rows in those columns: one a set."""
+    latencies = ["whole", *[""] * len(waits)]
+    if point.latency_ms is not None:
+        latencies = [f"{point.latency_ms + 1000 * wait:.0f}" for wait in (0, *waits.values())]
+    first, others = latencies[0], "".join(f"{latency:>17}" for latency in latencies[1:])
+    cpu = "" if point.cpu is None else f"{point.cpu:.4f}"
+    begin = f"{first:<11}{others}{share(point):>15}{cpu:>9}  "
+    for name, found in point.rates.items():
+        say(f"{begin}{name:<16}{''.join(f'{interval(each):>24}' for each in found.values())}")
+        begin = " " * len(begin)
+
+
+def say_shares(latency: float, points: Sequence[Point], even: Context) -> None:
+    """The second table: the ways to share a latency out, each against the even one."""
+    say(f"\n{latency:g} ms, shared out; differences: to the even split, with 95 % intervals")
+    say(f"{'chunk + right':<15}{'CPU s/s':>8}  {'set':<16}{'decoder':<8}{'WER, %':>8}  difference")
+    [middle] = [point for point in points if point.context == even]
+    for point in points:
+        begin = f"{share(point):<15}{point.cpu:>8.4f}  "
+        for name, reports in point.reports.items():
+            for kind, report in reports.items():
+                mean, low, high = difference(report, middle.reports[name][kind])
+                shown = f"{100 * mean:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
+                shown = "" if point is middle else f"  {shown}"
+                say(f"{begin}{name:<16}{kind:<8}{100 * report.wer:>8.2f}{shown}")
+                begin = " " * len(begin)
+
+
+def share(point: Point) -> str:
+    return f"{point.context.chunk} + {point.context.right}"
+
+
+def interval(found: Rates) -> str:
+    wer, low, high = (100 * found[key] for key in ("wer", "low", "high"))
+    return f"{wer:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def to_dict(point: Point) -> dict[str, Any]:
+    """Plain JSON data."""
+    return {
+        "chunk": point.context.chunk,
+        "right": point.context.right,
+        "latency_ms": point.latency_ms,
+        "cpu_seconds_per_second": point.cpu,
+        "sets": point.rates,
+    }
+
+
+def draw(
+    points: Sequence[Point],
+    forward: Point | None,
+    divided: Mapping[float, Sequence[Point]],
+    path: Path,
+) -> None:
+    """Left: WER over latency. Right: WER over the part of a latency that is right context."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    axes, shares = figure.subplots(1, 2)
+    styles = {"greedy": "o-", "beam": "s--"}
+    finite = [point.latency_ms for point in points if point.latency_ms is not None]
+    whole = 2 * max(finite)  # where the axis has the whole recording
+    for number, name in enumerate(points[0].reports):
+        for kind in points[0].reports[name]:
+            look: dict[str, Any] = {"color": f"C{number}", "label": f"{name}, {kind}"}
+            x = [whole if point.latency_ms is None else point.latency_ms for point in points]
+            axes.plot(x, wers(points, name, kind), styles[kind], **look)
+            if forward:
+                [level] = wers([forward], name, kind)
+                look["label"] = f"{name}, {kind}, forward"
+                axes.plot([forward.latency_ms, whole], [level] * 2, ":", **look)
+    axes.set(
+        xscale="log",
+        xlabel="latency of the algorithm, ms",
+        ylabel="WER, %",
+        title="WER against latency",
+    )
+    axes.xaxis.set_major_locator(FixedLocator([*finite, whole]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([*(f"{latency:.0f}" for latency in finite), "whole"])
+
+    number = 0
+    for latency, found in divided.items():
+        x = [100 * point.context.right / point.context.frames for point in found]
+        for name in found[0].reports:
+            for kind in found[0].reports[name]:
+                label = f"{name}, {kind}, {latency:g} ms"
+                shares.plot(
+                    x, wers(found, name, kind), styles[kind], color=f"C{number}", label=label
+                )
+            number += 1
+    shares.set(
+        xlabel="right context, % of its frames", ylabel="WER, %", title="one latency, shared out"
+    )
+    for panel in (axes, shares):
+        panel.grid(alpha=0.3)
+        if panel.get_lines():
+            panel.set_ylim(bottom=0)
+            panel.legend()
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+
+
+def wers(points: Sequence[Point], name: str, kind: str) -> list[float]:
+    return [100 * point.reports[name][kind].wer for point in points]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

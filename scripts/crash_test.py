@@ -1,0 +1,279 @@
+"""Kills a training again and again, and compares what comes of it with the unbroken run, bit for bit.
+
+    python scripts/crash_test.py [--kills 50] [--data data/digits] [--epochs 40] [--seed 0]
+
+A small model is trained with the digits recipe on a few hundred utterances of data/digits, as the
+command line does it: once without a break, and once killed with SIGKILL at random moments and
+started again, by turns with no data loaders and with two. Of ten kills one falls into the start, two
+wait for a save and two for a validation; the others fall where they will.
+After each kill last.pt must be whole, and no process may be left. In the end all of the
+checkpoints (weights, their average, optimiser, counters; best.pt and those that training.keep
+leaves) and metrics.jsonl must be the unbroken run's. The exit code is 1 where anything is not.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from asr import checkpoint
+from asr.data import read_manifest, write_manifest
+from asr.errors import EXIT_CODE, AsrError, DataError
+from asr.progress import complain, say
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKERS = (0, 2)
+AIMS = ("", "save", "", "validation", "", "", "save", "", "validation", "start")
+AIM_SECONDS = 20.0  # by which the phase comes that a kill waits for
+ORPHAN_SECONDS = 30.0  # by which the loaders of a killed training must have ended
+PHASES = ("start", "steps", "validation", "save", "epoch's end")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What both runs share."""
+
+    data: Path
+    epochs: int
+    hidden: int
+
+    def command(self, folder: Path, workers: int) -> list[str]:
+        """The command line that trains in `folder`, or goes on there."""
+        return [
+            sys.executable,
+            str(ROOT / "recipes/digits/train.py"),
+            f"folder={folder}",
+            f"data.train={self.data / 'train.jsonl'}",
+            f"data.dev={self.data / 'dev.jsonl'}",
+            f"encoder.hidden={self.hidden}",
+            "encoder.layers=2",
+            f"training.epochs={self.epochs}",
+            "training.average_decay=0.99",
+            "training.checkpoint_steps=5",
+            "training.keep=2",
+            "--device=cpu",
+            "--processes=1",
+            "--threads=1",
+            f"--workers={workers}",
+        ]
+
+
+class Life:
+    """A training process, from its start to its end, and what it says."""
+
+    def __init__(self, recipe: Recipe, folder: Path, workers: int) -> None:
+        self.folder = folder
+        self.lines: list[str] = []
+        self.ready = threading.Event()  # the model stands, the first step comes
+        self.began = time.monotonic()
+        self.start_seconds = 0.0
+        self.process = subprocess.Popen(
+            recipe.command(folder, workers),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=folder.parent,
+        )
+        self.listener = threading.Thread(target=self._listen, daemon=True)
+        self.listener.start()
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+            if line.startswith("Model:"):
+                self.start_seconds = time.monotonic() - self.began
+                self.ready.set()
+        self.ready.set()  # it ended
+
+    def live(self, seconds: float | None = None) -> bool:
+        """Wait for the end, at most so many seconds; whether it came."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def live_until(self, phase: str, seconds: float) -> None:
+        """Wait for a phase, at most so many seconds."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self.process.poll() is None and self.phase() != phase:
+            time.sleep(0.001)
+
+    def kill(self) -> None:
+        """Kill the process, and wait for those that it started: they share its output."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self.listener.join(ORPHAN_SECONDS)
+        if self.listener.is_alive():
+            raise AsrError("A data loader outlived the training that was killed.")
+
+    def phase(self) -> str:
+        """What the process was doing when it was killed, by its files and its words."""
+        if any(self.folder.glob(".*.pt.*")):
+            return "save"
+        epochs = [line for line in self.lines if line.startswith("Epoch ")]
+        if not epochs:
+            return "start"
+        if ": loss" in epochs[-1]:
+            return "epoch's end"
+        return "validation" if " steps (100 %) in " in epochs[-1] else "steps"
+
+
+def differences(one: Any, other: Any, where: str) -> Iterator[str]:
+    """Where two payloads differ in any bit."""
+    if type(one) is not type(other):
+        yield f"{where}: {type(one).__name__} and {type(other).__name__}"
+    elif isinstance(one, dict):
+        for key in one | other:
+            if key in one and key in other:
+                yield from differences(one[key], other[key], f"{where}, {key}")
+            else:
+                yield f"{where}: {key} is in one alone"
+    elif isinstance(one, list):
+        if len(one) != len(other):
+            yield f"{where}: {len(one)} and {len(other)} entries"
+        for index, pair in enumerate(zip(one, other, strict=False)):
+            yield from differences(*pair, f"{where}, {index}")
+    elif isinstance(one, torch.Tensor):
+        if one.dtype != other.dtype or not torch.equal(one, other):
+            yield where
+    elif one != other:
+        yield f"{where}: {one} and {other}"
+
+
+def compare(unbroken: Path, broken: Path) -> list[str]:
+    """What is not the same in the two runs' folders."""
+    names = [sorted(path.name for path in folder.glob("*.pt")) for folder in (unbroken, broken)]
+    found = [] if names[0] == names[1] else [f"checkpoints: {names[0]} and {names[1]}"]
+    for name in names[0]:
+        if name in names[1]:
+            payloads = (checkpoint.read(folder / name) for folder in (unbroken, broken))
+            found += differences(*payloads, name)
+    metrics = [(folder / "metrics.jsonl").read_bytes() for folder in (unbroken, broken)]
+    if metrics[0] != metrics[1]:
+        found.append("metrics.jsonl")
+    found += [f"{path.name} is left" for path in broken.glob(".*.pt.*")]
+    return found
+
+
+def choose_data(data: Path, utterances: int, folder: Path) -> None:
+    """Write manifests of the first utterances of the digits into a folder."""
+    for name, count in (("train", utterances), ("dev", max(1, utterances // 5))):
+        path = data / f"{name}.jsonl"
+        if not path.is_file():
+            raise DataError(f"{path} is missing; run python recipes/digits/prepare.py first.")
+        write_manifest(folder / f"{name}.jsonl", read_manifest(path)[:count])
+
+
+def run_whole(recipe: Recipe, folder: Path) -> tuple[float, float]:
+    """Train without a break: the seconds until the first step, and from there to the end."""
+    life = Life(recipe, folder, WORKERS[0])
+    life.live()
+    life.listener.join()
+    if life.process.returncode:
+        raise AsrError(f"The unbroken run failed: {' '.join(life.lines[-3:])}")
+    return life.start_seconds, time.monotonic() - life.began - life.start_seconds
+
+
+def run_broken(
+    recipe: Recipe, root: Path, kills: int, seconds: tuple[float, float], draw: random.Random
+) -> tuple[Counter[tuple[str, int]], list[Path]]:
+    """Train with so many kills: their number by phase and data loaders, and the finished folders.
+
+    A run that ends before all the kills is followed by another one.
+    """
+    start, work = seconds
+    phases: Counter[tuple[str, int]] = Counter()
+    folders: list[Path] = []
+    lives = 0
+    while phases.total() < kills or not folders:
+        folder = root / f"broken-{len(folders) + 1}"
+        while True:
+            workers = WORKERS[lives % len(WORKERS)]
+            life = Life(recipe, folder, workers)
+            lives += 1
+            if phases.total() == kills:
+                life.live()
+            elif (aim := AIMS[phases.total() % len(AIMS)]) == "start":
+                life.live(draw.uniform(0, start))
+            else:
+                life.ready.wait()
+                if not life.live(draw.uniform(0, 2 * work / kills)) and aim:
+                    life.live_until(aim, AIM_SECONDS)
+                    life.live(draw.uniform(0, 0.1) if aim == "validation" else 0)
+            if life.process.poll() is not None:
+                life.listener.join()
+                if life.process.returncode:
+                    raise AsrError(f"A life ended by itself: {' '.join(life.lines[-3:])}")
+                folders.append(folder)
+                break
+            lived = time.monotonic() - life.began
+            life.kill()
+            phase = life.phase()
+            phases[phase, workers] += 1
+            last = folder / "last.pt"
+            facts = checkpoint.read(last)["facts"] if last.exists() else {"epoch": 0, "step": 0}
+            say(
+                f"kill {phases.total():3d}: {workers} loaders, {lived:5.1f} s old, in {phase}; "
+                f"goes on from step {facts['step']} in epoch {facts['epoch'] + 1}"
+            )
+    return phases, folders
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--data", type=Path, default=ROOT / "data/digits")
+    parser.add_argument("--utterances", type=int, default=240, help="of the training set")
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--hidden", type=int, default=16, help="memory cells of a layer")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        choose_data(arguments.data, arguments.utterances, root)
+        recipe = Recipe(root, arguments.epochs, arguments.hidden)
+        seconds = run_whole(recipe, root / "unbroken")
+        say(f"unbroken: {seconds[0]:.1f} s to start, {seconds[1]:.1f} s of training")
+        draw = random.Random(arguments.seed)
+        phases, folders = run_broken(recipe, root, arguments.kills, seconds, draw)
+        found = [
+            f"{folder.name}: {line}"
+            for folder in folders
+            for line in compare(root / "unbroken", folder)
+        ]
+    say(f"\n{'killed in':<12}" + "".join(f"{workers:>4} loaders" for workers in WORKERS))
+    for phase in PHASES:
+        say(f"{phase:<12}" + "".join(f"{phases[phase, workers]:>12}" for workers in WORKERS))
+    for line in found:
+        say(f"different: {line}")
+    say(
+        f"\n{phases.total()} kills, {len(folders)} run(s), {len(found)} difference(s), "
+        f"{time.monotonic() - began:.0f} s"
+    )
+    sys.exit(1 if found else 0)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        main()
+    except AsrError as error:
+        complain(f"crash_test.py: {error}")
+        sys.exit(EXIT_CODE)

@@ -1,0 +1,141 @@
+"""Averaged checkpoints: the mean of their weights, measured like any other checkpoint, or refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from corpus import write_tones
+
+from asr import checkpoint
+from asr.averaging import measure
+from asr.cli import main
+from asr.data import write_manifest
+from asr.decode import DecoderConfig
+from asr.errors import CheckpointError
+from asr.features import FeaturesConfig
+from asr.lstm import EncoderConfig
+from asr.model import AcousticModel
+from asr.text import Vocabulary
+
+VOCABULARY = Vocabulary.english()
+
+
+def save(
+    path: Path,
+    seed: int,
+    encoder: EncoderConfig | None = None,
+    features: FeaturesConfig | None = None,
+    vocabulary: Vocabulary = VOCABULARY,
+    mean: float = 0.5,
+) -> str:
+    torch.manual_seed(seed)
+    encoder = encoder or EncoderConfig(layers=1, hidden=8, stack=4)
+    model = AcousticModel(features or FeaturesConfig(mels=20), encoder, len(vocabulary))
+    model.features.mean.fill_(mean)
+    facts = {"epoch": seed, "step": 10 * seed, "dev_wer": 0.5}
+    decoder = DecoderConfig("beam", beam=10 + seed)
+    training = {"weights": model.state_dict()}
+    checkpoint.save_model(path, model, vocabulary, facts, training, decoder)
+    return str(path)
+
+
+@pytest.fixture
+def three(tmp_path) -> list[str]:
+    return [save(tmp_path / f"epoch-000{seed}.pt", seed) for seed in (1, 2, 3)]
+
+
+def test_the_average_is_the_mean_of_the_weights(three, tmp_path) -> None:
+    checkpoint.average_models(three, tmp_path / "average.pt")
+    payloads = [checkpoint.read(path) for path in three]
+    average = checkpoint.read(tmp_path / "average.pt")
+    for name, weight in average["weights"].items():
+        expected = np.mean([p["weights"][name].numpy() for p in payloads], axis=0, dtype=np.float64)
+        assert weight.dtype == torch.float32
+        np.testing.assert_array_equal(weight.numpy(), expected.astype(np.float32))
+    for part in ("features", "encoder", "decoder", "vocabulary"):
+        assert average[part] == payloads[0][part]
+    assert average["training"] is None
+    assert average["facts"] == {
+        "average_of": [f"{path} (epoch {n}, step {n}0)" for n, path in enumerate(three, start=1)]
+    }
+    _, vocabulary = checkpoint.load_model(tmp_path / "average.pt")
+    assert vocabulary == VOCABULARY
+    assert checkpoint.describe(tmp_path / "average.pt")["resumable"] is False
+
+
+def test_sums_are_of_float64(tmp_path) -> None:
+    paths = [save(tmp_path / f"{n}.pt", 1) for n in range(3)]
+    for path, value in zip(paths, (1.0, 1e-8, 1e-8), strict=True):
+        payload = torch.load(path, weights_only=True)
+        payload["weights"]["head.bias"].fill_(value * 3 * 2**24)
+        torch.save(payload, path)
+    checkpoint.average_models(paths, tmp_path / "average.pt")
+    bias = checkpoint.read(tmp_path / "average.pt")["weights"]["head.bias"]
+    assert bias.tolist() == [float(np.float32(2**24 * (1 + 2e-8)))] * len(VOCABULARY)
+    checkpoint.average_models([paths[0]] * 3, tmp_path / "same.pt")
+    one, same = checkpoint.read(paths[0]), checkpoint.read(tmp_path / "same.pt")
+    for name, weight in one["weights"].items():
+        assert torch.equal(same["weights"][name], weight), name
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"encoder": EncoderConfig(layers=1, hidden=16, stack=4)}, r"encoder\.hidden"),
+        ({"features": FeaturesConfig(mels=24)}, r"features\.mels"),
+        ({"vocabulary": Vocabulary.from_transcripts(["abc"])}, "the vocabulary"),
+        ({"mean": 0.6}, "the normalisation of the features"),
+    ],
+)
+def test_what_has_no_average_is_refused_by_name(tmp_path, other, named: str) -> None:
+    paths = [save(tmp_path / "a.pt", 1), save(tmp_path / "b.pt", 2, **other)]
+    with pytest.raises(CheckpointError, match=rf"b\.pt: {named} is not as in .*a\.pt"):
+        checkpoint.average_models(paths, tmp_path / "average.pt")
+    assert not (tmp_path / "average.pt").exists()
+
+
+def test_weights_of_another_shape_are_refused(three, tmp_path) -> None:
+    payload = torch.load(three[1], weights_only=True)
+    payload["weights"]["head.bias"] = torch.zeros(1)
+    torch.save(payload, three[1])
+    with pytest.raises(CheckpointError, match=r"0002\.pt: the shape of its weights"):
+        checkpoint.average_models(three, tmp_path / "average.pt")
+
+
+# The command
+
+
+def test_the_command_averages_and_measures(three, tmp_path, capsys) -> None:
+    manifest, output = str(tmp_path / "dev.jsonl"), tmp_path / "average.pt"
+    write_manifest(manifest, write_tones(tmp_path / "tones", 3))
+    arguments = ["average", *three, "-o", str(output), "--manifest", manifest]
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line, name in zip(lines, [*three, str(output)], strict=False):
+        wer, cer = measure(name, manifest)
+        assert line == f"WER {100 * wer:6.2f} %, CER {100 * cer:6.2f} %: {name}"
+    assert lines[-1] == f"The average of 3 checkpoints is saved in {output}."
+    assert len(lines) == 5
+    assert len({line.split(":")[0] for line in lines[:4]}) > 1
+
+
+def test_the_command_measures_only_when_asked(three, tmp_path, capsys) -> None:
+    assert main(["average", *three, "--output", str(tmp_path / "average.pt")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_the_command_refuses_in_one_sentence(three, tmp_path, capsys) -> None:
+    before = Path(three[0]).read_bytes()
+    for arguments, told in (
+        ([three[0], "-o", str(tmp_path / "x.pt")], "alone has no average"),
+        ([*three, "-o", three[0]], "is one of the checkpoints"),
+        ([*three, str(tmp_path / "none.pt"), "-o", str(tmp_path / "x.pt")], "no such checkpoint"),
+        ([*three, "-o", str(tmp_path / "x.pt"), "--manifest", "none.jsonl"], "cannot be read"),
+    ):
+        assert main(["average", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert told in error
+        assert error.count("\n") == 1
+        assert not (tmp_path / "x.pt").exists()
+    assert Path(three[0]).read_bytes() == before
