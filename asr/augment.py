@@ -1,6 +1,7 @@
 """Training-time damage: the same words from another room, another voice and with pieces missing.
 
-    waveform --> reverberation --> noise --> gain --> [features] --> tempo --> mel shift --> masks
+    waveform --> silence --> reverberation --> noise --> gain
+             --> [features] --> tempo --> mel shift --> masks
 
 `Augmenter` damages; `AugmentConfig` holds the ranges; `random_generator` makes every draw a pure
 function of (seed, epoch, utterance), so that a resumed run meets the very same damage. No BLAS is
@@ -25,6 +26,8 @@ from asr.errors import AudioError, ConfigError
 
 Array = npt.NDArray[np.float32]
 
+SILENCE_DB = (-85.0, -45.0)  # of its noise, below full scale
+
 REVERB_SAMPLES = 8192  # in the pieces that are convolved: the fastest size for speech
 
 
@@ -37,6 +40,7 @@ class AugmentConfig:
     """
 
     speeds: list[float] = field(default_factory=lambda: [0.9, 1.0, 1.1])  # 1.1 is faster, shorter
+    silence_seconds: float = 0.0  # before and after, each at most this, with faint noise
     gain_db: float = 0.0  # up or down by at most this
     noise_folder: str = ""
     noise_probability: float = 0.5
@@ -58,6 +62,7 @@ class AugmentConfig:
                 len(self.speeds) > 0 and all(0 < speed < math.inf for speed in self.speeds),
                 "a list of at least one factor, each above 0",
             ),
+            "silence_seconds": (0 <= self.silence_seconds <= 10, "from 0 to 10"),
             "gain_db": (0 <= self.gain_db <= 60, "from 0 to 60"),
             "noise_probability": (0 <= self.noise_probability <= 1, "from 0 to 1"),
             "noise_snr_db": (
@@ -112,6 +117,7 @@ class Augmenter:
 
     def __init__(self, config: AugmentConfig, sample_rate: int) -> None:
         self.config = config
+        self._sample_rate = sample_rate
         self.noises: list[Array] = []
         self.responses: list[Array] = []
         if config.noise_probability:
@@ -123,8 +129,13 @@ class Augmenter:
             self.responses = [align_response(response) for response in responses]
 
     def damage_waveform(self, waveform: Array, generator: np.random.Generator) -> Array:
-        """A waveform (N,) in a drawn room, with drawn noise, at a drawn level: (N,)."""
+        """A waveform (N,) in a drawn room, with drawn noise, at a drawn level: (N,).
+
+        Longer where silence is drawn around it.
+        """
         config = self.config
+        if config.silence_seconds:
+            waveform = self._surround(waveform, generator)
         if self.responses and generator.random() < config.reverb_probability:
             response = self.responses[generator.integers(len(self.responses))]
             waveform = reverberate(waveform, response)
@@ -137,6 +148,16 @@ class Augmenter:
             decibels = generator.uniform(-config.gain_db, config.gain_db)
             waveform = waveform * 10 ** (decibels / 20)
         return waveform
+
+    def _surround(self, waveform: Array, generator: np.random.Generator) -> Array:
+        """The waveform, one time in two with faint noise of drawn length before and after it."""
+        if generator.random() < 0.5:
+            return waveform
+        longest = self.config.silence_seconds * self._sample_rate
+        before, after = (int(generator.uniform(0, longest)) for _ in range(2))
+        loudness = 10 ** (generator.uniform(*SILENCE_DB) / 20)
+        noise = generator.standard_normal(before + after, np.float32) * np.float32(loudness)
+        return np.concatenate([noise[:before], waveform, noise[before:]])
 
     def damage_features(self, features: Array, generator: np.random.Generator) -> Array:
         """Features (T, F) of one utterance at a drawn tempo, shifted and masked: (T', F).

@@ -36,6 +36,7 @@ READER_GONE = 141  # as shells report SIGPIPE
 DEFAULT_RATE = 16_000  # samples per second, of raw ones
 DEFAULT_LATENCY_MS = 640.0  # of a stream
 DEFAULT_PAUSE = 0.5  # seconds
+WHOLE_SECONDS = 12.0  # a recording that is shorter is heard whole
 LONG_SECONDS = 60.0  # a recording of more is shown a bar of its own
 
 FORMATS = {  # of a transcript, each with the ending of its files
@@ -217,7 +218,7 @@ def _declare_transcribe(command: argparse.ArgumentParser) -> None:
         help="recordings, folders that are searched for recordings, - for standard input",
     )
     _add_model_options(command)
-    _add_latency_options(command, "default: recordings up to 12 s are heard whole")
+    _add_latency_options(command, f"default: recordings up to {WHOLE_SECONDS:g} s are heard whole")
     _add_decoder_options(command)
     command.add_argument(
         "--nbest", type=_positive, metavar="N", help="show the N best texts (json; beam decoder)"

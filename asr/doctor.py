@@ -33,9 +33,9 @@ from asr.data import (
     Reject,
     StrPath,
     Utterance,
+    admit,
     parse_utterance,
     read_lines,
-    admit,
 )
 from asr.diagnosis import (
     ERROR,

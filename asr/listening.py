@@ -137,7 +137,8 @@ def _conclude(stream: Stream, line: LiveLine) -> None:
     _show_segments(stream.take_segments(), line)
     line.close()
     if line.is_live:
-        say(hypothesis.text)
+        if hypothesis.text:
+            say(hypothesis.text)
     else:
         say(_to_json({"final": True, **hypothesis.to_dict()}))
 

@@ -68,6 +68,32 @@ def damage(augmenter: Augmenter, epoch: int) -> tuple[Array, Array]:
     )
 
 
+# Silence
+
+
+def test_silence_surrounds_the_speech_one_time_in_two() -> None:
+    augmenter = Augmenter(AugmentConfig(silence_seconds=0.5), RATE)
+    speech = 0.5 * np.sign(np.sin(np.arange(RATE) + 0.5)).astype(np.float32)
+    before, after, loudness = [], [], []
+    for seed in range(200):
+        damaged = augmenter.damage_waveform(speech, np.random.default_rng(seed))
+        assert damaged.dtype == np.float32
+        first, last = np.flatnonzero(np.abs(damaged) == 0.5)[[0, -1]]
+        np.testing.assert_array_equal(damaged[first : last + 1], speech)
+        if len(damaged) == len(speech):
+            continue
+        before.append(first / RATE)
+        after.append((len(damaged) - 1 - last) / RATE)
+        loudness.append(20 * np.log10(np.sqrt(np.square(damaged[:first]).mean() + 1e-12)))
+    assert 70 < len(before) < 130
+    for seconds in (before, after):
+        assert 0 <= min(seconds) < 0.05
+        assert 0.45 < max(seconds) <= 0.5
+    assert np.corrcoef(before, after)[0, 1] < 0.3
+    assert -90 < min(loudness) < -75
+    assert -55 < max(loudness) < -44
+
+
 # Draws
 
 

@@ -21,8 +21,9 @@ import soundfile
 import torch
 from signals import ARPA, SAMPLE, check_stable, make_model, make_signal, make_talk, to_wav
 
-from asr import cli, listening
+from asr import cli, listening, recognizer
 from asr.checkpoint import save_model
+from asr.endpoint import EndpointConfig
 from asr.recognizer import Recognizer
 from asr.stream import Partial
 from asr.text import Vocabulary
@@ -483,3 +484,10 @@ class TestMicrophone:
         assert (code, out) == (1, "")
         assert f"({error}): pip install 'asr[microphone]'." in err
         assert len(err.splitlines()) == 1
+
+
+def test_the_command_line_tells_the_defaults_of_the_library() -> None:
+    """It names them without importing them, so that help comes at once."""
+    assert cli.DEFAULT_LATENCY_MS == recognizer.STREAM_LATENCY_MS
+    assert EndpointConfig().silence == cli.DEFAULT_PAUSE
+    assert recognizer.CHUNK_SECONDS + recognizer.RIGHT_SECONDS == cli.WHOLE_SECONDS
