@@ -86,7 +86,7 @@ class MemoryCell(nn.Module):
 
 CELLS: dict[str, type[nn.LSTM] | type[nn.RNN]] = {"lstm": nn.LSTM, "rnn": nn.RNN}
 KINDS = ("forward", "bidirectional", "latency_controlled")
-PAST_FRAMES = 32  # encoder frames that a stream can read again, where its chunks are shorter
+PAST_FRAMES = 32  # encoder frames before a chunk that a stream can read again
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,9 +438,11 @@ class EncoderStream:
     def restart(self, frames: int) -> None:
         """Forget everything, and read the `frames` frames up to the last chunk's end as new ones.
 
-        They may be all that were read since the last start, as far as the last chunk or PAST_FRAMES
-        reach.
+        They may be all that were read since the last start, as far as the last chunk and PAST_FRAMES
+        before it reach; ValueError for more.
         """
+        if frames > len(self._past):
+            raise ValueError(f"{frames} frames are to be read again, {len(self._past)} are kept")
         again = self._past[len(self._past) - frames :]
         self._waiting = torch.cat([again, *self._strands[:1], self._waiting])
         self._past = self._past[:0]
@@ -498,9 +500,7 @@ def _advance_alike(streams: list[EncoderStream]) -> Tensor:
     for index, stream in enumerate(streams):
         stream._waiting = stream._waiting[unread:]
         read = strands[0][index, :chunk]
-        stream._past = (
-            torch.cat([stream._past[-PAST_FRAMES:], read]) if chunk < PAST_FRAMES else read
-        )
+        stream._past = torch.cat([stream._past[-PAST_FRAMES:], read])
         stream._strands = [s[index, chunk:] for s in strands] if strands[0].shape[1] > chunk else []
         stream._state = [tuple(part[index] for part in parts) for parts in state]
     return frames

@@ -35,8 +35,11 @@ Source = AudioSource | tuple[AudioSource, float]
 BATCH_SECONDS = 120.0
 """Padded seconds in a batch, where the caller does not say."""
 
-CHUNK_SECONDS, RIGHT_SECONDS = 10.0, 2.0
-"""Where no latency is asked for: what is shorter than both together is heard whole."""
+WHOLE_SECONDS = 12.0
+"""Where no latency is asked for, a recording that is shorter is heard whole."""
+
+CHUNK_SECONDS, RIGHT_SECONDS = 1.0, 1.0
+"""How the others are heard then."""
 
 STREAM_LATENCY_MS = 640.0
 """Of a stream, where the caller does not say."""
@@ -54,8 +57,9 @@ class Recognizer:
 
     A long recording is heard chunk by chunk, and cut where speech pauses, in constant memory. How
     far the encoder sees (`context`) and where it forgets (`endpoint`) make up the operating point;
-    with the same one, `transcribe` and `stream` give the same words. As it stands, only recordings
-    of more than 12 s are cut. A bidirectional encoder hears every recording whole.
+    with the same one, `transcribe` and `stream` give the same words. Unless one is set, recordings
+    of less than 12 s are heard whole, and no stream can do that. A bidirectional encoder hears all
+    of them whole.
     """
 
     def __init__(
@@ -71,7 +75,8 @@ class Recognizer:
         self.decoder = load_decoder(
             decoder or DecoderConfig(), vocabulary, model.frame_seconds, hotwords
         )
-        self.context = self._seconds_to_context(CHUNK_SECONDS, RIGHT_SECONDS)
+        self.context: Context | None = None  # short recordings whole, others at `long_context`
+        self.long_context = self._seconds_to_context(CHUNK_SECONDS, RIGHT_SECONDS)
         self.endpoint: EndpointConfig | None = EndpointConfig()
 
     def set_operating_point(
@@ -79,8 +84,8 @@ class Recognizer:
     ) -> None:
         """Hear recordings as a stream of this latency and these endpoints does; see `stream`.
 
-        None as latency leaves it as long as it is. Raises ConfigError where the model cannot be so
-        fast, or cannot stream.
+        None as latency leaves it as long as it is, and short recordings are still heard whole.
+        Raises ConfigError where the model cannot be so fast, or cannot stream.
         """
         self.model.encoder.require_streaming()
         if latency_ms is not None:
@@ -218,8 +223,7 @@ class Recognizer:
         """The log-probs (T', V) of each waveform (N,), computed as one batch."""
         if not waveforms:
             return []
-        is_whole = self.model.encoder.config.kind == "bidirectional"
-        emissions = self.model.emit(waveforms, None if is_whole else self.context)
+        emissions = self.model.emit(waveforms, self.context)
         log_probs = emissions.log_probs.cpu().numpy()  # (B, T', V)
         lengths = emissions.lengths.tolist()
         return [rows[:length] for rows, length in zip(log_probs, lengths, strict=True)]
@@ -228,7 +232,8 @@ class Recognizer:
         self, blocks: Iterable[Waveform], heard: Callable[[float], object] | None
     ) -> Iterator[Segment]:
         """The segments of a recording that comes in blocks (n,)."""
-        stream = SegmentStream(self.model, self.context, self._new_endpointer(self.endpoint))
+        context = self.context or self.long_context
+        stream = SegmentStream(self.model, context, self._new_endpointer(self.endpoint))
         rows: list[LogProbs] = []
         first_frame = 0
         for block in chain(blocks, [None]):
@@ -262,9 +267,11 @@ class Recognizer:
 
     @property
     def _whole_frames(self) -> float:
-        """Encoder frames below which a recording is heard at once, in a batch."""
+        """Encoder frames from which on a recording is heard chunk by chunk, not in a batch."""
         if self.model.encoder.config.kind == "bidirectional":
             return math.inf
+        if self.context is None:
+            return WHOLE_SECONDS / self.model.frame_seconds
         if self.endpoint is not None:
             return self.context.frames
         return max(self.context.frames, BATCH_SECONDS / self.model.frame_seconds)

@@ -90,10 +90,9 @@ class SegmentStream:
         begin_of_chunk = self._next_frame
         self._next_frame += len(log_probs)
         first = self._first_frame
-        # What nothing can follow is not cut: a recording of one chunk is one segment.
         if not self._endpointer or not self._new_endpointer:
             return Segment(first, log_probs), False
-        if is_last and not self._endpointer.is_over:
+        if is_last and not begin_of_chunk:  # a recording of one chunk is one segment
             return Segment(first, log_probs), False
         cut = self._endpointer.cut(log_probs)
         if cut.begin is not None:

@@ -490,4 +490,4 @@ def test_the_command_line_tells_the_defaults_of_the_library() -> None:
     """It names them without importing them, so that help comes at once."""
     assert cli.DEFAULT_LATENCY_MS == recognizer.STREAM_LATENCY_MS
     assert EndpointConfig().silence == cli.DEFAULT_PAUSE
-    assert recognizer.CHUNK_SECONDS + recognizer.RIGHT_SECONDS == cli.WHOLE_SECONDS
+    assert cli.WHOLE_SECONDS == recognizer.WHOLE_SECONDS

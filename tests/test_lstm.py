@@ -208,22 +208,33 @@ def test_what_comes_later_than_the_latency_changes_nothing(context: Context, cha
 
 
 @pytest.mark.parametrize("kind", ["forward", "latency_controlled"])
-@pytest.mark.parametrize("again", [0, 1, 4])
-def test_a_restart_reads_the_rest_as_a_signal_of_its_own(kind: str, again: int) -> None:
-    net, context = encoder(kind=kind, stack=1), Context(4, 3)
-    x = random(1, 30, 5)
+@pytest.mark.parametrize("chunk", [4, 40])
+@pytest.mark.parametrize("again", [0, 1, 4, 36])
+def test_a_restart_reads_the_rest_as_a_signal_of_its_own(kind: str, chunk: int, again: int) -> None:
+    net, context = encoder(kind=kind, stack=1), Context(chunk, 3)
+    read = 80 // chunk * chunk
+    x = random(1, 100, 5)
     stream = net.stream(context)
-    stream.accept(x[0, :20])
-    for _ in range(2):
+    stream.accept(x[0, : read + 3])
+    for _ in range(80 // chunk):
         advance([stream])
     stream.restart(again)
-    stream.accept(x[0, 20:])
+    stream.accept(x[0, read + 3 :])
     stream.end()
     rest = []
     while stream.ready:
         rest += advance([stream])
-    own, _ = net(x[:, 8 - again :], torch.tensor([22 + again]), context)
+    own, _ = net(x[:, read - again :], torch.tensor([100 - read + again]), context)
     torch.testing.assert_close(torch.cat(rest), own[0], atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_long_past_cannot_be_read_again() -> None:
+    stream = encoder(kind="forward", stack=1).stream(Context(4))
+    stream.accept(random(80, 5))
+    while stream.ready:
+        advance([stream])
+    with pytest.raises(ValueError, match="37 frames are to be read again, 36 are kept"):
+        stream.restart(37)
 
 
 def test_training_draws_every_operating_point_and_the_whole() -> None:
