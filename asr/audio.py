@@ -310,8 +310,27 @@ def _recognise(file: BinaryIO, magic: bytes, name: str, stack: ExitStack) -> _Re
         _check_ogg(file, name)
     file = _check_size(file, magic, name)
     file.seek(0)
-    sound: _SoundFile = stack.enter_context(_SoundFile(file))
+    sound: _SoundFile = stack.enter_context(_SoundFile(_Tolerant(file)))
     return sound.record(name, sound.frames, sound.read_blocks())
+
+
+class _Tolerant:
+    """A file for libsndfile, which in a damaged header can ask for a place before its beginning.
+
+    Such a seek leaves it where it is; an error inside libsndfile's callback would be printed and lost.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.tell = file.tell
+        self.read = file.read
+        self.readinto = file.readinto  # type: ignore[attr-defined]
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except (ValueError, OSError):  # from bytes and from a file
+            return self._file.tell()
 
 
 class _SoundFile(soundfile.SoundFile):  # type: ignore[misc, unused-ignore]

@@ -424,6 +424,15 @@ def test_nothing_that_was_cut_short_is_transcribed(
     assert kept == 0 or kept > 16_000 - 800
 
 
+@pytest.mark.parametrize("open_", [bytes, io.BytesIO])
+def test_a_header_that_was_cut_short_prints_nothing(open_: type) -> None:
+    """libsndfile asks for a place before the file's beginning, in a callback that cannot fail."""
+    content = encode(speechlike(1), format="AIFF")
+    for cut in range(120):
+        with contextlib.suppress(AudioError):
+            load_audio(open_(content[:cut]))
+
+
 def test_a_wav_that_lacks_one_byte() -> None:
     content = encode(sine(1))
     assert "promises 32,000 bytes of samples and 31,999 are there" in refusal(content[:-1])
