@@ -1,12 +1,18 @@
-"""Checkpoints: atomic save, safe load.
+"""Checkpoints: atomic save, safe load; and released models.
 
 A checkpoint is one file of plain data and tensors: it carries its configuration and vocabulary, so
 that whoever loads it needs no YAML, and it is read without running code from it
 (`torch.load(weights_only=True)`), so that a malicious file is refused, not obeyed.
+
+A released model is a folder for others to use, which cannot be resumed: weights of half the size,
+plain JSON, the language model that belongs to it and a card for people. Whatever takes a checkpoint's
+path takes that of such a folder too.
 """
 
+import json
 import os
 import pickle
+import shutil
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,7 +22,7 @@ from typing import IO, Any
 import torch
 
 from asr.decode import DecoderConfig
-from asr.errors import AsrError, CheckpointError
+from asr.errors import AsrError, CheckpointError, FileError
 from asr.features import FeaturesConfig
 from asr.files import write_atomically
 from asr.lstm import EncoderConfig
@@ -27,6 +33,12 @@ FORMAT = "asr checkpoint"
 VERSION = 1
 
 FilePath = str | os.PathLike[str]
+
+RELEASED = Path(__file__).parent / "models" / "english"
+"""The released model that comes with the package."""
+
+WEIGHTS, CONFIGURATION = "model.safetensors", "config.json"  # of a released model
+LANGUAGE_MODEL, RESULTS, CARD = "language-model.lm", "results.json", "card.md"
 
 
 def save_model(
@@ -81,10 +93,12 @@ def load_model(path: FilePath, device: str = "cpu") -> tuple[AcousticModel, Voca
 def load_decoder_config(path: FilePath) -> DecoderConfig:
     """How the checkpoint's model is decoded best, as far as anybody has tried (`asr tune`).
 
-    It names no files. Raises CheckpointError as `load_model` does.
+    Of a released model it names the language model, of another checkpoint no files. Raises
+    CheckpointError as `load_model` does.
     """
+    payload = read(path)
     try:
-        return DecoderConfig(**read(path)["decoder"])
+        return DecoderConfig(**payload["decoder"])
     except (AsrError, TypeError) as error:
         raise CheckpointError(
             f"{os.fspath(path)}: the decoder of this checkpoint cannot be used ({error}); "
@@ -185,27 +199,58 @@ def describe(path: FilePath) -> dict[str, object]:
     }
 
 
-def read(path: FilePath) -> dict[str, Any]:
-    """The checkpoint's payload with tensors on the CPU. Raises CheckpointError."""
-    name = os.fspath(path)
+def save_release(
+    folder: FilePath,
+    payload: dict[str, Any],
+    language_model: FilePath | None,
+    results: FilePath | None,
+    card: str,
+) -> None:
+    """Write a checkpoint's payload as a released model; `folder` is replaced whole, if at all.
+
+    The network's weights become float16. Raises FileError where the disk refuses.
+    """
+    from safetensors.torch import save_file
+
+    target = Path(folder)
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    decoder = {**payload["decoder"], "lexicon": "", "hotwords": ""}
+    decoder["language_model"] = LANGUAGE_MODEL if language_model else ""
+    decoder["kind"] = "beam" if language_model else "greedy"
+    configuration = {key: payload[key] for key in ("format", "version", "features", "encoder")}
+    configuration |= {key: payload[key] for key in ("vocabulary", "facts")} | {"decoder": decoder}
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{name}: there is no such checkpoint; check the path.") from None
-    except (PermissionError, IsADirectoryError) as error:
-        raise CheckpointError(
-            f"{name}: the checkpoint cannot be read ({error.strerror}); check the path."
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a release that was killed
+        unfinished.mkdir(parents=True)
+        weights = {
+            name: (weight if name.startswith("features.") else weight.half()).contiguous()
+            for name, weight in payload["weights"].items()
+        }
+        save_file(weights, unfinished / WEIGHTS)
+        document = json.dumps(configuration, indent=1, ensure_ascii=False)
+        (unfinished / CONFIGURATION).write_text(f"{document}\n", "utf-8")
+        (unfinished / CARD).write_text(card, "utf-8")
+        for source, name in ((language_model, LANGUAGE_MODEL), (results, RESULTS)):
+            if source:
+                shutil.copyfile(source, unfinished / name)
+        shutil.rmtree(target, ignore_errors=True)
+        unfinished.replace(target)
+    except OSError as error:
+        raise FileError(
+            f"{target} cannot be written ({error.strerror}); free some space or name another folder."
         ) from error
-    except Exception as error:  # torch raises many kinds for what it cannot read
-        if isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path):
-            raise CheckpointError(
-                f"{name}: refused, because it holds code or objects that a checkpoint of asr never "
-                "holds; use a file that asr wrote."
-            ) from error
-        raise CheckpointError(
-            f"{name}: this file is truncated, damaged or not a checkpoint; "
-            "use another one, such as the run's best.pt or last.pt."
-        ) from error
+
+
+def read_card(path: FilePath) -> str:
+    """What a released model says of itself, in Markdown; "" for any other checkpoint."""
+    card = Path(path) / CARD
+    return card.read_text("utf-8") if card.is_file() else ""
+
+
+def read(path: FilePath) -> dict[str, Any]:
+    """The payload of a checkpoint or a released model, on the CPU. Raises CheckpointError."""
+    payload = _read_release(Path(path)) if os.path.isdir(path) else _read_file(path)
+    name = os.fspath(path)
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise CheckpointError(
             f"{name}: this file was not written by asr; use a checkpoint such as best.pt of a run."
@@ -229,6 +274,50 @@ def read(path: FilePath) -> dict[str, Any]:
             f"{name}: the checkpoint lacks {', '.join(sorted(missing))}; it is damaged."
         )
     return payload
+
+
+def _read_release(folder: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not (folder / CONFIGURATION).exists():
+        inside = "best.pt" if (folder / "best.pt").exists() else "a checkpoint such as best.pt"
+        raise CheckpointError(f"{folder} is a folder but no released model; name {inside} in it.")
+    try:
+        payload = json.loads((folder / CONFIGURATION).read_text("utf-8"))
+        weights = load_file(folder / WEIGHTS)
+        payload |= {"weights": {name: part.float() for name, part in weights.items()}}
+        decoder = payload["decoder"]
+        if decoder["language_model"]:
+            decoder["language_model"] = str(folder / decoder["language_model"])
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder}: this released model is incomplete or damaged ({error}); install asr again, "
+            "or have `asr release` write it again."
+        ) from error
+    return payload | {"training": None}
+
+
+def _read_file(path: FilePath) -> Any:
+    name = os.fspath(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{name}: there is no such checkpoint; check the path.") from None
+    except PermissionError as error:
+        raise CheckpointError(
+            f"{name}: the checkpoint cannot be read ({error.strerror}); check the path."
+        ) from error
+    except Exception as error:  # torch raises many kinds for what it cannot read
+        if isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path):
+            raise CheckpointError(
+                f"{name}: refused, because it holds code or objects that a checkpoint of asr never "
+                "holds; use a file that asr wrote."
+            ) from error
+        raise CheckpointError(
+            f"{name}: this file is truncated, damaged or not a checkpoint; "
+            "use another one, such as the run's best.pt or last.pt."
+        ) from error
 
 
 def _write(path: FilePath, payload: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asr import averaging, examining
+from asr import averaging, examining, release
 from asr.errors import EXIT_CODE, AsrError, AudioError, DataError, DecodeError, TextError
 from asr.progress import Bar, complain, say, track
 from asr.text import PROFILES, normalise
@@ -106,6 +106,7 @@ def _build_parser() -> argparse.ArgumentParser:
     add("doctor", examining.run, examining.declare, "find what is wrong with manifests")
     add("tune", _tune, _declare_tune, "find the beam decoder's weights on a manifest")
     add("average", averaging.run, averaging.declare, "average the weights of checkpoints")
+    add("release", release.run, release.declare, "make a model for others out of a training")
     add("lm", None, _declare_lm, "make, describe, measure and convert language models")
     add("info", _info, _declare_info, "describe a checkpoint, a manifest or a recording")
     return parser
@@ -126,7 +127,12 @@ def _add_commands(parser: argparse.ArgumentParser) -> _Add:
 
 
 def _add_model_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--checkpoint", required=True, metavar="FILE", help="the trained model")
+    command.add_argument(
+        "--checkpoint",
+        default=str(_released()),
+        metavar="FILE",
+        help="the trained model (default: the English one that comes with asr)",
+    )
     command.add_argument(
         "--device", default="auto", help="auto (a GPU if there is one), cpu, cuda (default: auto)"
     )
@@ -135,11 +141,17 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _released() -> Path:
+    """`asr.checkpoint.RELEASED`, whose module would load torch."""
+    return Path(__file__).parent / "models" / "english"
+
+
 def _add_decoder_options(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group(
         "decoder",
-        "Greedy without any of these options, a beam search with one of them. Weights that are not "
-        "given are those of `asr tune` in the checkpoint.",
+        "Greedy without any of these options, a beam search with one of them; a released model has "
+        "its own language model and searches always. Weights that are not given are those of "
+        "`asr tune` in the checkpoint.",
     )
     group.add_argument("--decoder", choices=("greedy", "beam"))
     group.add_argument("--lm", metavar="FILE", help="language model: of `asr lm`, or ARPA")
@@ -785,6 +797,11 @@ def _tune(arguments: argparse.Namespace) -> int:
     from asr.distributed import count_cores
 
     _check_picture(arguments.picture)
+    if (arguments.output or Path(arguments.checkpoint)).is_dir():
+        raise AsrError(
+            f"{arguments.output or arguments.checkpoint} is a folder, a released model stays as it "
+            "is; name a file for the tuned copy with --output."
+        )
     utterances = read_manifest(arguments.manifest)
     config, hotwords = choose_decoder(arguments)
     if config.kind != "beam":
@@ -795,7 +812,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     best, lines = tune_decoder(
         recognizer, utterances, arguments.trials, threads, arguments.profile, arguments.picture
     )
-    output = arguments.output or arguments.checkpoint
+    output = arguments.output or Path(arguments.checkpoint)
     save_decoder_config(arguments.checkpoint, best, output)
     for line in lines:
         say(line)
@@ -930,7 +947,14 @@ def _lm_convert(arguments: argparse.Namespace) -> int:
 
 
 def _declare_info(command: argparse.ArgumentParser) -> None:
-    command.add_argument("path", type=Path, metavar="CHECKPOINT|MANIFEST|AUDIO")
+    command.add_argument(
+        "path",
+        type=Path,
+        nargs="?",
+        default=_released(),
+        metavar="CHECKPOINT|MANIFEST|AUDIO",
+        help="(default: the English model that comes with asr)",
+    )
     command.add_argument(
         "--picture",
         type=Path,
@@ -959,7 +983,7 @@ def _find_kind(path: Path) -> str:
         with path.open("rb") as file:
             head = file.read(512)
     except IsADirectoryError:
-        raise AsrError(f"{path} is a folder; name one file.") from None
+        return "checkpoint"  # a released model, or what says that it is none
     except OSError as error:
         raise AsrError(f"{path} cannot be read ({error.strerror}); check the path.") from error
     ending = path.suffix.lower()
@@ -979,11 +1003,14 @@ def _find_kind(path: Path) -> str:
 
 
 def _describe_checkpoint(path: Path, picture: Path | None) -> None:
-    from asr.checkpoint import describe
+    from asr.checkpoint import describe, read_card
 
     if picture:
         raise AsrError(f"{path} is a checkpoint, of which there is no picture; omit --picture.")
-    _print_facts(describe(path))
+    facts = describe(path)
+    if card := read_card(path):
+        say(card)
+    _print_facts(facts)
 
 
 def _describe_manifest(path: Path, picture: Path | None) -> None:

@@ -5,33 +5,42 @@
 misspelt, ill-typed or impossible, and ends the program with a telling exit code.
 """
 
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from asr.augment import AugmentConfig
 from asr.data import read_manifest
 from asr.decode import DecoderConfig
-from asr.distributed import RuntimeConfig, launch
-from asr.errors import EXIT_CODE, AsrError, ConfigError
+from asr.distributed import RuntimeConfig, adopt_slurm, cannot_replace_machines, launch
+from asr.errors import EXIT_CODE, AsrError, ConfigError, TrainingError
 from asr.features import FeaturesConfig
+from asr.index import Index, open_index
 from asr.lstm import EncoderConfig
 from asr.progress import Bar, complain, say
-from asr.text import Vocabulary, normalise
+from asr.text import Vocabulary
 from asr.train import Listener, Outcome, Task, TrainingConfig, train
 
 FLAGS = ("device", "threads", "processes", "workers")  # `--device cpu` means runtime.device=cpu
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
+PROCESS = uuid.uuid4().hex  # this one; a launcher may send a sweep's jobs to others
 
 
 @dataclass
@@ -64,12 +73,10 @@ class Experiment:
 
     def train(self) -> Outcome:
         """Train as configured, in as many processes as configured; see `asr.train.train`."""
-        training_set = read_manifest(self.data.train)
+        training_set = open_training_set(self.data.train)
         vocabulary = Vocabulary.english()
         if self.data.vocabulary == "transcripts":
-            vocabulary = Vocabulary.from_transcripts(
-                normalise(u.text, "plain") for u in training_set
-            )
+            vocabulary = Vocabulary.from_transcripts([training_set.characters])
         task = Task(
             Path(self.folder),
             training_set,
@@ -83,8 +90,30 @@ class Experiment:
             self.runtime,
             TrainingDisplay(),
         )
+        if is_first() and cannot_replace_machines():
+            say(
+                "A machine that fails and comes back will not find the others; set "
+                "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 where torchrun is called."
+            )
         outcome: Outcome = launch(train, task, self.runtime.resolve().processes)
         return outcome
+
+
+def open_training_set(manifest: str) -> Index:
+    """The index of a manifest; a bar shows how a large one is made. Raises DataError."""
+    bar: Bar | None = None
+
+    def advance(count: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = Bar(f"Indexing {manifest}", Path(manifest).stat().st_size, "bytes")
+        bar.advance(count)
+
+    try:
+        return open_index(manifest, advance if is_first() else lambda _: None)
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 class TrainingDisplay(Listener):
@@ -128,29 +157,52 @@ def recipe(
     conf = Path(script).resolve().parents[2] / "conf"
 
     def decorate(body: Callable[[Experiment], Outcome]) -> Callable[[], None]:
+        home = PROCESS
         errors: list[AsrError] = []  # of each job of a sweep
 
         def run(config: DictConfig) -> None:
+            job = name_job()
             try:
-                outcome = body(build(config))
-            except AsrError as error:  # not through Hydra, which would add lines of its own
-                errors.append(error)
+                adopt_slurm()
+                with asking_to_stop() as answer:
+                    experiment = build(config)
+                    if job and is_first():
+                        say(f"== {job} in {experiment.folder}")
+                    outcome = body(experiment)
+            except AsrError as error:
+                failure = type(error)(f"{job}: {error}") if job else error
+                if "RANK" in os.environ:  # the other processes are still within this job
+                    complain(f"{Path(script).name}: {_one_line(failure)}")
+                    sys.exit(EXIT_CODE)
+                if not is_process(home):
+                    raise failure from error  # brought home by Hydra, which adds lines of its own
+                errors.append(failure)
                 return
             if outcome.interrupted:
+                answer()
                 raise KeyboardInterrupt  # the other jobs of a sweep shall not start
 
         def entry() -> None:
             errors.clear()
-            sys.argv[1:] = translate_flags(sys.argv[1:])
+            sys.argv[1:] = shorten_names(translate_flags(sys.argv[1:]))
             os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to the lines below
             try:
+                adopt_slurm()
+                if not is_first():
+                    sys.argv.append("hydra.output_subdir=null")  # the first one writes it
                 hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(run)()
+            except AsrError as error:  # of a job in another process, the first one that failed
+                errors.append(error)
             except (HydraException, OmegaConfBaseException) as error:
                 errors.append(ConfigError(_one_line(error)))
             except KeyboardInterrupt:
-                if os.environ.get("RANK", "0") == "0":
-                    complain("Interrupted: the same command goes on from the last checkpoint.")
+                if is_first():
+                    complain(_describe_interruption())
                 sys.exit(INTERRUPTED)
+            except Exception as error:
+                if type(error).__module__.partition(".")[0] != "submitit":
+                    raise
+                errors.append(TrainingError(f"a job ended without a result ({_one_line(error)})."))
             for failure in errors:
                 complain(f"{Path(script).name}: {_one_line(failure)}")
             if errors:
@@ -159,6 +211,72 @@ def recipe(
         return entry
 
     return decorate
+
+
+def is_process(name: str) -> bool:
+    """Whether this process has that name. (A function that is sent to another one takes along what
+    it knows, `PROCESS` too; this one is found there anew.)"""
+    return name == PROCESS
+
+
+def name_job() -> str:
+    """A sweep's job by what it is told of its own; "" outside of a sweep."""
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode != RunMode.MULTIRUN:
+        return ""
+    values = hydra_config.job.override_dirname.replace(",", ", ")
+    return f"job {hydra_config.job.num + 1} ({values})" if values else "job 1"
+
+
+def _describe_interruption() -> str:
+    """What is left after Ctrl-C, which ends the jobs of this process, but not those in a queue."""
+    if HydraConfig.initialized():
+        launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
+        if launcher != "basic":
+            return (
+                f"Interrupted: jobs that were handed to {launcher} go on; once they have ended, the "
+                "same command goes on from their last checkpoints."
+            )
+    return "Interrupted: the same command goes on from the last checkpoint."
+
+
+def is_first() -> bool:
+    """Whether this process, before it has joined the others, is the one that speaks and writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextlib.contextmanager
+def asking_to_stop() -> Iterator[Callable[[], None]]:
+    """Lets SIGUSR2, which Slurm sends some time before it ends a job, stop a training like SIGTERM.
+
+    The yielded function, called when the training has saved, answers the signal as if it arrived
+    only now: submitit puts the job back into the queue. Where nobody else answers it, nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    asked = False
+    nobody = signal.getsignal(signal.SIGTERM)  # what answers SIGTERM while no training does
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        if signal.getsignal(signal.SIGTERM) != nobody:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        answer()
+        raise KeyboardInterrupt
+
+    def answer() -> None:
+        if asked and callable(before):
+            signal.signal(signal.SIGUSR2, before)
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+    before = signal.signal(signal.SIGUSR2, ask)
+    try:
+        yield answer
+    finally:
+        signal.signal(signal.SIGUSR2, before)
 
 
 def build(config: DictConfig) -> Experiment:
@@ -186,6 +304,23 @@ def translate_flags(arguments: list[str]) -> list[str]:
         else:
             translated.append(argument)
     return translated
+
+
+def shorten_names(arguments: list[str]) -> list[str]:
+    """Let the folders of a sweep (`-m`) be named by what differs among its jobs alone.
+
+    Hydra names them by all overrides. What does not differ can change, as it can for a single run:
+    the folder then goes on, or is refused with the reason.
+    """
+    if not {"-m", "--multirun"} & set(arguments):
+        return arguments
+    overrides = [word for word in arguments if "=" in word and not word.startswith("-")]
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException:  # which Hydra will tell of
+        return arguments
+    same = [repr(o.key_or_group) for o in parsed if not o.is_sweep_override()]
+    return [*arguments, f"hydra.job.config.override_dirname.exclude_keys=[{','.join(same)}]"]
 
 
 def _one_line(error: Any) -> str:

@@ -1,7 +1,6 @@
-"""Speech as training data: manifests, corpora, what can be learnt from, batches in a known order.
+"""Speech as training data: manifests, corpora, batches in a known order.
 
     corpus folder --read_*--> [Utterance] <--read_manifest/write_manifest--> JSONL
-    [Utterance] --admit--> what a model can learn from, and every reject with its reason
     Planner(seed).epoch(n) -> EpochPlan: which utterances at which speed make up which batch
     load_batches(SpeechDataset, Planner, epochs) -> Batch, Batch, ...
 
@@ -16,9 +15,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -31,8 +30,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from asr.audio import (
-    SAMPLE_RATE,
-    TOLERANCE_SECONDS,
     change_speed,
     find_audio,
     inspect_audio,
@@ -42,10 +39,11 @@ from asr.augment import Augmenter, random_generator
 from asr.errors import AsrError, AudioError, ConfigError, DataError
 from asr.features import LogMel
 from asr.files import write_atomically
-from asr.text import Vocabulary, ctc_frames_needed, normalise
+from asr.text import Vocabulary, normalise
 
 StrPath = str | os.PathLike[str]
 Indices = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +93,37 @@ def read_manifest(path: StrPath) -> list[Utterance]:
     for a manifest without an utterance.
     """
     path = Path(path)
-    utterances: list[Utterance] = []
+    return list(parse_manifest(path, str(path.parent)))
+
+
+def parse_manifest(
+    path: Path,
+    folder: str,
+    suspects: Container[int] | None = None,
+    hear: Callable[[bytes], object] = lambda _: None,
+) -> Iterator[Utterance]:
+    """What `read_manifest` reads, one by one, with recordings relative to `folder`.
+
+    Where `suspects` are given, ids are compared only if `hash_id` of them is among these: to
+    compare all of them takes as much memory as they do. `hear` is told each raw line.
+    """
     lines: dict[str, int] = {}
-    for number, line in read_lines(path):
+    empty = True
+    for number, line in read_lines(path, hear):
         if not line.strip():
             continue
-        utterance = parse_utterance(line, f"{path}, line {number}", str(path.parent))
-        first = lines.setdefault(utterance.id, number)
-        if first != number:
-            raise DataError(
-                f"{path}, line {number}: the id {utterance.id!r} is already that of line {first}; "
-                'give every utterance an "id" of its own.'
-            )
-        utterances.append(utterance)
-    if not utterances:
+        empty = False
+        utterance = parse_utterance(line, f"{path}, line {number}", folder)
+        if suspects is None or hash_id(utterance.id) in suspects:
+            first = lines.setdefault(utterance.id, number)
+            if first != number:
+                raise DataError(
+                    f"{path}, line {number}: the id {utterance.id!r} is already that of line "
+                    f'{first}; give every utterance an "id" of its own.'
+                )
+        yield utterance
+    if empty:
         raise DataError(f"{path} holds no utterance; write one JSON object a line into it.")
-    return utterances
 
 
 def write_manifest(path: StrPath, utterances: Iterable[Utterance]) -> None:
@@ -186,11 +199,17 @@ def _field(
     return value
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 text file (with or without a byte order mark), counted from 1."""
+def read_lines(
+    path: Path, hear: Callable[[bytes], object] = lambda _: None
+) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 text file (with or without a byte order mark), counted from 1.
+
+    `hear` is told each as it stands in the file. Raises DataError for what is no such file.
+    """
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
+                hear(line)
                 try:
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
@@ -418,54 +437,6 @@ def _measure_seconds(audio: str) -> float | AudioError:
         return error
 
 
-# What a model can learn from
-
-
-def admit(
-    utterances: Iterable[Utterance],
-    vocabulary: Vocabulary,
-    frames: Callable[[int], int],
-    fastest: float = 1.0,
-    min_seconds: float = 0.0,
-    max_seconds: float = float("inf"),
-    profile: str = "plain",
-    sample_rate: int = SAMPLE_RATE,
-) -> tuple[list[Utterance], list[Reject]]:
-    """The utterances that can be trained on, with normalised text, and the others.
-
-    Left out is what is empty, holds characters that the vocabulary lacks, lasts less than
-    `min_seconds` or more than `max_seconds`, or has more to say than CTC can in its encoder frames:
-    `frames` is a model's (samples -> T'), and T' must hold every symbol and a blank inside each
-    repeat even when played `fastest` times as fast (`AugmentConfig.fastest`).
-    """
-    known = frozenset(vocabulary.symbols[1:])
-    admitted: list[Utterance] = []
-    rejects: list[Reject] = []
-    for utterance in utterances:
-        name, seconds = utterance.id, utterance.seconds
-        text = normalise(utterance.text, profile)
-        if not text:
-            rejects.append(Reject(name, "empty text"))
-        elif unknown := set(text) - known:
-            characters = " ".join(map(repr, sorted(unknown)))
-            rejects.append(Reject(name, "characters not in the vocabulary", characters))
-        elif seconds < min_seconds:
-            rejects.append(Reject(name, f"shorter than {min_seconds:g} s", f"{seconds:.2f} s"))
-        elif seconds > max_seconds:
-            rejects.append(Reject(name, f"longer than {max_seconds:g} s", f"{seconds:.2f} s"))
-        else:
-            needed = ctc_frames_needed(vocabulary.encode(text, name))
-            # A recording may be shorter than its manifest says by what `load_audio` lets pass.
-            surest = max(0.0, seconds - TOLERANCE_SECONDS)
-            given = frames(round(round(surest * sample_rate) / fastest))
-            if given < needed:
-                detail = f"needs {needed} encoder frames, has {given} at speed {fastest:g}"
-                rejects.append(Reject(name, "too short for its text", detail))
-            else:
-                admitted.append(replace(utterance, text=text))
-    return admitted, rejects
-
-
 # The order of the data
 
 
@@ -489,7 +460,8 @@ class Planner:
     """Puts every utterance once an epoch into batches of about equal length.
 
     A batch holds at most `batch_seconds` of audio after the change of speed, padding included, and
-    at most `max_utterances`; an utterance that is longer than that makes a batch of its own.
+    at most `max_utterances`; an utterance that is longer than that makes a batch of its own. `ids`
+    may be given as what `hash_id` makes of them.
 
     Speeds, batches and their order depend on (seed, epoch) and the utterances' ids and lengths
     alone: on no state, no process and no version of a random generator. Raises DataError without
@@ -503,29 +475,25 @@ class Planner:
     def __init__(
         self,
         seconds: npt.ArrayLike,
-        ids: Iterable[str],
+        ids: Iterable[str] | Hashes,
         batch_seconds: float,
         speeds: Sequence[float] = (1.0,),
         seed: int = 0,
         max_utterances: int | None = None,
     ) -> None:
         self._seconds = np.asarray(seconds, dtype=np.float64)
-        hashes = [
-            int.from_bytes(
-                hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(),
-                "little",
-            )
-            for name in ids
-        ]
-        self._hashes = np.array(hashes, dtype=np.uint64)
+        if not isinstance(ids, np.ndarray):
+            ids = np.array([hash_id(name) for name in ids], dtype=np.uint64)
+        self._hashes = ids
         self._speeds = np.array(speeds, dtype=np.float64)
         self._batch_seconds = batch_seconds
-        self._max_utterances = len(hashes) if max_utterances is None else max_utterances
+        self._max_utterances = len(ids) if max_utterances is None else max_utterances
         self._seed = seed
-        if not hashes:
+        self._last: tuple[int, EpochPlan] | None = None
+        if not len(ids):
             raise DataError("There is no utterance to train on; see why they were left out.")
-        if len(self._seconds) != len(hashes):
-            raise ValueError(f"{len(self._seconds)} lengths for {len(hashes)} ids")
+        if len(self._seconds) != len(ids):
+            raise ValueError(f"{len(self._seconds)} lengths for {len(ids)} ids")
         if not batch_seconds > 0 or self._max_utterances < 1:
             raise ConfigError(
                 f"A batch of {batch_seconds} s and {self._max_utterances} utterances holds "
@@ -535,7 +503,12 @@ class Planner:
             raise ConfigError(f"The speeds {list(speeds)} must be factors above 0, at least one.")
 
     def epoch(self, epoch: int) -> EpochPlan:
-        """The plan of an epoch, counted from 0."""
+        """The plan of an epoch, counted from 0; the last one is kept, not planned again."""
+        if self._last is None or self._last[0] != epoch:
+            self._last = epoch, self._plan(epoch)
+        return self._last[1]
+
+    def _plan(self, epoch: int) -> EpochPlan:
         state = _mix(_mix(np.uint64(self._seed % 2**64)) ^ np.uint64(epoch))
         draws = _mix(self._hashes ^ state)
         high, low = draws >> np.uint64(32), draws & np.uint64(0xFFFFFFFF)
@@ -558,6 +531,12 @@ class Planner:
         batches = [order[start:end] for start, end in pairwise(starts)]
         shuffled = np.argsort(_mix(~state ^ np.arange(len(batches), dtype=np.uint64)))
         return EpochPlan([batches[number] for number in shuffled.tolist()], speeds)
+
+
+def hash_id(name: str) -> int:
+    """64 bits that stand for an utterance's id, the same on every machine."""
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
 
 
 def _mix(x: Any) -> Any:
@@ -637,36 +616,41 @@ def collate(
 
 
 class SpeechDataset:
-    """Utterances, their target symbols, and how a recording becomes features.
+    """Utterances with texts of a vocabulary, and how a recording becomes features.
+
+    `target_lengths` counts the symbols of each text, so that nobody has to read it to know.
 
     `dataset[epoch, index, speed]` is the Example of an utterance in an epoch, at a speed factor:
     the same whenever and wherever it is asked for. `log_mel` is copied as it is now, to the CPU;
     without an augmenter nothing but the speed is changed.
 
-    Reading raises AudioError, also where a recording is shorter than its utterance says.
+    Reading raises AudioError, also where a recording is shorter than its utterance says, and
+    TextError for a text that the vocabulary cannot spell.
     """
 
     def __init__(
         self,
         utterances: Sequence[Utterance],
-        targets: Iterable[Sequence[int]],
+        target_lengths: npt.ArrayLike,
+        vocabulary: Vocabulary,
         log_mel: LogMel,
         augmenter: Augmenter | None = None,
         seed: int = 0,
     ) -> None:
         self.utterances = utterances
-        self.targets = [np.array(target, dtype=np.int32) for target in targets]
-        self.target_lengths = np.array([len(target) for target in self.targets], dtype=np.int64)
-        self.reader = _Reader(copy.deepcopy(log_mel).cpu(), augmenter, seed)
-        if len(self.targets) != len(utterances):
-            raise ValueError(f"{len(self.targets)} targets for {len(utterances)} utterances")
+        self.target_lengths: Indices = np.asarray(target_lengths, dtype=np.int64)
+        self.reader = _Reader(vocabulary, copy.deepcopy(log_mel).cpu(), augmenter, seed)
+        if len(self.target_lengths) != len(utterances):
+            raise ValueError(
+                f"{len(self.target_lengths)} target lengths for {len(utterances)} utterances"
+            )
 
     def __len__(self) -> int:
         return len(self.utterances)
 
     def __getitem__(self, key: tuple[int, int, float]) -> Example:
         epoch, index, speed = key
-        return self.reader.read(self.utterances[index], self.targets[index], epoch, speed)
+        return self.reader.read(self.utterances[index], epoch, speed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -674,7 +658,6 @@ class _Request:
     """All that a worker must know to make a batch."""
 
     utterances: list[Utterance]
-    targets: list[npt.NDArray[np.int32]]
     speeds: list[float]
     symbols: int
     epoch: int
@@ -687,7 +670,10 @@ class _Reader(Dataset[Batch | AsrError]):
     Requests bring the utterances, so that a worker is small and starts fast, whatever the corpus.
     """
 
-    def __init__(self, log_mel: LogMel, augmenter: Augmenter | None, seed: int) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, log_mel: LogMel, augmenter: Augmenter | None, seed: int
+    ) -> None:
+        self.vocabulary = vocabulary
         self.log_mel = log_mel
         self.augmenter = augmenter
         self.seed = seed
@@ -696,19 +682,16 @@ class _Reader(Dataset[Batch | AsrError]):
         """A batch, or what is wrong: raised in a worker, it would come back inside a traceback."""
         try:
             examples = [
-                self.read(utterance, target, request.epoch, speed)
-                for utterance, target, speed in zip(
-                    request.utterances, request.targets, request.speeds, strict=True
-                )
+                self.read(utterance, request.epoch, speed)
+                for utterance, speed in zip(request.utterances, request.speeds, strict=True)
             ]
         except AsrError as error:
             return error
         mels = self.log_mel.config.mels
         return collate(examples, mels, request.symbols, request.epoch, request.step)
 
-    def read(
-        self, utterance: Utterance, target: npt.NDArray[np.int32], epoch: int, speed: float
-    ) -> Example:
+    def read(self, utterance: Utterance, epoch: int, speed: float) -> Example:
+        target = torch.tensor(self.vocabulary.encode(utterance.text, utterance.id))  # (U,)
         rate = self.log_mel.config.sample_rate
         waveform = load_audio(utterance.audio, rate, expected_seconds=utterance.seconds)  # (N,)
         if speed != 1.0:
@@ -726,7 +709,7 @@ class _Reader(Dataset[Batch | AsrError]):
         if self.augmenter:
             generator = random_generator(self.seed, epoch, utterance.id, "features")
             features = torch.from_numpy(self.augmenter.damage_features(features.numpy(), generator))
-        return Example(utterance.id, utterance.text, features, torch.from_numpy(target).long())
+        return Example(utterance.id, utterance.text, features, target)
 
 
 def load_batches(
@@ -790,7 +773,6 @@ def _plan_requests(
             part = shard(batch, rank, processes)
             yield _Request(
                 [dataset.utterances[index] for index in part],
-                [dataset.targets[index] for index in part],
                 plan.speeds[part].tolist(),
                 int(dataset.target_lengths[batch].sum()),
                 epoch,

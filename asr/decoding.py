@@ -24,7 +24,8 @@ NOTICE_SECONDS = 1.0  # what takes longer is told
 def choose_decoder(arguments: argparse.Namespace) -> tuple[DecoderConfig, dict[str, float]]:
     """The decoder that the options describe, and the hotwords of `--hotword` with their weights.
 
-    What they leave open is as the checkpoint's tuning left it. Raises AsrError where an option
+    What they leave open is as the checkpoint's tuning left it; a released model decodes with its own
+    language model where they name none. Raises AsrError where an option
     would not act.
     """
     numbers = ("beam", *WEIGHTS, "hotword_weight", "nbest")
@@ -35,13 +36,17 @@ def choose_decoder(arguments: argparse.Namespace) -> tuple[DecoderConfig, dict[s
     given = {name: value for name, value in given.items() if value is not None}
     options = [f"--{names.get(name, name).replace('_', '-')}" for name in given]
     options += ["--hotword"] * bool(arguments.hotword)
-    if arguments.decoder == "greedy" or (arguments.decoder is None and not options):
+    if arguments.decoder == "greedy":
         if options:
             raise AsrError(f"The greedy decoder knows no {options[0]}; choose --decoder beam.")
         return DecoderConfig(), {}
+    own = load_decoder_config(arguments.checkpoint)
+    modelled = bool(given.get("language_model") or own.language_model)
+    if arguments.decoder is None and not options and not modelled:
+        return DecoderConfig(), {}
 
-    guided = "language_model" in given or "lexicon" in given
-    if "alpha" in given and "language_model" not in given:
+    guided = modelled or "lexicon" in given
+    if "alpha" in given and not modelled:
         raise AsrError("--alpha weighs a language model; name one with --lm.")
     for name in ("beta", "unknown", "strict"):
         if name in given and not guided:
@@ -50,7 +55,7 @@ def choose_decoder(arguments: argparse.Namespace) -> tuple[DecoderConfig, dict[s
         raise AsrError("--strict allows no unknown words; leave out --unknown.")
     if "hotword_weight" in given and not (arguments.hotwords or arguments.hotword):
         raise AsrError("--hotword-weight weighs hotwords; name some with --hotwords, --hotword.")
-    config = replace(load_decoder_config(arguments.checkpoint), **{**given, "kind": "beam"})
+    config = replace(own, **{**given, "kind": "beam"})
     hotwords = {normalise(text, "plain"): config.hotword_weight for text in arguments.hotword or []}
     return config, hotwords
 

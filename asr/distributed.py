@@ -1,19 +1,24 @@
 """Several processes training one model. Every function is a no-op where there is one process.
 
 `launch` starts the processes from one parent (`torch.distributed.launcher`), unless an outer launcher
-(torchrun, Slurm's srun with the same variables) has started them already: then RANK is set and each
-process simply joins.
+has started them already: torchrun sets RANK, and what Slurm's srun sets becomes that in
+`adopt_slurm`; then each process simply joins.
 """
 
 import contextlib
+import ctypes
 import logging
 import multiprocessing
 import os
+import re
 import signal
+import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
@@ -22,6 +27,9 @@ import torch.distributed as dist
 
 from asr import errors
 from asr.errors import AsrError, ConfigError, TrainingError
+
+CAUSE_SECONDS = 1.0  # from the end of a process that fails until the others tell that it is lost
+SET_PARENT_DEATH_SIGNAL = 1  # Linux's PR_SET_PDEATHSIG
 
 
 @dataclass
@@ -32,6 +40,9 @@ class RuntimeConfig:
     processes: int = 0  # 0: one per GPU, or one on the CPU
     threads: int = 0  # CPU threads of each process; 0: the cores shared out among the processes
     workers: int = -1  # data loaders of each process; -1: one on the CPU, one a core beside a GPU
+    # How long one process waits for another that says nothing, as on a machine that lost its power. A
+    # process that merely ends is missed at once.
+    timeout_minutes: int = 30
 
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu", "cuda"):
@@ -40,7 +51,12 @@ class RuntimeConfig:
             )
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("runtime.device is 'cuda', but torch finds no GPU here; use 'cpu'.")
-        for key, least in (("processes", 0), ("threads", 0), ("workers", -1)):
+        for key, least in (
+            ("processes", 0),
+            ("threads", 0),
+            ("workers", -1),
+            ("timeout_minutes", 1),
+        ):
             if getattr(self, key) < least:
                 raise ConfigError(f"runtime.{key} is {getattr(self, key)}; at least {least}.")
 
@@ -59,7 +75,9 @@ class RuntimeConfig:
         # On a GPU the loaders do the CPU's work; on a CPU the model does most of it, and a loader
         # beside it needs a fraction of a core.
         workers = self.workers if self.workers >= 0 else min(8, cores - 1) if gpus else 1
-        return RuntimeConfig(device, processes, self.threads or cores, workers)
+        return RuntimeConfig(
+            device, processes, self.threads or cores, workers, self.timeout_minutes
+        )
 
 
 def count_cores() -> int:
@@ -84,8 +102,27 @@ class Place:
 
 
 @contextlib.contextmanager
+def flushing_denormals() -> Iterator[None]:
+    """Within it, this thread and those it starts take numbers below 1e-38 for zeros.
+
+    Early in training many gradients of an LSTM are that small, and a CPU computes with them many
+    times slower; as zeros they give the same weights.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@contextlib.contextmanager
 def join(runtime: RuntimeConfig) -> Iterator[Place]:
     """Take this process's place: its device, its threads, and the group if there are several."""
+    with flushing_denormals():
+        yield from _join(runtime)
+
+
+def _join(runtime: RuntimeConfig) -> Iterator[Place]:
     runtime = runtime.resolve()
     torch.set_num_threads(runtime.threads)
     rank = int(os.environ.get("RANK", 0))
@@ -97,10 +134,100 @@ def join(runtime: RuntimeConfig) -> Iterator[Place]:
     if processes == 1:
         yield Place(rank, processes, device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    yield Place(rank, processes, device)
+    _end_with_the_agent()
+    try:
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            timeout=timedelta(minutes=runtime.timeout_minutes),
+        )
+        yield Place(rank, processes, device)
+    except RuntimeError as error:
+        if not is_lost_peer(error):
+            raise
+        time.sleep(CAUSE_SECONDS)  # whoever started the processes shall see the lost one first
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise TrainingError(
+            f"Process {rank} of {processes} lost another one ({reason}); if nothing starts them "
+            "anew, run the same command again to go on from the last checkpoint."
+        ) from error
     # Not after an error: the others would see a closed connection before the error that caused it.
     dist.destroy_process_group()
+
+
+def is_lost_peer(error: RuntimeError) -> bool:
+    """Whether an error says that another process has gone, or has been silent for too long."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def _end_with_the_agent() -> None:
+    """Let torchrun's death ask this process to stop: it would train on, and nobody could stop it."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+
+
+def adopt_slurm() -> None:
+    """Where srun runs a step of several tasks, say so in the variables that torchrun would set.
+
+    Nothing is done where RANK is set already, or where a step has one task (or there is none, as in
+    a batch script): such a task starts its own processes. Raises ConfigError where a part of what
+    srun sets is missing.
+    """
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+    if "RANK" in os.environ or tasks == 1:
+        return
+    step = {
+        name: os.environ.get(f"SLURM_{name}", "")
+        for name in (
+            "PROCID",
+            "LOCALID",
+            "NODEID",
+            "STEP_TASKS_PER_NODE",
+            "STEP_NODELIST",
+            "JOB_ID",
+        )
+    }
+    missing = [f"SLURM_{name}" for name, value in step.items() if not value]
+    if missing:
+        raise ConfigError(
+            f"SLURM_STEP_NUM_TASKS is {tasks}, but {missing[0]} is not set; start the tasks with srun."
+        )
+    local = expand_counts(step["STEP_TASKS_PER_NODE"])[int(step["NODEID"])]
+    os.environ |= {
+        "RANK": step["PROCID"],
+        "WORLD_SIZE": str(tasks),
+        "LOCAL_RANK": step["LOCALID"],
+        "LOCAL_WORLD_SIZE": str(local),
+    }
+    os.environ.setdefault("MASTER_ADDR", first_host(step["STEP_NODELIST"]))
+    # Tasks of one step agree on it, and other jobs on the same machine choose another one.
+    os.environ.setdefault("MASTER_PORT", str(20_000 + int(step["JOB_ID"]) % 10_000))
+
+
+def cannot_replace_machines() -> bool:
+    """Whether torchrun has several machines, and one that is replaced could never meet the others.
+
+    Workers then meet at a place that bears the number of their own agent's restarts, which a new
+    agent begins anew: all of them would wait for ever (github.com/pytorch/pytorch/issues/135712).
+    """
+    environment = os.environ.get
+    return (
+        environment("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        and environment("WORLD_SIZE") != environment("LOCAL_WORLD_SIZE")
+        and environment("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    )
+
+
+def expand_counts(counts: str) -> list[int]:
+    """Slurm's number of tasks by node: "2(x3),1" -> [2, 2, 2, 1]."""
+    expanded: list[int] = []
+    for count, repeats in re.findall(r"(\d+)(?:\(x(\d+)\))?", counts):
+        expanded += [int(count)] * int(repeats or 1)
+    return expanded
+
+
+def first_host(nodes: str) -> str:
+    """The first of Slurm's list of nodes: "gpu[003-005,9],big1" -> "gpu003"."""
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", re.split(r",(?![^\[]*\])", nodes)[0])
 
 
 def launch(function: Callable[[Any], Any], argument: Any, processes: int) -> Any:
@@ -169,7 +296,10 @@ class _PassingOnSignals:
         if self.interrupted and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.interrupted = True
-        for child in multiprocessing.active_children():
+        children = multiprocessing.active_children()
+        if not children:  # they have not begun: nobody would hear it
+            raise KeyboardInterrupt
+        for child in children:
             if child.pid is not None:
                 os.kill(child.pid, number)
 

@@ -33,7 +33,6 @@ from asr.data import (
     Reject,
     StrPath,
     Utterance,
-    admit,
     parse_utterance,
     read_lines,
 )
@@ -50,6 +49,7 @@ from asr.diagnosis import (
 )
 from asr.errors import AudioError, DataError
 from asr.features import FeaturesConfig
+from asr.index import admit
 from asr.lstm import EncoderConfig
 from asr.model import AcousticModel
 from asr.sound import ENVELOPE_BINS, Sound, alikeness, measure_sound
@@ -315,29 +315,35 @@ class _Examination:
         """What is wrong with a text, and whether its recording has time for it."""
         asked = self.requirements
         known = frozenset(asked.vocabulary.symbols[1:])
+        rejects = {
+            (number, reject.id): reject
+            for number, utterances in enumerate(self.splits.values())
+            for reject in admit(
+                utterances,
+                asked.vocabulary,
+                self.model.frames,
+                asked.fastest,
+                max_seconds=asked.batch_seconds,
+                sample_rate=asked.features.sample_rate,
+            )[1]
+        }
         for index, utterance in enumerate(self.utterances):
             text = normalise(utterance.text)
             self.text[index] = _hash(text)
             self.characters[index] = len(text)
             self.words[index] = len(text.split())
             self._judge_characters(index, text, known)
-            _, rejects = admit(
-                [utterance],
-                asked.vocabulary,
-                self.model.frames,
-                asked.fastest,
-                max_seconds=asked.batch_seconds,
-                sample_rate=asked.features.sample_rate,
-            )
             trained = self.split[index] == 0  # other splits are only transcribed
-            for reject in rejects:
-                if reject.reason.startswith("empty"):
-                    self._find("empty", index, "there is no word in it", ERROR)
-                elif reject.reason.startswith("longer"):
-                    severity = ERROR if trained else INFORMATION
-                    self._find("long", index, f"{reject.detail}, {reject.reason}", severity)
-                elif not reject.reason.startswith("characters"):
-                    self._find("ctc", index, reject.detail, ERROR if trained else WARNING)
+            reject = rejects.get((int(self.split[index]), utterance.id))
+            if reject is None:
+                continue
+            if reject.reason.startswith("empty"):
+                self._find("empty", index, "there is no word in it", ERROR)
+            elif reject.reason.startswith("longer"):
+                severity = ERROR if trained else INFORMATION
+                self._find("long", index, f"{reject.detail}, {reject.reason}", severity)
+            elif not reject.reason.startswith("characters"):
+                self._find("ctc", index, reject.detail, ERROR if trained else WARNING)
 
     def _judge_characters(self, index: int, text: str, known: frozenset[str]) -> None:
         rest = text

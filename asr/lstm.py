@@ -188,16 +188,21 @@ class Strand(nn.Module):
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """x (B, T, I) and the state to begin with -> (B, T, strand), the state after frame T."""
-        # Autocast would run cuDNN's recurrent layers in float16, whatever it was asked for, and
-        # gradients of a loss per character vanish in float16.
-        with torch.autocast(x.device.type, enabled=False):
-            if state is None:
-                y, after = self.cell(x.float())
-            else:  # torch keeps a leading layer axis
-                begin = tuple(part[None] for part in state)
-                y, after = self.cell(x.float(), begin if len(begin) > 1 else begin[0])
+        # Under autocast cuDNN's recurrent layers run in float16, whatever it was asked for: training
+        # keeps their gradients in its range. A multiple of 8 rows lets cuDNN take its fastest kernel,
+        # which holds the weights on the chip from frame to frame.
+        half = x.is_cuda and torch.is_autocast_enabled("cuda")
+        rows, spare = len(x), -len(x) % 8 if half else 0
+        x = nn.functional.pad(x, (0, 0, 0, 0, 0, spare)) if half else x.float()
+        begin: Tensor | State | None = None
+        if state is not None:  # torch keeps a leading layer axis
+            state = tuple(nn.functional.pad(part, (0, 0, 0, spare))[None] for part in state)
+            begin = state if len(state) > 1 else state[0]
+        with torch.autocast(x.device.type, torch.float16, enabled=half):
+            y, after = self.cell(x, begin)
+        y = y[:rows]
         parts = after if isinstance(after, tuple) else (after,)
-        return self.norm(self.projection(y)), tuple(part[0] for part in parts)
+        return self.norm(self.projection(y)), tuple(part[0, :rows] for part in parts)
 
     def mirrored(self, x: Tensor, mirror: Tensor) -> Tensor:
         """x (B, T, I) read from each row's last valid frame to its first, as `_mirror` has it.
@@ -315,13 +320,15 @@ class Encoder(nn.Module):
             after.append(layer_state)
         return strands, after
 
-    def look_back(self, strands: list[Tensor], lengths: Tensor, context: Context) -> Tensor:
-        """The backward strands (B, K · chunk, strand) of K = ceil(T' / chunk) chunks.
+    def look_back(
+        self, strands: list[Tensor], lengths: Tensor, context: Context, chunks: int | None = None
+    ) -> Tensor:
+        """The backward strands (B, K · chunk, strand) of the first K chunks, or of all there are.
 
         `strands` as from `look_ahead`, each (B, T', ·); lengths (B,).
         """
         batch, frames, _ = strands[0].shape
-        chunks = -(-frames // context.chunk)
+        chunks = chunks or -(-frames // context.chunk)
         inside = context.chunk * torch.arange(chunks, device=lengths.device)  # (K,)
         sizes = (lengths[:, None] - inside).clamp(0, context.frames).reshape(-1)  # (B · K,)
         mirror = _mirror(sizes, context.frames)
@@ -397,6 +404,7 @@ class EncoderStream:
         self.encoder = encoder
         # Nothing is gained by a forward encoder's waiting.
         self.context = Context(context.chunk) if encoder.config.kind == "forward" else context
+        self.chunks = 1  # that are read next, at once: backward strands read them side by side
         weight = next(encoder.parameters())
         self._features = weight.new_zeros(0, encoder.features)
         self._waiting = weight.new_zeros(0, encoder.config.stack * encoder.features)
@@ -422,24 +430,29 @@ class EncoderStream:
 
     @property
     def ready(self) -> bool:
-        """Whether the next chunk can be read."""
+        """Whether the next chunks can be read."""
         return not self.missing or (self._ended and not self.is_empty)
 
     @property
     def missing(self) -> int:
-        """Encoder frames that have to come before the next chunk and its right context are there."""
-        return max(0, self.context.frames - self._ahead - len(self._waiting))
+        """Encoder frames that have to come before the next chunks and their right context are there."""
+        return self.count_missing(self.chunks)
+
+    def count_missing(self, chunks: int) -> int:
+        """The same, were it so many chunks."""
+        needed = chunks * self.context.chunk + self.context.right
+        return max(0, needed - self._ahead - len(self._waiting))
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no frame beyond the last chunk."""
+        """Whether there is no frame beyond the last chunk that was read."""
         return self._ahead + len(self._waiting) == 0
 
     def restart(self, frames: int) -> None:
         """Forget everything, and read the `frames` frames up to the last chunk's end as new ones.
 
-        They may be all that were read since the last start, as far as the last chunk and PAST_FRAMES
-        before it reach; ValueError for more.
+        They may be all that were read since the last start, as far as the chunks that were read last
+        and PAST_FRAMES before them reach; ValueError for more.
         """
         if frames > len(self._past):
             raise ValueError(f"{frames} frames are to be read again, {len(self._past)} are kept")
@@ -454,22 +467,29 @@ class EncoderStream:
         return len(self._strands[0]) if self._strands else 0
 
     @property
+    def _needed(self) -> int:
+        """Frames of the next chunks and the right context of the last of them."""
+        return self.chunks * self.context.chunk + self.context.right
+
+    @property
     def _unread(self) -> int:
-        """Frames that they have to read before the next chunk."""
-        return min(self.context.frames - self._ahead, len(self._waiting))
+        """Frames that they have to read before the next chunks."""
+        return min(self._needed - self._ahead, len(self._waiting))
 
 
 def advance(streams: Sequence[EncoderStream]) -> list[Tensor]:
-    """Read the next chunk of each stream that is ready: its frames (n, H), n = 0 where none is.
+    """Read the next `chunks` of each stream that is ready: frames (n, H), n = 0 where none is.
 
     The streams, of one encoder and context, go through the layers together, as far as they are at
-    the same place in their chunks.
+    the same place in their chunks. Several chunks of a stream are read only where all of them, and
+    the right context, have come.
     """
     found = [stream._waiting.new_zeros(0, stream.encoder.config.width) for stream in streams]
-    groups: dict[tuple[int, int], list[int]] = {}
+    groups: dict[tuple[int, int, int], list[int]] = {}
     for index, stream in enumerate(streams):
         if stream.ready:
-            groups.setdefault((stream._ahead, stream._unread), []).append(index)
+            place = (stream.chunks, stream._ahead, stream._unread)
+            groups.setdefault(place, []).append(index)
     for members in groups.values():
         frames = _advance_alike([streams[index] for index in members])  # (B, n, H)
         for index, row in zip(members, frames, strict=True):
@@ -478,8 +498,8 @@ def advance(streams: Sequence[EncoderStream]) -> list[Tensor]:
 
 
 def _advance_alike(streams: list[EncoderStream]) -> Tensor:
-    """The next chunk (B, n, H) of streams that wait at the same place."""
-    encoder, context = streams[0].encoder, streams[0].context
+    """The next chunks (B, n, H) of streams that wait at the same place."""
+    encoder, context, chunks = streams[0].encoder, streams[0].context, streams[0].chunks
     unread = streams[0]._unread
     strands = [torch.stack(rows) for rows in zip(*(s._strands for s in streams), strict=True)]
     state = _join_states(streams)
@@ -488,20 +508,20 @@ def _advance_alike(streams: list[EncoderStream]) -> Tensor:
         fresh, state = encoder.look_ahead(x, state)
         pairs = zip(strands, fresh, strict=True) if strands else ((strand,) for strand in fresh)
         strands = [torch.cat(parts, dim=1) for parts in pairs]
-    chunk = min(context.chunk, strands[0].shape[1])
-    frames = strands[-1][:, :chunk]
+    read = min(chunks * context.chunk, strands[0].shape[1])
+    frames = strands[-1][:, :read]
     if encoder.config.kind == "latency_controlled":
-        block = [strand[:, : context.frames] for strand in strands]
+        block = [strand[:, : streams[0]._needed] for strand in strands]
         size = block[0].shape[1]
         lengths = torch.full((len(streams),), size, device=frames.device)
-        # The block is given as one chunk: cut by `context`, its right part would be read once more.
-        back = encoder.look_back(block, lengths, Context(size))[:, :chunk]
+        # What remains of a signal may be less than a chunk and its right context.
+        seen = context if chunks > 1 else Context(min(context.chunk, size), size - read)
+        back = encoder.look_back(block, lengths, seen, chunks)
         frames = torch.cat([frames, back], dim=-1)
     for index, stream in enumerate(streams):
         stream._waiting = stream._waiting[unread:]
-        read = strands[0][index, :chunk]
-        stream._past = torch.cat([stream._past[-PAST_FRAMES:], read])
-        stream._strands = [s[index, chunk:] for s in strands] if strands[0].shape[1] > chunk else []
+        stream._past = torch.cat([stream._past[-PAST_FRAMES:], strands[0][index, :read]])
+        stream._strands = [s[index, read:] for s in strands] if strands[0].shape[1] > read else []
         stream._state = [tuple(part[index] for part in parts) for parts in state]
     return frames
 
@@ -536,7 +556,9 @@ def _mirror(lengths: Tensor, frames: int) -> Tensor:
 
 def _take(x: Tensor, index: Tensor) -> Tensor:
     """The frames of x (B, T, H) in the order of index (B, T)."""
-    return x.gather(1, index[..., None].expand_as(x))
+    batch, frames, width = x.shape
+    rows = index + frames * torch.arange(batch, device=index.device)[:, None]  # of x as (B · T, H)
+    return x.reshape(-1, width).index_select(0, rows.flatten()).view(batch, frames, width)
 
 
 def _cut(x: Tensor, context: Context, chunks: int) -> Tensor:

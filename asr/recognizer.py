@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from asr.audio import AudioSource, read_blocks
-from asr.checkpoint import load_model
+from asr.checkpoint import RELEASED, load_decoder_config, load_model
 from asr.decode import Decoder, DecoderConfig, GreedyDecoder, Hypothesis, join
 from asr.endpoint import EndpointConfig, Endpointer
 from asr.errors import AsrError, ConfigError
@@ -40,6 +40,9 @@ WHOLE_SECONDS = 12.0
 
 CHUNK_SECONDS, RIGHT_SECONDS = 1.0, 1.0
 """How the others are heard then."""
+
+CHUNKS = 4
+"""Of a long recording, computed at once: what is computed beyond an endpoint is lost."""
 
 STREAM_LATENCY_MS = 640.0
 """Of a stream, where the caller does not say."""
@@ -113,6 +116,11 @@ class Recognizer:
             torch.set_num_threads(threads)
         model, vocabulary = load_model(path, name)
         return cls(model, vocabulary, decoder, hotwords)
+
+    @classmethod
+    def default(cls, device: str = "cpu", threads: int | None = None) -> "Recognizer":
+        """The English model that comes with asr, with its language model; see `load`."""
+        return cls.load(RELEASED, device, threads, load_decoder_config(RELEASED))
 
     @property
     def sample_rate(self) -> int:
@@ -233,7 +241,8 @@ class Recognizer:
     ) -> Iterator[Segment]:
         """The segments of a recording that comes in blocks (n,)."""
         context = self.context or self.long_context
-        stream = SegmentStream(self.model, context, self._new_endpointer(self.endpoint))
+        endpointer = self._new_endpointer(self.endpoint)
+        stream = SegmentStream(self.model, context, endpointer, CHUNKS)
         rows: list[LogProbs] = []
         first_frame = 0
         for block in chain(blocks, [None]):

@@ -5,17 +5,22 @@ reference words or characters, never a mean of rates.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jiwer
+import numpy as np
+import numpy.typing as npt
 
 from asr.errors import ScoreError
 from asr.text import normalise
 
 LINE_WIDTH = 100
 """Columns of the alignment view."""
+
+RESAMPLES = 10_000
+"""Of a bootstrap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,17 @@ class Report:
     def cer(self) -> float:
         """Character errors over reference characters."""
         return self.character_errors / max(self.characters, 1)
+
+    def wer_interval(self) -> tuple[float, float]:
+        """The ends of the WER's 95 % interval: a bootstrap over the utterances (Bisani & Ney 2004).
+
+        It knows nothing of speakers: of few ones, others may differ more than it says. The same
+        each time.
+        """
+        return _bootstrap(
+            [utterance.errors for utterance in self.utterances],
+            [utterance.words for utterance in self.utterances],
+        )
 
     @property
     def sentence_errors(self) -> int:
@@ -199,6 +215,29 @@ def score(
         characters=sum(utterance.characters for utterance in utterances),
         character_errors=sum(utterance.character_errors for utterance in utterances),
     )
+
+
+def compare_wer(report: Report, other: Report) -> tuple[float, float, float]:
+    """The WER of a report minus that of another one of the same utterances, and its 95 % interval.
+
+    (difference, low, high): a bootstrap over the utterances, which both share. Raises ScoreError
+    where the utterances are not the same.
+    """
+    pairs = list(zip(report.utterances, other.utterances, strict=False))
+    if len(report.utterances) != len(other.utterances) or any(a.id != b.id for a, b in pairs):
+        raise ScoreError("two reports are compared that are not of the same utterances")
+    low, high = _bootstrap([a.errors - b.errors for a, b in pairs], [a.words for a, _ in pairs])
+    return report.wer - other.wer, low, high
+
+
+def _bootstrap(errors: Sequence[int], words: Sequence[int]) -> tuple[float, float]:
+    """The 95 % interval of the sum of errors over the sum of words, by utterance."""
+    counts: npt.NDArray[np.int64] = np.array([errors, words])
+    random = np.random.default_rng(1)
+    drawn = (random.integers(len(errors), size=len(errors)) for _ in range(RESAMPLES))
+    sums = np.array([counts[:, some].sum(axis=1) for some in drawn])  # (RESAMPLES, 2)
+    low, high = np.quantile(sums[:, 0] / np.maximum(sums[:, 1], 1), (0.025, 0.975))
+    return float(low), float(high)
 
 
 def _score_utterance(

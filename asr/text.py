@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import pairwise
+from operator import eq
 
 from asr.errors import TextError
 
@@ -119,13 +119,16 @@ class Vocabulary:
         return "".join([self.symbols[number] for number in numbers])
 
 
-def ctc_frames_needed(ids: Iterable[int]) -> int:
+def ctc_frames_needed(ids: Iterable[int] | str) -> int:
     """The fewest frames in which CTC can write `ids`: one each, and a blank inside each repeat.
+
+    A text does as well, where every character has an id of its own.
 
     Graves et al. 2006, "Connectionist Temporal Classification", section 3.1.
     """
-    ids = list(ids)
-    return len(ids) + sum(first == second for first, second in pairwise(ids))
+    symbols = list(ids)
+    repeats: int = sum(map(eq, symbols, symbols[1:]))
+    return len(symbols) + repeats
 
 
 def normalise(text: str, profile: str = "plain") -> str:

@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -38,7 +39,6 @@ from asr.data import (
     Planner,
     SpeechDataset,
     Utterance,
-    admit,
     collate,
     load_batches,
     shard,
@@ -48,6 +48,7 @@ from asr.decode import DecoderConfig
 from asr.distributed import Place, RuntimeConfig, from_first, gather, join, sum_over_processes
 from asr.errors import AsrError, ConfigError, DataError, TrainingError
 from asr.features import FeaturesConfig
+from asr.index import Index, admit, index_utterances
 from asr.lstm import Context, EncoderConfig
 from asr.model import AcousticModel, Emissions
 from asr.recognizer import Recognizer
@@ -85,6 +86,10 @@ class TrainingConfig:
     seed: int = 1
     checkpoint_steps: int = 200  # between resumable checkpoints, besides each epoch's end
     keep: int = 0  # models of the last epochs kept as epoch-0001.pt and so on; 0: none
+    # The checkpoint whose weights a new training begins with, to go on with other data, say. Its
+    # features, layers and vocabulary have to be this training's too. "released": the model that
+    # comes with asr; "": random weights.
+    start_from: str = ""
     precision: str = "auto"  # "auto" (bf16 on a GPU), "float32", "bf16"
 
     def __post_init__(self) -> None:
@@ -145,8 +150,8 @@ class Task:
     """Everything one training run is made of; picklable, so that it can go to other processes."""
 
     folder: Path
-    training_set: list[Utterance]
-    dev_set: list[Utterance]
+    training_set: Sequence[Utterance]  # a large one: an `Index`
+    dev_set: Sequence[Utterance]
     vocabulary: Vocabulary
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -180,6 +185,7 @@ class Trainer:
             and place.device.type == "cuda"
             and torch.cuda.is_bf16_supported(including_emulation=False)
         )
+        self.half = self.bf16 and place.device.type == "cuda"  # recurrent layers in float16
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         vectors = [p for p in self.model.parameters() if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
@@ -253,6 +259,8 @@ class Trainer:
         """
         parts = split(batch, self.config.accumulate)
         found = []
+        # Gradients of a loss per character vanish in float16, those of a loss per batch do not.
+        scale = batch.symbols if self.half else 1
         for number, part in enumerate(parts, start=1):
             waits = alone or number < len(parts)
             with self._without_sum() if waits else contextlib.nullcontext(), self._fitting(part):
@@ -261,8 +269,11 @@ class Trainer:
                 # DistributedDataParallel averages the gradients over processes; the loss is their
                 # sum. A loss that is not finite, times 0, is not a number, and so is then every
                 # process's gradient.
-                torch.autograd.backward(loss, loss.detach() * 0 + self.place.processes)
+                torch.autograd.backward(loss, loss.detach() * 0 + self.place.processes * scale)
             found.append(losses.detach())
+        if scale != 1:
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            torch._foreach_div_(gradients, scale)
         return torch.cat(found)
 
     def _without_sum(self) -> contextlib.AbstractContextManager[None]:
@@ -363,7 +374,7 @@ def is_want_of_memory(error: BaseException) -> bool:
     return any(words in str(error).lower() for words in ("allocate memory", "alloc_failed"))
 
 
-def largest_batch(plan: EpochPlan, seconds: Sequence[float]) -> Indices:
+def largest_batch(plan: EpochPlan, seconds: Sequence[float] | npt.NDArray[np.float64]) -> Indices:
     """The batch of a plan that holds the most audio, padding included; `seconds` by utterance."""
 
     def padded(batch: Indices) -> float:  # the first of a batch is its longest
@@ -425,9 +436,16 @@ class _Run:
         model = AcousticModel(task.features, task.encoder, len(task.vocabulary))
         self.admitted = self._admit(model)
         self.fingerprint = self._fingerprint()
-        saved = self._read_saved()
+        self._compare_with_first()
+        # Every process goes on from the same one, whatever each could read and while it is replaced.
+        saved = from_first(self._read_saved() if place.first else None)
         if saved is None:
-            self._measure_features(model)
+            if self.config.start_from == "released":
+                self._start_from(model, str(checkpoint.RELEASED))
+            elif self.config.start_from:
+                self._start_from(model, self.config.start_from)
+            else:
+                self._measure_features(model)
         else:
             model.load_state_dict(saved["training"]["weights"])
         self.trainer = Trainer(model, self.config, place)
@@ -448,7 +466,7 @@ class _Run:
         size = sum(p.numel() for p in model.parameters())
         self.listener.say(
             f"Model: {size / 1e6:.1f} M parameters. Training set: {len(self.admitted)} utterances, "
-            f"{sum(u.seconds for u in self.admitted) / 3600:.2f} h. "
+            f"{self.admitted.seconds.sum() / 3600:.2f} h. "
             f"{place.processes} process(es) on {place.device.type}, "
             f"{torch.get_num_threads()} thread(s) each."
         )
@@ -467,15 +485,16 @@ class _Run:
     def _run_epochs(self) -> None:
         task, config = self.task, self.config
         planner = Planner(
-            [u.seconds for u in self.admitted],
-            [u.id for u in self.admitted],
+            self.admitted.seconds,
+            self.admitted.hashes,
             config.batch_seconds,
             task.augment.speeds,
             config.seed,
         )
         dataset = SpeechDataset(
             self.admitted,
-            [task.vocabulary.encode(u.text, u.id) for u in self.admitted],
+            self.admitted.symbols,
+            task.vocabulary,
             self.trainer.model.features,
             self.augmenter,
             config.seed,
@@ -501,7 +520,7 @@ class _Run:
 
         Too large a batch then ends the training at its start, not in its last epoch's last step.
         """
-        batch = largest_batch(plan, [u.seconds for u in self.admitted])
+        batch = largest_batch(plan, self.admitted.seconds)
         log_mel, slowest = self.trainer.model.features, 1 - self.task.augment.tempo
         examples = []
         for index in shard(batch, self.place.rank, self.place.processes):
@@ -509,7 +528,7 @@ class _Run:
             samples = round(utterance.seconds * log_mel.config.sample_rate / plan.speeds[index])
             frames = math.ceil(log_mel.frames(samples) / slowest)
             features = torch.zeros(frames, log_mel.config.mels)
-            target = torch.from_numpy(dataset.targets[index]).long()
+            target = torch.tensor(self.task.vocabulary.encode(utterance.text, utterance.id))
             examples.append(Example(utterance.id, utterance.text, features, target))
         symbols = int(dataset.target_lengths[batch].sum())
         self.trainer.rehearse(collate(examples, log_mel.config.mels, symbols, self.epoch))
@@ -672,6 +691,7 @@ class _Run:
                     "cer": report.cer,
                     "blank_ratio": blank_ratio,
                     "empty_ratio": sum(not text for text in texts.values()) / len(texts),
+                    "hours": float(self.admitted.seconds.sum()) / 3600,  # of audio, in the epoch
                 },
             )
             stride = -(-len(self.dev_set) // SAMPLES)
@@ -758,7 +778,7 @@ class _Run:
             self.task.vocabulary.encode(utterance.text, utterance.id)
         return sorted(utterances, key=lambda u: -u.seconds)
 
-    def _admit(self, model: AcousticModel) -> list[Utterance]:
+    def _admit(self, model: AcousticModel) -> Index:
         """The training utterances that can be learnt from; the rejects are told to the listener."""
         task = self.task
         admitted, rejects = admit(
@@ -774,6 +794,33 @@ class _Run:
         if not admitted:
             raise DataError("No training utterance is left after these rejects; mend the manifest.")
         return admitted
+
+    def _start_from(self, model: AcousticModel, path: str) -> None:
+        """Give a model the weights and the normalisation of a checkpoint.
+
+        Raises ConfigError where it is another model.
+        """
+        payload = checkpoint.read(path)
+        differences = []
+        for section, ours in (("features", self.task.features), ("encoder", self.task.encoder)):
+            differences += [
+                f"{section}.{key}={payload[section].get(key)}"
+                for key, value in asdict(ours).items()
+                if f"{section}.{key}" not in LEARNING and payload[section].get(key) != value
+            ]
+        if differences:
+            raise ConfigError(
+                f"{path} holds another model than this training's; to start from it, add "
+                f"{' '.join(differences)} to the command."
+            )
+        if payload["vocabulary"] != self.task.vocabulary.to_list():
+            raise ConfigError(
+                f"{path} writes other characters ({''.join(payload['vocabulary'][1:])!r}) than this "
+                f"training ({''.join(self.task.vocabulary.to_list()[1:])!r}); set data.vocabulary, "
+                "or normalise the transcripts, so that they are the same."
+            )
+        model.load_state_dict(payload["weights"])
+        self.listener.say(f"Starting from the weights of {path}.")
 
     def _measure_features(self, model: AcousticModel) -> None:
         """Measure the features' mean and deviation on the first process, and hand them to all."""
@@ -795,10 +842,20 @@ class _Run:
             if key not in FREE
         }
         parts["the vocabulary"] = task.vocabulary.to_list()
-        for name, utterances in (("training", self.admitted), ("dev", self.dev_set)):
-            data = json.dumps([(u.id, u.seconds, u.text) for u in utterances])
-            parts[f"the {name} set"] = hashlib.blake2b(data.encode(), digest_size=16).hexdigest()
+        for name, index in (("training", self.admitted), ("dev", index_utterances(self.dev_set))):
+            parts[f"the {name} set"] = index.digest()
         return {name: json.dumps(value) for name, value in parts.items()}
+
+    def _compare_with_first(self) -> None:
+        """Raise ConfigError where a process would train something else than the first one."""
+        first = from_first(self.fingerprint)
+        names = [name for name, value in self.fingerprint.items() if first.get(name) != value]
+        for rank, others in enumerate(gather(names)):
+            if others:
+                raise ConfigError(
+                    f"Process {rank} has another value of {others[0]} than process 0; give all "
+                    "machines the same command and the same manifests."
+                )
 
     def _read_saved(self) -> dict[str, Any] | None:
         """The payload of last.pt, or None where this run begins; ConfigError where it is not ours."""
@@ -821,6 +878,9 @@ class _Run:
 
 # What a resumed training may change: like the number of processes, it is not what is trained.
 FREE = ("accumulate", "bad_steps_limit", "checkpoint_steps", "keep")
+
+# How layers are trained is not what they are.
+LEARNING = ("encoder.dropout", "encoder.whole", "encoder.chunk", "encoder.right")
 
 COUNTERS = (
     "epoch",

@@ -1,8 +1,10 @@
 """Finding a beam decoder's numbers on a dev set: weights by word error rate, then confidence.
 
-The log-probabilities are computed once; a trial only decodes them again.
+The log-probabilities are computed once; a trial only decodes them again. How good a confidence is:
+`reliability`, `calibration_error`, `auroc`.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -10,15 +12,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
-from scipy.stats import qmc
+from scipy.stats import qmc, rankdata
 
 from asr.beam import BeamDecoder
 from asr.decode import DecoderConfig, Hypothesis
 from asr.errors import DataError
-from asr.scoring import Report, score
+from asr.scoring import Report, UtteranceScore, score
 
 RANGES = {"alpha": (0.05, 1.2), "beta": (-1.0, 5.0), "unknown": (-12.0, 0.0)}
 """Where the first trials lie; what is best may lie outside."""
+
+BINS = 10
+"""Of the words, by confidence."""
+
+DOUBT = 1e-3
+"""How far from 0 and 1 a posterior that is fitted on is at least."""
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 _SHRINK = 0.95  # of the steps around the best, from trial to trial
 
@@ -114,11 +125,12 @@ def tune(
             best, best_report = config, report
     posteriors = replace(best, confidence_slope=1.0, confidence_offset=0.0)
     found, report = decode(posteriors)
-    slope, offset = _fit_confidence(found, report) or (
-        best.confidence_slope,
-        best.confidence_offset,
-    )
-    best = replace(best, confidence_slope=slope, confidence_offset=offset)
+    pairs = zip(found, report.utterances, strict=True)
+    judged = [word for hypothesis, utterance in pairs for word in judge(hypothesis, utterance)]
+    if judged:
+        confidences, right = (np.array(column) for column in zip(*judged, strict=True))
+        if fitted := fit_confidence(confidences, right):
+            best = replace(best, confidence_slope=fitted[0], confidence_offset=fitted[1])
     return Tuning(tuple(done), best, report)
 
 
@@ -131,48 +143,91 @@ def _acts(decoder: BeamDecoder, name: str) -> bool:
     }[name]
 
 
-def _at(config: DecoderConfig, names: list[str], point: npt.NDArray[np.float64]) -> DecoderConfig:
+def _at(config: DecoderConfig, names: list[str], point: Floats) -> DecoderConfig:
     """`config` with other weights, rounded: more digits than these have no meaning."""
     values = {name: round(float(value), 3) for name, value in zip(names, point, strict=True)}
     values = {name: abs(v) if name == "alpha" else v for name, v in values.items()}
     return DecoderConfig(**{**asdict(config), **values})
 
 
-def _fit_confidence(hypotheses: list[Hypothesis], report: Report) -> tuple[float, float] | None:
-    """Slope and offset with which the words' posteriors say best which of them are right.
+def judge(hypothesis: Hypothesis, utterance: UtteranceScore) -> list[tuple[float, bool]]:
+    """The confidence of each word of a hypothesis, and whether the scoring's alignment has it right.
 
-    Logistic regression on their log-odds (Platt 1999). None where there is nothing to learn from:
-    all words are right, or all are wrong.
+    Empty where the words cannot be told apart: a profile may split words, or drop them.
     """
-    posteriors: list[float] = []
-    right: list[bool] = []
-    for hypothesis, utterance in zip(hypotheses, report.utterances, strict=True):
-        judged = [pair[0] == pair[1] for pair in utterance.alignment if pair[1]]
-        if len(judged) == len(hypothesis.words):  # a profile may split words, or drop them
-            posteriors += [word.confidence for word in hypothesis.words]
-            right += judged
-    x = np.array(posteriors)
-    x = np.log(x / (1 - x))  # never 0 or 1: see BeamDecoder
-    signs = np.where(right, 1.0, -1.0)
-    if len({*right}) < 2:
-        return None
+    right = [reference == word for reference, word in utterance.alignment if word]
+    if len(right) != len(hypothesis.words):
+        return []
+    return [(word.confidence, r) for word, r in zip(hypothesis.words, right, strict=True)]
 
-    def loss(weights: npt.NDArray[np.float64]) -> float:
+
+def fit_confidence(posteriors: Floats, right: Flags) -> tuple[float, float] | None:
+    """Slope and offset with which words' posteriors (n,) say best which of them are right (n,).
+
+    Logistic regression on their log-odds (Platt 1999), the posteriors being in (0, 1). None where
+    there is nothing to learn from: all words are right, or all are wrong.
+    """
+    if right.all() or not right.any():
+        return None
+    # A posterior of 1 only says that the beam was too narrow for a doubt. Such words, at log-odds far
+    # from all others, would else decide the slope.
+    bounded = np.clip(posteriors, DOUBT, 1 - DOUBT)
+    x = np.log(bounded / (1 - bounded))
+    signs = np.where(right, 1.0, -1.0)
+
+    def loss(weights: Floats) -> float:
         return float(np.logaddexp(0.0, -signs * (weights[0] * x + weights[1])).mean())
 
     slope, offset = minimize(loss, [0.5, 0.0], bounds=[(0.0, 100.0), (-100.0, 100.0)]).x
     return round(float(slope), 4), round(float(offset), 4)
 
 
-def _edges(values: npt.NDArray[np.float64], cells: int) -> npt.NDArray[np.float64]:
+def calibrate(posteriors: Floats, slope: float, offset: float) -> Floats:
+    """The confidences of words (n,) with these posteriors, as a `BeamDecoder` gives them."""
+    return 1 / (1 + np.exp(-(slope * np.log(posteriors / (1 - posteriors)) + offset)))
+
+
+def reliability(confidences: Floats, right: Flags) -> list[tuple[float, float, int]]:
+    """How sure words (n,) were against how many were right: (mean, share, count) for each bin.
+
+    The bins, `BINS` of them at most, hold equally many words, from the least sure to the surest.
+    """
+    order = np.argsort(confidences, kind="stable")
+    bins = [bin for bin in np.array_split(order, BINS) if len(bin)]
+    return [(float(confidences[b].mean()), float(right[b].mean()), len(b)) for b in bins]
+
+
+def calibration_error(confidences: Floats, right: Flags) -> float:
+    """The expected calibration error (Naeini, Cooper & Hauskrecht 2015) of words (n,), n > 0.
+
+    The mean distance of how sure words were from how many were right, over the bins of
+    `reliability`. Even where nothing is wrong with the confidence it is not 0, since chance parts
+    them: about 0.8 sqrt(p (1 - p) / words in a bin).
+    """
+    bins = reliability(confidences, right)
+    return sum(count * abs(mean - share) for mean, share, count in bins) / len(right)
+
+
+def auroc(confidences: Floats, right: Flags) -> float:
+    """How often, of a right and a wrong word, the right one was surer; equals count one half.
+
+    The area under the ROC curve, by ranks. NaN where all words (n,) are right, or all are wrong.
+    """
+    positives = int(right.sum())
+    pairs = positives * (len(right) - positives)
+    if not pairs:
+        return math.nan
+    ranks = rankdata(confidences)
+    return float((ranks[right].sum() - positives * (positives + 1) / 2) / pairs)
+
+
+def _edges(values: Floats, cells: int) -> Floats:
     return np.linspace(values.min(), values.max() + 1e-9, cells + 1)
 
 
-def _middles(edges: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _middles(edges: Floats) -> Floats:
     return (edges[1:] + edges[:-1]) / 2
 
 
-def _places(
-    values: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]
-) -> npt.NDArray[np.int64]:
+def _places(values: Floats, edges: Floats) -> npt.NDArray[np.int64]:
     return np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)

@@ -1,52 +1,171 @@
-"""Time, padding and repetition of the epoch planner on as many utterances as LibriSpeech has.
+"""Time and memory from a manifest of a million utterances to the batches of an epoch.
 
-    python scripts/benchmark_planner.py [--batch-seconds 400]
+    python scripts/benchmark_planner.py [--utterances 1000000] [--batch-seconds 400] [--json FILE]
 
-The 281,241 lengths are drawn with a seed, shaped like LibriSpeech's: most from 12 to 16 s.
+The manifest is made up with a seed: lengths shaped like LibriSpeech's (most from 12 to 16 s), texts of
+common words. Four processes, each new, do what a training does before its first step: `index` makes
+the index; `plan` opens it, admits, compares with the checkpoint and plans the first epoch; `resume`
+does so for the middle of the third epoch and reads the utterances of its next batch; `read` reads the
+manifest without an index. Seconds are without importing Python modules, which memory is with.
 """
 
 import argparse
+import json
+import multiprocessing
+import random
+import resource
 import statistics
+import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
-from asr.data import Planner
-from asr.progress import say
+from asr.data import Planner, Utterance, read_manifest, write_manifest
+from asr.features import FeaturesConfig
+from asr.index import admit, open_index
+from asr.lstm import EncoderConfig
+from asr.model import AcousticModel
+from asr.progress import Bar, say, track
+from asr.text import Vocabulary
 
-UTTERANCES = 281_241
-EPOCHS = 5
+EPOCHS = 3
+SPEEDS = (0.9, 1.0, 1.1)
+WORDS_PER_SECOND = 2.3
+WORDS = (
+    "the of and a to in he was that it his her with as had you for she not at but be on they have him "
+    "which said from so all by this were one an me or there no when them my been would if what will "
+    "little down people before house children morning nothing himself whether something"
+).split()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--batch-seconds", type=float, default=400.0)
-    options = parser.parse_args()
-    generator = np.random.default_rng(0)
-    long = generator.normal(14.5, 1.2, UTTERANCES)
-    short = generator.uniform(1.5, 14.0, UTTERANCES)
-    seconds = np.where(generator.random(UTTERANCES) < 0.65, long, short).clip(1.3, 35.0)
-    ids = [str(number) for number in range(UTTERANCES)]
-    planner = Planner(seconds, ids, options.batch_seconds, (0.9, 1.0, 1.1), seed=1)
+def make_up(count: int) -> Iterator[Utterance]:
+    """Utterances of recordings that need not exist."""
+    generator, chooser = np.random.default_rng(0), random.Random(0)
+    long = generator.normal(14.5, 1.2, count)
+    short = generator.uniform(1.5, 14.0, count)
+    seconds = np.where(generator.random(count) < 0.65, long, short).clip(1.3, 35.0)
+    for number, length in enumerate(seconds.round(3).tolist()):
+        reader, chapter = number // 100, number // 30
+        name = f"{reader}-{chapter}-{number:07d}"
+        text = " ".join(chooser.choices(WORDS, k=round(WORDS_PER_SECOND * length)))
+        yield Utterance(name, f"/data/train/{reader}/{chapter}/{name}.flac", length, text)
 
-    times, kept, padded, seen, repeated, batches = [], 0.0, 0.0, set(), 0, 0
+
+def index(manifest: Path, _: float) -> None:
+    """Make the manifest's index, under a bar."""
+    with Bar("Indexing", manifest.stat().st_size, "bytes") as bar:
+        open_index(manifest, bar.advance)
+
+
+def plan(manifest: Path, batch_seconds: float, epoch: int = 0) -> None:
+    """Everything before the first step of an epoch, but for the model; the middle of a later one."""
+    model = AcousticModel(FeaturesConfig(), EncoderConfig(), len(Vocabulary.english()))
+    admitted, _ = admit(
+        open_index(manifest), Vocabulary.english(), model.frames, 1.1, max_seconds=batch_seconds
+    )
+    admitted.digest()
+    plan = Planner(admitted.seconds, admitted.hashes, batch_seconds, SPEEDS, seed=1).epoch(epoch)
+    if epoch:
+        for number in plan.batches[len(plan) // 2]:
+            _ = admitted[number]
+
+
+def resume(manifest: Path, batch_seconds: float) -> None:
+    """The same in the middle of the third epoch, and read its next batch."""
+    plan(manifest, batch_seconds, epoch=2)
+
+
+def read(manifest: Path, _: float) -> None:
+    """Read the manifest without an index; nothing is admitted or planned yet."""
+    read_manifest(manifest)
+
+
+def measure(name: str, manifest: Path, batch_seconds: float) -> dict[str, float]:
+    """Seconds of wall clock and of CPU, and the most memory in MB, of a function in a new process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measure_here, (name, manifest, batch_seconds))
+
+
+def _measure_here(name: str, manifest: Path, batch_seconds: float) -> dict[str, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    {"index": index, "plan": plan, "resume": resume, "read": read}[name](manifest, batch_seconds)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    unit = 1e6 if sys.platform == "darwin" else 1e3
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return {"seconds": wall, "cpu_seconds": cpu, "memory_mb": memory}
+
+
+def judge_plans(manifest: Path, batch_seconds: float) -> dict[str, float]:
+    """How much of the batches is audio, how many come again, and the time of a plan alone."""
+    indexed = open_index(manifest)
+    seconds = indexed.seconds
+    planner = Planner(seconds, indexed.hashes, batch_seconds, SPEEDS, seed=1)
+    times, kept, padded, repeated, batches = [], 0.0, 0.0, 0, 0
+    seen: set[frozenset[int]] = set()
     for epoch in range(EPOCHS):
         start = time.perf_counter()
         plan = planner.epoch(epoch)
         times.append(time.perf_counter() - start)
         for batch in plan.batches:
             lengths = seconds[batch] / plan.speeds[batch]
-            kept += lengths.sum()
-            padded += len(batch) * lengths.max()
+            kept += float(lengths.sum())
+            padded += len(batch) * float(lengths.max())
         names = {frozenset(batch.tolist()) for batch in plan.batches}
         repeated += len(names & seen)
         batches += len(names)
         seen |= names
+    return {
+        "seconds": statistics.median(times),
+        "efficiency": kept / padded,
+        "repeated": repeated / batches,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("--utterances", type=int, default=1_000_000)
+    parser.add_argument("--batch-seconds", type=float, default=400.0)
+    parser.add_argument("--rounds", type=int, default=5, help="of plan and resume, by turns")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = Path(folder) / "train.jsonl"
+        utterances = make_up(options.utterances)
+        write_manifest(manifest, track(utterances, "Making up", options.utterances, "utterances"))
+        figures = {"index": measure("index", manifest, options.batch_seconds)}
+        rounds: dict[str, list[dict[str, float]]] = {"plan": [], "resume": []}
+        for _ in range(options.rounds):
+            for name, results in rounds.items():
+                results.append(measure(name, manifest, options.batch_seconds))
+        for name, results in rounds.items():
+            figures[name] = {
+                key: statistics.median(result[key] for result in results) for key in results[0]
+            }
+        figures["read"] = measure("read", manifest, options.batch_seconds)
+        sizes = [path.stat().st_size / 1e6 for path in (manifest, Path(f"{manifest}.index"))]
+        figures["epoch"] = judge_plans(manifest, options.batch_seconds)
+
     say(
-        f"{UTTERANCES:,} utterances in batches of {options.batch_seconds:g} s: "
-        f"{statistics.median(times):.3f} s an epoch (median of {EPOCHS}), padding efficiency "
-        f"{kept / padded:.4f}, {100 * repeated / batches:.2f} % of batches repeated"
+        f"{options.utterances:,} utterances in batches of {options.batch_seconds:g} s; manifest "
+        f"{sizes[0]:.0f} MB, index {sizes[1]:.0f} MB; plan and resume: medians of {options.rounds}"
     )
+    for name in ("index", "plan", "resume", "read"):
+        found = figures[name]
+        say(
+            f"{name:7} {found['seconds']:7.2f} s, {found['cpu_seconds']:7.2f} s of CPU, at most "
+            f"{found['memory_mb']:5.0f} MB"
+        )
+    epoch = figures["epoch"]
+    say(
+        f"A plan alone: {epoch['seconds']:.3f} s (median of {EPOCHS}), padding efficiency "
+        f"{epoch['efficiency']:.4f}, {100 * epoch['repeated']:.2f} % of batches repeated"
+    )
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ higher by more than 1.0, or the memory grows by 20 MB or more after its first te
 """
 
 import argparse
-import json
 import math
 import resource
 import sys
@@ -24,7 +23,8 @@ import tempfile
 import time
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
@@ -33,19 +33,16 @@ import numpy as np
 import soundfile
 
 from asr.audio import read_blocks
-from asr.checkpoint import load_decoder_config
 from asr.data import Utterance, read_manifest
-from asr.decode import DecoderConfig, Hypothesis
-from asr.decoding import prepare
-from asr.distributed import count_cores
+from asr.decode import Hypothesis
 from asr.endpoint import EndpointConfig
-from asr.errors import EXIT_CODE, AsrError, FileError
+from asr.errors import AsrError, FileError
 from asr.files import write_atomically
 from asr.lstm import Context
+from asr.measuring import amount, finish, load, make_parser, write_document
 from asr.progress import Bar, complain, say, track
 from asr.recognizer import STREAM_LATENCY_MS, Recognizer
 from asr.scoring import Report, score
-from asr.text import PROFILES
 
 LIMIT_EXCEEDED = 1
 MOST_WORSE = 1.0  # WER, absolute in %
@@ -102,24 +99,11 @@ class Memory:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parse(arguments)
-    try:
-        return measure(options)
-    except AsrError as error:
-        complain(f"measure_long_audio.py: {error}")
-        return EXIT_CODE
-    except KeyboardInterrupt:
-        complain("Interrupted.")
-        return 130
+    return finish("measure_long_audio.py", partial(measure, parse(arguments)))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--checkpoint", default="runs/english/best.pt", help="(%(default)s)")
+    parser = make_parser(__doc__, "runs/long-audio/results.json", profile="english")
     parser.add_argument(
         "--manifest", default="data/english/dev-librispeech.jsonl", help="JSONL (%(default)s)"
     )
@@ -152,20 +136,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(
             f"--{key}", type=float, default=value, metavar="X", help=f"of endpoints ({value:g})"
         )
-    parser.add_argument(
-        "--profile",
-        choices=PROFILES,
-        default="english",
-        help="how references and texts are normalised before they are compared (%(default)s)",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0 (%(default)s)")
-    parser.add_argument("--threads", type=positive, metavar="N", help="of the CPU (all cores)")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("runs/long-audio/results.json"),
-        help="JSON; the picture gets the same name, .png (%(default)s)",
-    )
     options = parser.parse_args(arguments)
     if not 0 < options.pause[0] <= options.pause[1]:
         parser.error("--pause takes two numbers of seconds above 0, the smaller one first")
@@ -174,34 +144,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def amount(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
-    return number
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return number
-
-
 def measure(options: argparse.Namespace) -> int:
     """Do both parts, print the tables, write the file and the picture; the exit code."""
     utterances = read_manifest(options.manifest)
     endpoint = EndpointConfig(**{key: getattr(options, key) for key in asdict(EndpointConfig())})
-    config = DecoderConfig()
-    if options.lm:
-        numbers = load_decoder_config(options.checkpoint)
-        config = replace(numbers, kind="beam", language_model=options.lm)
-    threads = options.threads or count_cores()
-    recognizer = Recognizer.load(options.checkpoint, options.device, threads, config)
+    recognizer, _, config = load(options.checkpoint, options, options.lm)
     recognizer.model.encoder.require_streaming()
     live = recognizer.model.context(options.latency)
-    if options.lm:
-        prepare(recognizer)
 
     contexts = {"default": recognizer.context, f"{options.latency:g} ms": live}
     # The stream first: the text leaves freed memory behind, in which a leak could hide.
@@ -223,8 +172,7 @@ def measure(options: argparse.Namespace) -> int:
         "stream_latency_ms": options.latency,
         "stream": asdict(memory) if memory else None,
     }
-    content = json.dumps(document, indent=1, ensure_ascii=False).encode()
-    write_atomically(options.output, lambda file: file.write(content))
+    write_document(options.output, document)
     picture = options.output.with_suffix(".png")
     draw(rows, memory, picture)
     say(f"Figures: {options.output}; picture: {picture}")

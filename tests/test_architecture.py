@@ -38,10 +38,12 @@ FLOORS = {
     "scoring": 0,
     "search": 0,
     "sound": 0,
+    "synthesis": 0,
     "text": 0,
     "checkpoint": 1,
     "curves": 1,
     "data": 1,
+    "index": 1,
     "tuning": 1,
     "doctor": 2,
     "recognizer": 2,
@@ -53,8 +55,10 @@ FLOORS = {
     "decoding": 4,
     "examining": 4,
     "listening": 4,
+    "measuring": 4,
     "modelling": 4,
     "progress": 4,
+    "release": 4,
 }
 TIES = {
     "alignment": {"decode", "text"},
@@ -71,15 +75,18 @@ TIES = {
     "formats": {"decode"},
     "scoring": {"text"},
     "sound": {"audio"},
+    "index": {"data"},
     "recognizer": {"stream"},
     "train": {"recognizer"},  # validation goes the one path of inference
     "averaging": {"progress"},
-    "cli": {"averaging", "decoding", "examining", "listening", "modelling", "progress"},
+    "cli": {"averaging", "decoding", "examining", "listening", "modelling", "progress", "release"},
     "config": {"progress"},
     "decoding": {"progress"},
     "examining": {"progress"},
     "listening": {"progress"},
+    "measuring": {"decoding", "progress"},
     "modelling": {"progress"},
+    "release": {"progress"},
 }
 FORBIDDEN_NAMES = {"base", "common", "core", "helper", "helpers", "misc", "util", "utils"}
 PUBLIC = {"AsrError", "Hypothesis", "Recognizer", "Report", "Vocabulary", "load_audio", "score"}

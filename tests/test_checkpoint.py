@@ -84,7 +84,7 @@ def test_truncated(saved, part: float) -> None:
 def test_missing_folder_and_foreign(tmp_path) -> None:
     with pytest.raises(CheckpointError, match="there is no such checkpoint"):
         checkpoint.load_model(tmp_path / "none.pt")
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="is a folder but no released model"):
         checkpoint.load_model(tmp_path)
     torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
     with pytest.raises(CheckpointError, match="was not written by asr"):

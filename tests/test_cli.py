@@ -171,7 +171,7 @@ class TestProgram:
         [
             ((), "COMMAND"),
             (("sing",), "sing"),
-            (("transcribe", "a.wav"), "--checkpoint"),
+            (("tune", "a.jsonl", "--trials", "0"), "'0'"),
             (("transcribe", "--checkpoint", "x"), "FILE|FOLDER|-"),
             (("transcribe", "a.wav", "--checkpoint", "x", "--form", "txt"), "--form"),
             (("transcribe", "a.wav", "--checkpoint", "x", "--format", "doc"), "doc"),
@@ -181,7 +181,7 @@ class TestProgram:
             (("evaluate", "m.jsonl", "--checkpoint", "x", "--profile", "klingon"), "klingon"),
             (("evaluate", "m.jsonl", "--checkpoint", "x", "--processes", "two"), "'two'"),
             (("score", "ref"), "HYP"),
-            (("info",), "AUDIO"),
+            (("info", "a.wav", "b.wav"), "b.wav"),
             (("lm",), "COMMAND"),
             (("lm", "sing"), "sing"),
             (("lm", "train", "a.txt"), "--output"),

@@ -10,7 +10,9 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from asr import checkpoint
 from asr.config import Experiment, translate_flags
+from asr.train import LEARNING
 
 CONF = ROOT / "conf"
 RECIPES = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -57,6 +59,21 @@ def test_a_group_chosen_on_the_command_line_acts_in_every_recipe(name: str) -> N
     assert {key: getattr(chosen.augment, key) for key in none} == none
     forward = yaml.safe_load((CONF / "encoder" / "forward.yaml").read_text())
     assert asdict(chosen.encoder) == forward
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_start_released_is_the_model_that_comes_with_asr(name: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        experiment = OmegaConf.to_object(compose(name, ["+start=released"]))
+    assert isinstance(experiment, Experiment)
+    payload = checkpoint.read(checkpoint.RELEASED)
+    assert asdict(experiment.features) == payload["features"]
+    ours = asdict(experiment.encoder)
+    learning = [key.removeprefix("encoder.") for key in LEARNING]
+    assert {key: ours[key] for key in ours if key not in learning} == {
+        key: payload["encoder"][key] for key in ours if key not in learning
+    }
+    assert experiment.training.start_from == "released"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Manifests, corpus readers, admission, the planner and the loader."""
+"""Manifests, corpus readers, the planner and the loader."""
 
 import json
 import math
@@ -30,7 +30,6 @@ from asr.data import (
     Reject,
     SpeechDataset,
     Utterance,
-    admit,
     collate,
     load_batches,
     read_common_voice,
@@ -44,7 +43,7 @@ from asr.data import (
 )
 from asr.errors import AudioError, ConfigError, DataError, FileError, TextError
 from asr.features import FeaturesConfig, LogMel
-from asr.text import Vocabulary, ctc_frames_needed
+from asr.text import Vocabulary
 
 ENGLISH = Vocabulary.english()
 
@@ -358,79 +357,6 @@ def test_real_corpora_are_read_whole(
     assert (len(found), rejects) == (utterances, [])
     assert len({utterance.speaker for utterance in found}) == speakers
     assert round(sum(utterance.seconds for utterance in found) / 3600, 2) == hours
-    admitted, rejects = admit(found, ENGLISH, lambda samples: samples // 640, fastest=1.1)
-    assert (len(admitted), rejects) == (utterances, [])
-
-
-# Admission
-
-
-def test_admit_names_every_reason() -> None:
-    texts = {"ok": "Two  Words", "e": " ", "c": "7 cafés", "s": "a", "l": "a", "t": "bookkeeper"}
-    seconds = {"s": 0.19, "l": 10.01, "t": 0.4}
-    utterances = [
-        Utterance(name, "x.wav", seconds.get(name, 1.0), text) for name, text in texts.items()
-    ]
-    admitted, rejects = admit(
-        utterances, ENGLISH, lambda samples: samples // 640, 1.1, min_seconds=0.2, max_seconds=10
-    )
-    assert admitted == [replace(utterances[0], text="two words")]
-    assert rejects == [
-        Reject("e", "empty text"),
-        Reject("c", "characters not in the vocabulary", "'7' 'é'"),
-        Reject("s", "shorter than 0.2 s", "0.19 s"),
-        Reject("l", "longer than 10 s", "10.01 s"),
-        Reject("t", "too short for its text", "needs 13 encoder frames, has 7 at speed 1.1"),
-    ]
-    admitted, _ = admit([replace(utterances[0], text="Café—yes!")], ENGLISH, int, profile="english")
-    assert admitted[0].text == "cafe yes"
-
-
-@given(st.text("ab", min_size=1, max_size=8))
-@settings(deadline=None, max_examples=30)
-def test_what_is_admitted_is_what_ctc_can_align(text: str) -> None:
-    """Law 5; the oracle is torch's CTC loss, which is infinite where there is no alignment."""
-    target = torch.tensor([ENGLISH.encode(text)])
-    for frames in range(1, 17):
-        log_probs = torch.randn(frames, 1, len(ENGLISH)).log_softmax(-1)
-        loss = torch.nn.functional.ctc_loss(
-            log_probs, target, torch.tensor([frames]), torch.tensor([len(text)])
-        )
-        admitted, rejects = admit([Utterance("u", "", 1.0, text)], ENGLISH, lambda _, n=frames: n)
-        assert len(admitted) == bool(torch.isfinite(loss))
-        assert len(admitted) + len(rejects) == 1
-
-
-def test_the_fastest_speed_decides() -> None:
-    def frames(samples: int) -> int:
-        return samples // 100
-
-    utterance = Utterance("u", "", 1.0, "ab" * 40)  # 80 symbols; 152 sure frames
-    assert admit([utterance], ENGLISH, frames, fastest=1.9)[0]
-    assert not admit([utterance], ENGLISH, frames, fastest=1.91)[0]
-    assert not admit([utterance], ENGLISH, frames, fastest=1.1, sample_rate=8000)[0]
-
-
-def test_an_admitted_utterance_fits_however_it_is_damaged(tmp_path: Path) -> None:
-    """Law 5 over the whole path: the shortest recording that is admitted, at any speed and tempo."""
-    text = "no one will add all"
-    needed = ctc_frames_needed(ENGLISH.encode(text))
-    log_mel, config = LogMel(FeaturesConfig()), AugmentConfig(speeds=[0.9, 1.1], tempo=0.15)
-
-    def frames(samples: int) -> int:
-        return -(-log_mel.frames(samples) // 4)
-
-    def try_samples(samples: int) -> list[Utterance]:
-        utterance = Utterance("u", str(tmp_path / "u.wav"), samples / 16_000, text)
-        return admit([utterance], ENGLISH, frames, fastest=config.fastest)[0]
-
-    samples = next(n for n in range(10_000, 30_000) if try_samples(n))
-    write_wav(tmp_path / "u.wav", samples / 16_000 - 0.0499)  # as short as is let pass
-    dataset = SpeechDataset(
-        try_samples(samples), [ENGLISH.encode(text)], log_mel, Augmenter(config, 16_000)
-    )
-    given_frames = [-(-len(dataset[epoch, 0, 1.1].features) // 4) for epoch in range(200)]
-    assert min(given_frames) == needed
 
 
 def test_summarise_rejects() -> None:
@@ -610,6 +536,7 @@ class Corpus:
         ]
         write_wav(folder / "noise" / "n.wav", 0.5, 99)
         self.targets = [ENGLISH.encode(word) for word in words]
+        self.lengths = [len(word) for word in words]
         self.log_mel = LogMel(FeaturesConfig())
         self.config = AugmentConfig(
             noise_folder=str(folder / "noise"),
@@ -628,7 +555,7 @@ class Corpus:
 
     def dataset(self, seed: int = 5) -> SpeechDataset:
         augmenter = Augmenter(self.config, 16_000)
-        return SpeechDataset(self.utterances, self.targets, self.log_mel, augmenter, seed)
+        return SpeechDataset(self.utterances, self.lengths, ENGLISH, self.log_mel, augmenter, seed)
 
 
 @pytest.fixture(scope="module")
@@ -687,7 +614,9 @@ def test_damage_depends_on_seed_epoch_and_utterance_alone(
 ) -> None:
     def make(seed: int) -> SpeechDataset:
         augmenter = Augmenter(AugmentConfig(**damage), 16_000)  # type: ignore[arg-type]
-        return SpeechDataset(corpus.utterances, corpus.targets, corpus.log_mel, augmenter, seed)
+        return SpeechDataset(
+            corpus.utterances, corpus.lengths, ENGLISH, corpus.log_mel, augmenter, seed
+        )
 
     dataset = make(5)
     features = dataset[3, 4, 1.0].features
@@ -701,7 +630,7 @@ def test_damage_depends_on_seed_epoch_and_utterance_alone(
 
 def test_without_an_augmenter_features_are_those_of_the_recording(corpus: Corpus) -> None:
     log_mel = LogMel(FeaturesConfig(mels=40))
-    dataset = SpeechDataset(corpus.utterances, corpus.targets, log_mel)
+    dataset = SpeechDataset(corpus.utterances, corpus.lengths, ENGLISH, log_mel)
     waveform, _ = soundfile.read(corpus.utterances[2].audio, dtype="float32")
     expected = log_mel(torch.from_numpy(waveform))
     log_mel.mean += 1  # what happens to the model's own must not reach the data
@@ -770,11 +699,11 @@ def test_what_is_wrong_with_a_recording_reaches_the_caller(
 
 def test_a_recording_that_is_shorter_than_it_should_be_is_refused(corpus: Corpus) -> None:
     utterances = [replace(corpus.utterances[0], seconds=0.36)]
-    dataset = SpeechDataset(utterances, [[1]], corpus.log_mel)
+    dataset = SpeechDataset(utterances, [3], ENGLISH, corpus.log_mel)
     with pytest.raises(AudioError, match=r"one\.wav"):
         dataset[0, 0, 1.0]
-    with pytest.raises(ValueError, match="2 targets for 1 utterances"):
-        SpeechDataset(utterances, [[1], [2]], corpus.log_mel)
+    with pytest.raises(ValueError, match="2 target lengths for 1 utterances"):
+        SpeechDataset(utterances, [3, 3], ENGLISH, corpus.log_mel)
 
 
 def test_workers_outlive_an_interrupt_and_end_with_their_iterator(corpus: Corpus) -> None:

@@ -1,9 +1,12 @@
 """The recipe for English: three corpora become one training set; a model is measured on each."""
 
 import gzip
+import io
 import json
 import shutil
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +14,20 @@ import pytest
 import soundfile
 import torch
 from conftest import ROOT
+from corpus import tiny_task, write_tones
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from test_prepare import load
 
+from asr import scoring
 from asr.audio import Resampler
 from asr.checkpoint import save_model
 from asr.cli import main as asr
 from asr.config import Experiment
+from asr.curves import Metrics
 from asr.data import Utterance, read_manifest, write_manifest
 from asr.decode import DecoderConfig, Hypothesis, Word
+from asr.errors import DataError
 from asr.features import FeaturesConfig
 from asr.language import LanguageModel
 from asr.lstm import EncoderConfig
@@ -28,9 +35,12 @@ from asr.model import AcousticModel
 from asr.recognizer import Recognizer
 from asr.scoring import score
 from asr.text import Vocabulary
+from asr.train import train
 
 prepare = load(ROOT / "recipes" / "english" / "prepare.py")
 evaluate = load(ROOT / "recipes" / "english" / "evaluate.py")
+alarms = sys.modules[evaluate.find_noises.__module__]
+curve = sys.modules[evaluate.read_runs.__module__]
 latency = load(ROOT / "recipes" / "english" / "latency.py")
 long_audio = load(ROOT / "scripts" / "measure_long_audio.py")
 
@@ -340,7 +350,7 @@ def data(tmp_path: Path) -> Path:
 
 def run(checkpoint: Path, data: Path, *more: str) -> tuple[int, dict]:
     results = data / "results" / "results.json"
-    common = ["--device", "cpu", "--threads", "1", "--output", str(results)]
+    common = ["--device", "cpu", "--threads", "1", "--minutes", "0", "--output", str(results)]
     code = evaluate.main(["--checkpoint", str(checkpoint), "--data", str(data), *common, *more])
     return code, json.loads(results.read_text()) if results.exists() else {}
 
@@ -424,19 +434,244 @@ def test_no_dev_set(checkpoint: Path, tmp_path: Path, capsys) -> None:
     assert "run prepare.py" in one_line(capsys.readouterr().err)
 
 
-def test_the_interval_is_as_wide_as_chance() -> None:
-    """Utterances of one word, a tenth of them wrong: the binomial distribution knows the width."""
-    count = 400
-    references = {str(i): "yes" for i in range(count)}
-    heard = {str(i): "no" if i % 10 == 0 else "yes" for i in range(count)}
-    rates = evaluate.rates(score(references, heard))
-    deviation = np.sqrt(0.1 * 0.9 / count)
-    assert rates["wer"] == 0.1
-    assert rates["low"] == pytest.approx(0.1 - 1.96 * deviation, abs=0.004)
-    assert rates["high"] == pytest.approx(0.1 + 1.96 * deviation, abs=0.004)
-    assert evaluate.rates(score(references, heard)) == rates, "the same each time"
-    perfect = evaluate.rates(score(references, references))
-    assert (perfect["low"], perfect["high"]) == (0, 0)
+def test_a_language_model_of_the_checkpoint_is_its_own(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A released model names one; what is asked for goes first, the recipe's last."""
+    small, own = str(data / "language-model-small.lm"), str(tmp_path / "own.lm")
+    arguments = ["--data", str(data)]
+    for config, more, expected in (
+        (DecoderConfig("beam", language_model=own), ["--lm", "x.lm"], "x.lm"),
+        (DecoderConfig("beam", language_model=own), [], own),
+        (DecoderConfig(), [], small),
+    ):
+        monkeypatch.setattr(evaluate, "load_decoder_config", lambda _, found=config: found)
+        assert evaluate.find_language_model(evaluate.parse([*arguments, *more])) == expected
+    assert evaluate.find_language_model(evaluate.parse(["--data", str(tmp_path)])) is None
+
+
+# Confidence
+
+
+def make_words(speakers: int, each: int = 60) -> list:
+    """Words of two sets, right as often as a logistic of their posteriors says."""
+    random = np.random.default_rng(4)
+    posteriors = 1 / (1 + np.exp(-random.normal(1, 2.5, speakers * each)))
+    right = random.random(len(posteriors)) < evaluate.calibrate(posteriors, 0.6, -1.0)
+    return [
+        evaluate.Judged(
+            "near" if number % 3 else "far", f"s{number % speakers}", float(p), bool(is_right)
+        )
+        for number, (p, is_right) in enumerate(zip(posteriors, right, strict=True))
+    ]
+
+
+def test_no_speaker_is_in_both_halves() -> None:
+    words = make_words(10)
+    halves = evaluate.share_out(words)
+    sides = {}
+    for word, half in zip(words, halves, strict=True):
+        sides.setdefault((word.set, word.speaker), set()).add(half)
+    assert all(len(side) == 1 for side in sides.values())
+    for name in ("near", "far"):
+        mine = [half for word, half in zip(words, halves, strict=True) if word.set == name]
+        assert 0.4 < np.mean(mine) < 0.6, "both halves have some of each set"
+    again = evaluate.share_out(words[::-1])
+    assert again[::-1] == halves, "the order does not matter"
+
+
+def test_the_confidence_is_judged_on_the_other_half() -> None:
+    words = make_words(100)
+    found = evaluate.measure_confidence(words, own=(1.0, 0.0))
+    assert (found["slope"], found["offset"]) == pytest.approx((0.6, -1.0), abs=0.12)
+    assert found["calibration_error"] < 0.03 < found["own"]["calibration_error"]
+    assert found["auroc"] == pytest.approx(found["own"]["auroc"], abs=0.01)
+    assert found["words"] == len(words) == sum(bin["words"] for bin in found["bins"])
+    assert sum(figures["words"] for figures in found["sets"].values()) == len(words)
+
+    first = evaluate.share_out(words)
+    posteriors = np.array([word.posterior for word in words])
+    right = np.array([word.right for word in words])
+    for number, half in enumerate(found["halves"]):
+        mine = np.array(first) if number == 0 else ~np.array(first)
+        slope, offset = evaluate.fit_confidence(posteriors[~mine], right[~mine])
+        assert (half["slope"], half["offset"]) == (slope, offset), "fitted on the other half"
+        confidences = evaluate.calibrate(posteriors[mine], slope, offset)
+        assert half["calibration_error"] == evaluate.calibration_error(confidences, right[mine])
+        assert half["words"] == mine.sum()
+    everyone = {(word.set, word.speaker) for word in words}
+    assert sum(half["speakers"] for half in found["halves"]) == len(everyone)
+
+
+def test_nothing_to_fit_is_no_confidence() -> None:
+    words = make_words(2)
+    assert evaluate.measure_confidence([], own=(1.0, 0.0)) is None
+    assert evaluate.measure_confidence([w for w in words if w.right], own=(1.0, 0.0)) is None
+
+
+def test_the_confidence_is_that_of_the_beam(checkpoint: Path, data: Path, capsys) -> None:
+    """With references that are what the beam finds, in part, there is something to fit."""
+    recognizer = Recognizer.load(
+        checkpoint,
+        decoder=DecoderConfig(
+            "beam", beam=4, alpha=0.7, language_model=str(data / "language-model-small.lm")
+        ),
+    )
+    for name in ("near", "far"):
+        path = data / f"dev-{name}.jsonl"
+        told = [
+            replace(u, text=recognizer.transcribe(u.audio).text if number < 2 else "not a word")
+            for number, u in enumerate(read_manifest(path))
+        ]
+        write_manifest(path, told)
+    code, found = run(checkpoint, data)
+    assert code == 0
+    confidence = found["confidence"]
+    hits = [s["beam"]["words"] - s["beam"]["deletions"] for s in found["sets"].values()]
+    hits = sum(hits) - sum(s["beam"]["substitutions"] for s in found["sets"].values())
+    assert confidence["right"] == hits > 0
+    assert confidence["own"]["slope"] == DecoderConfig().confidence_slope
+    assert sum(half["speakers"] for half in confidence["halves"]) == 7, "each one its own"
+    assert "Fitted on all: slope" in capsys.readouterr().out
+    assert (data / "results" / "results.png").read_bytes().startswith(b"\x89PNG")
+
+
+# False alarms
+
+
+def test_each_kind_of_noise_is_repeated(tmp_path: Path) -> None:
+    write_noise(tmp_path / "running_tap.wav", 0.3)
+    write_noise(tmp_path / "street" / "a.wav", 0.2)
+    write_noise(tmp_path / "street" / "b.wav", 0.4)
+    noises = alarms.find_noises(tmp_path)
+    assert {name: len(paths) for name, paths in noises.items()} == {"running_tap": 1, "street": 2}
+    sounds = {
+        name: soundfile.read(io.BytesIO(content))
+        for name, content in alarms.make_sounds(noises, 2.0, RATE)
+    }
+    assert list(sounds) == ["digital silence", "faint white noise", "running tap", "street"]
+    assert all(len(samples) == 2 * RATE and rate == RATE for samples, rate in sounds.values())
+    levels = {name: 20 * np.log10(samples.std() + 1e-9) for name, (samples, _) in sounds.items()}
+    assert levels["digital silence"] < -150
+    assert levels["faint white noise"] == pytest.approx(-60, abs=1)
+    street = sounds["street"][0]
+    period = round(0.6 * RATE)
+    assert np.array_equal(street[:period], street[period : 2 * period])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no recording of noise"):
+        alarms.find_noises(tmp_path / "empty")
+
+
+def test_words_a_minute_are_those_of_transcribe(
+    checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    write_noise(data / "noise" / "tap.wav", 1.0)
+    code, found = run(checkpoint, data, "--minutes", "0.25")
+    assert code == 0
+    assert found["false_alarms"]["minutes"] == 0.25
+    rates = found["false_alarms"]["words_per_minute"]
+    assert list(rates) == ["digital silence", "faint white noise", "tap"]
+    made = dict(alarms.make_sounds(alarms.find_noises(data / "noise"), 15.0, RATE))
+    (tmp_path / "tap.wav").write_bytes(made["tap"])
+    transcribe = ["transcribe", str(tmp_path / "tap.wav"), "--checkpoint", str(checkpoint)]
+    for kind, more in {
+        "greedy": [],
+        "beam": ["--lm", str(data / "language-model-small.lm")],
+    }.items():
+        assert asr([*transcribe, *more, "--device", "cpu", "-o", str(tmp_path / kind)]) == 0
+        words = (tmp_path / kind / "tap.txt").read_text().split()
+        assert words, "it says something there"
+        assert rates["tap"][kind] == len(words) / 0.25
+    assert run(checkpoint, data)[1]["false_alarms"] is None, "none was asked for"
+
+
+def test_noise_that_is_named_has_to_be_there(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys
+) -> None:
+    noise = ["--minutes", "1", "--noise"]
+    assert run(checkpoint, data, *noise, str(tmp_path / "none"))[0] == 2
+    assert "is not a folder" in one_line(capsys.readouterr().err)
+    (tmp_path / "empty").mkdir()
+    assert run(checkpoint, data, *noise, str(tmp_path / "empty"))[0] == 2
+    assert "no recording of noise" in one_line(capsys.readouterr().err)
+
+
+# The curve
+
+
+def write_run(folder: Path, epochs: int, hours: float | None = 2.0, pause: float = 0.0) -> None:
+    """A run of some steps, in two calls with a pause between them; the second one does a step again."""
+    rows = []
+    with Metrics(folder) as metrics:
+        for epoch in range(1, epochs + 1):
+            metrics.write("step", 2 * epoch - 1, {"epoch": epoch, "loss": 1.0})
+            position = metrics.position()
+            row = {"epoch": epoch, "wer": 1 / epoch, "cer": 0.5 / epoch}
+            rows.append(row if hours is None else row | {"hours": hours})
+            metrics.write("epoch", 2 * epoch, rows[-1])
+    time.sleep(pause)
+    with Metrics(folder, position, step=2 * epochs - 1) as metrics:
+        metrics.write("epoch", 2 * epochs, rows[-1])
+
+
+def test_runs_that_follow_one_another_are_one_line(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", 3, pause=0.5)
+    write_run(tmp_path / "b", 2, hours=5.0)
+    epochs = curve.read_runs([tmp_path / "a", tmp_path / "b"])
+    assert [(e.run, e.epoch) for e in epochs] == [
+        *(("a", 1), ("a", 2), ("a", 3)),
+        *(("b", 1), ("b", 2)),
+    ]
+    assert [e.audio_hours for e in epochs] == [2, 4, 6, 11, 16]
+    assert [e.wer for e in epochs] == [1, 1 / 2, 1 / 3, 1, 1 / 2]
+    hours = [e.hours for e in epochs]
+    assert hours == sorted(hours)
+    assert 0 < hours[-1] < 0.5 / 3600, "the pause between two calls is none of the training's time"
+
+
+def test_older_runs_have_the_hours_that_they_printed(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", 2, hours=None)
+    write_run(tmp_path / "b", 1)
+    runs = [tmp_path / "a", tmp_path / "b"]
+    assert [e.audio_hours for e in curve.read_runs(runs)] == [None] * 3, "unknown, and so the sum"
+    (tmp_path / "a" / "train.log").write_text(
+        "Model: 7.9 M parameters. Training set: 34557 utterances, 42.35 h. 1 process(es)\n"
+    )
+    assert [e.audio_hours for e in curve.read_runs(runs)] == pytest.approx([42.35, 84.7, 86.7])
+
+
+def test_a_training_leaves_what_the_curve_needs(tmp_path: Path) -> None:
+    tones = write_tones(tmp_path / "tones", 4)
+    train(tiny_task(tmp_path / "run", tones, epochs=2))
+    one, two = curve.read_runs([tmp_path / "run"])
+    assert 0 < one.hours < two.hours < 1
+    once = sum(utterance.seconds for utterance in tones) / 3600
+    assert (one.audio_hours, two.audio_hours) == pytest.approx((once, 2 * once))
+
+
+def test_the_curve_goes_into_the_results(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    write_run(tmp_path / "a", 3)
+    picture = tmp_path / "curve.png"
+    run_folder = str(tmp_path / "a")
+    code, found = run(checkpoint, data, "--picture", str(picture), "--curve", run_folder)
+    assert code == 0
+    assert [epoch["epoch"] for epoch in found["training"]] == [1, 2, 3]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_folder_without_a_run_is_refused(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys
+) -> None:
+    assert run(checkpoint, data, "--curve", str(tmp_path / "none")) == (2, {})
+    assert "is no folder of a run" in one_line(capsys.readouterr().err)
+    with Metrics(tmp_path / "begun") as metrics:
+        metrics.write("step", 1, {"loss": 1.0})
+    assert run(checkpoint, data, "--curve", str(tmp_path / "begun"))[0] == 2
+    assert "finished an epoch" in one_line(capsys.readouterr().err)
+    write_run(tmp_path / "bare", 1)
+    shutil.rmtree(tmp_path / "bare" / "tensorboard")
+    assert run(checkpoint, data, "--curve", str(tmp_path / "bare"))[0] == 2
+    assert "TensorBoard" in one_line(capsys.readouterr().err)
 
 
 # Latency
@@ -445,8 +680,7 @@ def test_the_interval_is_as_wide_as_chance() -> None:
 @pytest.fixture
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Intervals are no matter here, and take most of the time."""
-    for module in (latency, sys.modules[latency.rates.__module__]):
-        monkeypatch.setattr(module, "RESAMPLES", 10)
+    monkeypatch.setattr(scoring, "RESAMPLES", 10)
 
 
 def run_latency(checkpoint: Path, data: Path, *more: str) -> tuple[int, dict]:
@@ -549,16 +783,6 @@ def test_no_sound_waits_longer_in_the_resampler(rate: int) -> None:
     taken = sum(round(s * rate) for s in (0.5, 0.013, 0.001, 0.25, 0.077, 0.4)) / rate
     assert taken - done / RATE <= wait + 1 / rate
     assert latency.resampler_wait(RATE, RATE) == 0
-
-
-def test_the_difference_of_two_reports() -> None:
-    references = {str(i): "yes" for i in range(200)}
-    some = score(references, {i: "no" if int(i) % 10 == 0 else "yes" for i in references})
-    more = score(references, {i: "no" if int(i) % 5 == 0 else "yes" for i in references})
-    assert latency.difference(some, some) == (0, 0, 0)
-    mean, low, high = latency.difference(more, some)
-    assert mean == pytest.approx(0.1)
-    assert 0.05 < low < mean < high < 0.15, "the errors that both share add nothing"
 
 
 # Long recordings

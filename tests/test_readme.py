@@ -114,7 +114,7 @@ def check_options(arguments: list[str], usage: str) -> None:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a fresh clone is after installation, with recordings and a python that minds budgets."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("asr", "conf", "recipes", "scripts", "pyproject.toml"):
+    for name in ("asr", "conf", "docs", "recipes", "scripts", "pyproject.toml"):
         (folder / name).symlink_to(ROOT / name)
     programs = folder / ".venv" / "bin"
     programs.mkdir(parents=True)

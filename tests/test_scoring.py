@@ -6,13 +6,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
 from asr.errors import ScoreError, TextError
-from asr.scoring import LINE_WIDTH, score
+from asr.scoring import LINE_WIDTH, compare_wer, score
 
 TEXTS = st.lists(st.sampled_from(["a", "b", "ab", "ba", "c'd"]), max_size=8).map(" ".join)
 PAIRS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=6)
@@ -201,6 +202,50 @@ class TestBadInput:
     def test_unknown_profile(self) -> None:
         with pytest.raises(TextError, match="'fancy'"):
             score({"a": "a"}, {"a": "a"}, profile="fancy")
+
+
+def wrong_every(step: int, count: int = 400) -> dict[str, str]:
+    """Utterances of one word, which is wrong in every `step`th of them."""
+    return {str(i): "no" if i % step == 0 else "yes" for i in range(count)}
+
+
+class TestIntervals:
+    references = wrong_every(401) | {"0": "yes"}
+
+    def test_as_wide_as_chance(self) -> None:
+        """The binomial distribution knows the width."""
+        report = score(self.references, wrong_every(10))
+        deviation = np.sqrt(0.1 * 0.9 / 400)
+        low, high = report.wer_interval()
+        assert low == pytest.approx(0.1 - 1.96 * deviation, abs=0.004)
+        assert high == pytest.approx(0.1 + 1.96 * deviation, abs=0.004)
+        assert report.wer_interval() == (low, high), "the same each time"
+        assert score(self.references, self.references).wer_interval() == (0, 0)
+
+    def test_longer_utterances_count_for_more(self) -> None:
+        """All errors in the longest utterance: how often it is drawn decides."""
+        references = {"long": " ".join("abcdefghij"), "a": "a", "b": "b"}
+        low, high = score(references, references | {"long": ""}).wer_interval()
+        assert low == 0
+        assert high == 1
+        assert score({"a": "", "b": ""}, {"a": "oh", "b": "oh"}).wer_interval() == (2, 2)
+
+    def test_of_a_difference_what_both_share_adds_nothing(self) -> None:
+        some = score(self.references, wrong_every(10))
+        more = score(self.references, wrong_every(5))
+        assert compare_wer(some, some) == (0, 0, 0)
+        difference, low, high = compare_wer(more, some)
+        assert difference == pytest.approx(0.1)
+        deviation = np.sqrt(0.1 * 0.9 / 400)
+        assert (low, high) == pytest.approx(
+            (0.1 - 1.96 * deviation, 0.1 + 1.96 * deviation), abs=0.004
+        )
+
+    def test_only_the_same_utterances_are_compared(self) -> None:
+        one = score(self.references, self.references)
+        for others in ({"0": "yes"}, {f"u{id}": text for id, text in self.references.items()}):
+            with pytest.raises(ScoreError, match="not of the same utterances"):
+                compare_wer(one, score(others, others))
 
 
 def test_only_scoring_imports_jiwer() -> None:

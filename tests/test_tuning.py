@@ -7,11 +7,21 @@ import numpy as np
 import pytest
 
 from asr.beam import BeamDecoder
-from asr.decode import DecoderConfig
+from asr.decode import DecoderConfig, Hypothesis, Word
 from asr.errors import DataError
 from asr.language import LanguageModel
+from asr.scoring import score
 from asr.text import Vocabulary
-from asr.tuning import Trial, tune
+from asr.tuning import (
+    Trial,
+    auroc,
+    calibrate,
+    calibration_error,
+    fit_confidence,
+    judge,
+    reliability,
+    tune,
+)
 
 ARPA = """\\data\\
 ngram 1=7
@@ -152,3 +162,70 @@ def test_all_right_leaves_the_confidence_alone(model: LanguageModel) -> None:
     tuning = tune(make(model, confidence_slope=0.7), sure, {"u1": TEXT}, trials=3)
     assert tuning.report.errors == 0
     assert tuning.config.confidence_slope == 0.7
+
+
+def guess(count: int, slope: float, offset: float) -> tuple[np.ndarray, np.ndarray]:
+    """Posteriors of words, and whether they are right: as often as a logistic of them says."""
+    random = np.random.default_rng(7)
+    posteriors = 1 / (1 + np.exp(-random.normal(1, 2, count)))
+    return posteriors, random.random(count) < calibrate(posteriors, slope, offset)
+
+
+def test_the_alignment_tells_which_words_are_right() -> None:
+    words = [Word(text, 0, 1, p) for text, p in (("the", 0.9), ("sea", 0.6), ("now", 0.2))]
+    hypothesis = Hypothesis("the sea now", tuple(words), 1.0, 0.0)
+    [utterance] = score({"u": "i the see now"}, {"u": "the sea now"}).utterances
+    assert judge(hypothesis, utterance) == [(0.9, True), (0.6, False), (0.2, True)]
+    [split] = score({"u": "i the see now"}, {"u": "the s e a now"}).utterances
+    assert judge(hypothesis, split) == [], "the words are not those of the score"
+
+
+def test_what_the_logistic_is_made_of_is_found_again() -> None:
+    slope, offset = fit_confidence(*guess(20_000, 0.4, -0.9)) or (0, 0)
+    assert (slope, offset) == pytest.approx((0.4, -0.9), abs=0.06)
+    posteriors = np.array([0.2, 0.9])
+    assert fit_confidence(posteriors, np.array([True, True])) is None
+    assert fit_confidence(posteriors, np.array([False, False])) is None
+
+
+def test_a_beam_that_is_too_narrow_for_doubts_does_not_decide_the_slope() -> None:
+    """A tenth of the words has a posterior of 1, and three quarters of those are right."""
+    posteriors, right = guess(4_000, 0.6, -1.0)
+    sure = np.arange(len(right)) % 10 == 0
+    posteriors[sure] = 1 - 1e-6
+    right[sure] = np.arange(sure.sum()) % 4 < 3
+    fitted = fit_confidence(posteriors, right)
+    assert fitted is not None
+    assert calibration_error(calibrate(posteriors[~sure], *fitted), right[~sure]) < 0.06
+
+
+def test_confidence_that_is_true_has_little_error() -> None:
+    posteriors, right = guess(20_000, 0.4, -0.9)
+    assert calibration_error(calibrate(posteriors, 0.4, -0.9), right) < 0.02
+    assert calibration_error(posteriors, right) > 0.2
+    always = np.full(8, 0.75)
+    assert calibration_error(always, np.arange(8) % 4 < 3) == pytest.approx(0.375), "one each"
+    bins = reliability(np.linspace(0, 1, 25), np.arange(25) >= 20)
+    assert [count for *_, count in bins] == [3] * 5 + [2] * 5
+    assert bins[0] == (pytest.approx(1 / 24), 0.0, 3)
+    assert [share for _, share, _ in bins[-3:]] == [0.5, 1.0, 1.0]
+    assert len(reliability(np.array([0.5]), np.array([True]))) == 1
+
+
+def test_the_area_is_how_often_the_right_word_is_surer() -> None:
+    random = np.random.default_rng(2)
+    confidences = random.integers(0, 12, 300) / 11  # with many equals
+    right = random.random(300) < confidences
+    pairs = [(a, b) for a in confidences[right] for b in confidences[~right]]
+    expected = np.mean([1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs])
+    assert auroc(confidences, right) == pytest.approx(expected)
+    assert auroc(np.array([0.1, 0.9]), np.array([False, True])) == 1
+    assert np.isnan(auroc(confidences, np.ones(300, bool)))
+
+
+def test_the_decoder_calibrates_alike(model: LanguageModel, heard: dict[str, np.ndarray]) -> None:
+    plain = make(model, confidence_slope=1.0, confidence_offset=0.0).decode(heard["u1"])
+    tuned = make(model, confidence_slope=0.3, confidence_offset=-0.8).decode(heard["u1"])
+    posteriors = np.array([word.confidence for word in plain.words])
+    expected = [word.confidence for word in tuned.words]
+    assert calibrate(posteriors, 0.3, -0.8) == pytest.approx(expected)

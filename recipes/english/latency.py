@@ -12,35 +12,40 @@ A forward encoder (`--forward`, or as the checkpoint itself) has one WER: that o
 """
 
 import argparse
-import json
 import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evaluate import RESAMPLES, Rates, decode, find_manifests, named_manifest, positive, rates
+from evaluate import Rates, rates
 
 from asr.audio import TOLERANCE_SECONDS, Resampler, read_blocks
-from asr.checkpoint import load_decoder_config
-from asr.data import Utterance, read_manifest
-from asr.decode import Decoder, DecoderConfig
-from asr.decoding import prepare
-from asr.distributed import count_cores
-from asr.errors import EXIT_CODE, AsrError, ConfigError, DataError
+from asr.data import Utterance
+from asr.errors import AsrError, ConfigError, DataError
 from asr.files import write_atomically
 from asr.lstm import Context
-from asr.progress import Bar, complain, say, track
-from asr.recognizer import Recognizer, load_decoder
-from asr.scoring import Report, score
+from asr.measuring import (
+    add_sets,
+    decode,
+    finish,
+    hear,
+    list_failures,
+    load,
+    make_parser,
+    positive,
+    read_sets,
+    write_document,
+)
+from asr.progress import Bar, say
+from asr.scoring import Report, compare_wer, score
 from asr.stream import Stream
-from asr.text import PROFILES
 
-SOME_FAILED = 1  # of the recordings, as in `asr evaluate`
 QUARTERS = 4  # right context in quarters of a latency's frames
 PIECE_SECONDS = 0.1  # of the stream whose computing is timed
 
@@ -60,35 +65,15 @@ class Point:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parse(arguments)
-    try:
-        return measure(options)
-    except AsrError as error:
-        complain(f"latency.py: {error}")
-        return EXIT_CODE
-    except KeyboardInterrupt:
-        complain("Interrupted.")
-        return 130
+    return finish("latency.py", partial(measure, parse(arguments)))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--checkpoint", default="runs/english/best.pt", help="(%(default)s)")
+    parser = make_parser(__doc__, "runs/english/latency.json", profile="english")
+    add_sets(parser)
     parser.add_argument(
         "--forward", metavar="FILE", help="checkpoint of a forward encoder to compare with"
     )
-    parser.add_argument(
-        "--manifest",
-        type=named_manifest,
-        action="append",
-        metavar="NAME=FILE",
-        help="a set to evaluate, JSONL; again for more (each dev-NAME.jsonl in --data)",
-    )
-    parser.add_argument("--data", type=Path, default=Path("data/english"), help="(%(default)s)")
     parser.add_argument(
         "--lm", type=Path, metavar="FILE", help="decode with beam and this language model as well"
     )
@@ -123,25 +108,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="S",
         help="length of the stream whose computing is timed (60)",
     )
-    parser.add_argument(
-        "--profile",
-        choices=PROFILES,
-        default="english",
-        help="how references and texts are normalised before they are compared (%(default)s)",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0 (%(default)s)")
-    parser.add_argument("--threads", type=positive, metavar="N", help="of the CPU (all cores)")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("runs/english/latency.json"),
-        help="JSON; the picture gets the same name, .png (%(default)s)",
-    )
-    options = parser.parse_args(arguments)
-    names = [name for name, _ in options.manifest or []]
-    if len(set(names)) < len(names):
-        parser.error("each --manifest needs a name of its own")
-    return options
+    return parser.parse_args(arguments)
 
 
 def above_zero(text: str) -> float:
@@ -153,8 +120,7 @@ def above_zero(text: str) -> float:
 
 def measure(options: argparse.Namespace) -> int:
     """Print the tables, write the file and the picture; the exit code."""
-    manifests = dict(options.manifest or find_manifests(options.data))
-    sets = {name: read_manifest(path) for name, path in manifests.items()}
+    manifests, sets = read_sets(options)
     meter = Meter(options.checkpoint, sets, options)
     forward = Meter(options.forward, sets, options) if options.forward else None
     if forward and forward.kind != "forward":
@@ -194,18 +160,11 @@ def measure(options: argparse.Namespace) -> int:
         "splits": {f"{ms:g}": [to_dict(point) for point in found] for ms, found in divided.items()},
         "unread": sorted(meter.failures),
     }
-    content = json.dumps(document, indent=1, ensure_ascii=False).encode()
-    write_atomically(options.output, lambda file: file.write(content))
+    write_document(options.output, document)
     picture = options.output.with_suffix(".png")
     draw(points, baseline, divided, picture)
     say(f"Figures: {options.output}; picture: {picture}")
-    for failure in meter.failures.values():
-        complain(failure)
-    if meter.failures:
-        complain(
-            f"{len(meter.failures)} recordings could not be read: all their words count as deleted."
-        )
-    return SOME_FAILED if meter.failures else 0
+    return list_failures(meter.failures.values())
 
 
 class Meter:
@@ -218,20 +177,9 @@ class Meter:
         options: argparse.Namespace,
     ) -> None:
         """Raises AsrError for a checkpoint that cannot stream, and for files that are no good."""
-        self.threads = options.threads or count_cores()
-        self.config = DecoderConfig()
-        if options.lm:
-            numbers = load_decoder_config(checkpoint)
-            self.config = replace(numbers, kind="beam", language_model=str(options.lm))
-        self.recognizer = Recognizer.load(checkpoint, options.device, self.threads, self.config)
+        self.threads = options.threads
+        self.recognizer, self.decoders, self.config = load(checkpoint, options, options.lm)
         self.recognizer.set_operating_point(None, endpoint=None)
-        greedy = load_decoder(
-            DecoderConfig(), self.recognizer.vocabulary, self.recognizer.model.frame_seconds
-        )
-        self.decoders: dict[str, Decoder] = {"greedy": greedy}
-        if options.lm:
-            prepare(self.recognizer)
-            self.decoders["beam"] = self.recognizer.decoder
         self.failures: dict[str, str] = {}  # by set and id
         self._sets = sets
         longest = max(utterance.seconds for utterance in chain.from_iterable(sets.values()))
@@ -283,19 +231,15 @@ class Meter:
 
     def _hear(self, name: str, label: str) -> dict[str, Report]:
         """The report of each decoder on a set."""
-        ordered = sorted(self._sets[name], key=lambda utterance: -utterance.seconds)
-        emissions = self.recognizer.emissions((u.audio, u.seconds) for u in ordered)
-        heard = {}
-        for index, segments in track(emissions, f"{name}, {label}", len(ordered)):
-            if isinstance(segments, AsrError):
-                place = f"{name}, {ordered[index].id}"
-                self.failures[place] = f"{place}: {segments}"
-            else:
-                heard[ordered[index].id] = segments  # each (T', V)
+        heard = hear(self.recognizer, self._sets[name], f"{name}, {label}")
+        for id, error in heard.items():
+            if isinstance(error, AsrError):
+                self.failures[f"{name}, {id}"] = f"{name}, {id}: {error}"
         references = {utterance.id: utterance.text for utterance in self._sets[name]}
         reports = {}
         for kind, decoder in self.decoders.items():
-            texts = decode(self.recognizer, decoder, heard, references, self.threads)
+            found = decode(self.recognizer, decoder, heard, self.threads)
+            texts = {id: hypothesis.text for id, hypothesis in found.items()}
             reports[kind] = score(references, texts, self._profile)
         return reports
 
@@ -343,21 +287,6 @@ def resampler_wait(source_rate: int, target_rate: int) -> float:
     return longest
 
 
-def difference(report: Report, other: Report) -> tuple[float, float, float]:
-    """The WER of a report minus that of another one of the same utterances, low and high.
-
-    The 95 % interval is that of a bootstrap over the utterances, which both share.
-    """
-    pairs = list(zip(report.utterances, other.utterances, strict=True))
-    errors = np.array([mine.errors - theirs.errors for mine, theirs in pairs])
-    words = np.array([mine.words for mine, _ in pairs])
-    random = np.random.default_rng(1)
-    drawn = (random.integers(len(words), size=len(words)) for _ in range(RESAMPLES))
-    resampled = [errors[some].sum() / max(words[some].sum(), 1) for some in drawn]
-    low, high = np.quantile(resampled, (0.025, 0.975))
-    return report.wer - other.wer, float(low), float(high)
-
-
 def heading(waits: Mapping[int, float], decoders: Iterable[str]) -> str:
     """The columns of the first table."""
     sources = "".join(f"{f'from {rate:,} Hz':>17}" for rate in waits)
@@ -387,7 +316,7 @@ def say_shares(latency: float, points: Sequence[Point], even: Context) -> None:
         begin = f"{share(point):<15}{point.cpu:>8.4f}  "
         for name, reports in point.reports.items():
             for kind, report in reports.items():
-                mean, low, high = difference(report, middle.reports[name][kind])
+                mean, low, high = compare_wer(report, middle.reports[name][kind])
                 shown = f"{100 * mean:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
                 shown = "" if point is middle else f"  {shown}"
                 say(f"{begin}{name:<16}{kind:<8}{100 * report.wer:>8.2f}{shown}")

@@ -7,7 +7,8 @@
 
 Each corpus that is given adds its training set to train.jsonl and its dev set to dev.jsonl, and its
 dev set gets a manifest of its own. --text adds language-model-small.lm and language-model.lm, made of
-those sentences and the training prompts; no sentence of a dev set gets in.
+those sentences and the training prompts; no sentence of a dev set gets in. --synthetic has some of
+the sentences spoken by espeak-ng; mixed.jsonl holds train.jsonl and them.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 import soundfile
+from synthesise import synthesise
 
 from asr.audio import find_audio
 from asr.augment import align_response
@@ -57,7 +59,7 @@ class Estimate(NamedTuple):
 # Chosen on 14.8 million words of books (README.md): the small one fits beside a network into a
 # released model of 25 MB, the other is for those who have the space.
 LANGUAGE_MODELS = {
-    "language-model-small.lm": Estimate(EstimationConfig(3, [0, 10, 14], 64_000), True),
+    "language-model-small.lm": Estimate(EstimationConfig(3, [0, 5, 8], 64_000), True),
     "language-model.lm": Estimate(EstimationConfig(4, [0, 0, 1]), False),
 }
 MANY_SENTENCES = 10_000  # between two movements of a bar
@@ -91,7 +93,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if folder:
                 copy_recordings(folder, output / name, keep)
         if options.text:
-            make_language_models(options.text, corpora, output)
+            sentences = output / "sentences.txt.gz"
+            write_sentences(
+                sentences, options.text, select(corpora, "train"), select(corpora, "dev")
+            )
+            if options.synthetic:
+                say("")
+                spoken = synthesise(sentences, options.synthetic, output, options.processes)
+                write_manifest(output / "mixed.jsonl", select(corpora, "train") + spoken)
+            make_language_models(sentences, corpora, output)
     except AsrError as error:
         complain(f"prepare.py: {error}")
         return EXIT_CODE
@@ -128,6 +138,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="normalised sentences, one a line, plain or .gz: makes the language models",
     )
     beside.add_argument(
+        "--synthetic",
+        type=int,
+        default=0,
+        metavar="N",
+        help="speak N of the sentences of --text with espeak-ng and add them to the training set in "
+        "mixed.jsonl",
+    )
+    beside.add_argument(
         "--noise", type=Path, metavar="FOLDER", help="recordings of noise, to be copied"
     )
     beside.add_argument(
@@ -137,12 +155,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="impulse responses of rooms, to be copied; left out is what has more than "
         f"{LARGEST_LATE_SHARE:.0%} of its energy later than {LATE_SECONDS} s".replace("%", " %%"),
     )
+    parser.add_argument("--processes", type=int, default=2, help="that speak (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("data/english"), help="(%(default)s)")
     options = parser.parse_args(arguments)
     if not (options.librispeech or options.common_voice or options.speechocean):
         parser.error("give at least one of --librispeech, --common-voice and --speechocean")
     if len({bool(given) for given in (options.librispeech, options.train, options.dev)}) > 1:
         parser.error("--librispeech, --train and --dev go together")
+    if options.synthetic < 0 or options.processes < 1:
+        parser.error("--synthetic must not be negative, and --processes at least 1")
+    if options.synthetic and not options.text:
+        parser.error("--synthetic needs the sentences of --text")
     return options
 
 
@@ -318,11 +341,9 @@ def is_room(path: Path) -> bool:
 # Language models
 
 
-def make_language_models(texts: Sequence[str], corpora: Corpora, output: Path) -> None:
-    """Write sentences.txt.gz and both models made of it; print how well they foresee each dev set."""
+def make_language_models(sentences: Path, corpora: Corpora, output: Path) -> None:
+    """Write both models of the sentences; print how well they foresee each dev set."""
     dev = {corpus: [u.text for u in roles["dev"]] for corpus, roles in corpora.items()}
-    sentences = output / "sentences.txt.gz"
-    write_sentences(sentences, texts, select(corpora, "train"), select(corpora, "dev"))
     for name, (config, quantise) in LANGUAGE_MODELS.items():
         say("")
         facts = train_language_model([str(sentences)], config, output / name, quantise)

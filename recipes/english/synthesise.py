@@ -1,0 +1,103 @@
+"""Synthetic speech beside the recordings: sentences of the texts, in the voices of espeak-ng.
+
+A network that begins with ten hours of recordings alone takes long to find out what a letter sounds
+like; from clean synthetic speech it learns that at once, and goes on with people (docs/log.md).
+"""
+
+import gzip
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asr import synthesis
+from asr.data import Utterance, read_manifest, write_manifest
+from asr.errors import DataError, FileError
+from asr.progress import Bar, say
+
+WORDS = (2, 12)  # of a sentence
+SEED = 1
+
+
+def synthesise(sentences: Path, utterances: int, output: Path, processes: int) -> list[Utterance]:
+    """Speak so many of the sentences in a file (one a line, .gz) into `output`/synthetic.
+
+    The same sentences, number and wheel give the same bytes; what is there already is kept. Raises
+    DataError where there are too few sentences or the voices are not installed, and FileError where
+    the disk refuses.
+    """
+    folder, unfinished = output / "synthetic", output / ".synthetic.unfinished"
+    settings = {
+        "utterances": utterances,
+        "sentences": hashlib.sha256(sentences.read_bytes()).hexdigest(),
+        "espeakng_loader": synthesis.version(),
+        "scripts": [
+            hashlib.sha256(Path(script).read_bytes()).hexdigest()
+            for script in (__file__, synthesis.__file__)
+        ],
+    }
+    stamp = folder / "settings.json"
+    if not (stamp.is_file() and json.loads(stamp.read_text()) == settings):
+        texts = draw_sentences(sentences, utterances)
+        try:
+            shutil.rmtree(unfinished, ignore_errors=True)  # an earlier run was killed here
+            unfinished.mkdir(parents=True)
+            rows = speak(unfinished, texts, processes)
+            write_manifest(unfinished / "manifest.jsonl", rows)
+            (unfinished / stamp.name).write_text(json.dumps(settings, indent=2) + "\n")
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.replace(folder)
+        except OSError as error:
+            raise FileError(
+                f"{folder} cannot be written ({error.strerror}): make room or name another --output."
+            ) from error
+    spoken = read_manifest(folder / "manifest.jsonl")
+    hours = sum(utterance.seconds for utterance in spoken) / 3600
+    say(f"{folder}: {len(spoken):,} utterances, {hours:.2f} h")
+    return spoken
+
+
+def speak(folder: Path, texts: Sequence[str], processes: int) -> list[Utterance]:
+    """Write a recording of every text; an utterance for which its voice has no sound is left out."""
+    draw = partial(read_out, texts)
+    blocks = synthesis.plan(folder, "synthetic", synthesis.voices(), len(texts), (SEED,), draw)
+    rows: list[dict[str, Any]] = []
+    with Bar("speaking", len(texts), "utterances") as bar:
+        for block, made in zip(blocks, synthesis.speak(blocks, processes), strict=True):
+            rows += made
+            bar.advance(block.count)
+    return [
+        Utterance(
+            id=row["id"],
+            audio=str(folder / row["audio_filepath"]),
+            seconds=row["duration"],
+            text=row["text"],
+            speaker=f"espeak-ng {row['speaker']}",
+        )
+        for row in rows
+    ]
+
+
+def read_out(texts: Sequence[str], number: int, _random: np.random.Generator) -> str:
+    """What is said in the utterance of a number: `asr.synthesis.Draw`."""
+    return texts[number]
+
+
+def draw_sentences(sentences: Path, count: int) -> list[str]:
+    """So many different sentences of WORDS, in a drawn order; DataError where there are fewer."""
+    low, high = WORDS
+    with gzip.open(sentences, "rt", encoding="utf-8") as file:
+        fitting = dict.fromkeys(line.strip() for line in file if low <= line.count(" ") + 1 <= high)
+    if len(fitting) < count:
+        raise DataError(
+            f"{sentences} has {len(fitting):,} sentences of {low} to {high} words, --synthetic asks "
+            f"for {count:,}: ask for fewer or give more --text."
+        )
+    random = np.random.default_rng(SEED)
+    texts = list(fitting)
+    return [texts[index] for index in random.choice(len(texts), count, replace=False)]

@@ -1,0 +1,191 @@
+"""What the first contact costs: `asr transcribe FILE`, as a whole process, beside pocketsphinx 5.
+
+    python scripts/benchmark_transcription.py --manifest data/english/dev-librispeech.jsonl
+
+A long recording is made of the manifest's, with pauses, and transcribed by both in turn, on one core,
+each time in a new process that loads everything anew; pocketsphinx, with its own English model, in an
+environment of its own, cuts the recording with its own segmenter. Then `asr transcribe` alone hears a
+recording of five seconds, once to warm the caches. Medians over the rounds; CPU seconds are those of
+the process and its children.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import wave
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+
+from asr.audio import SAMPLE_RATE, load_audio
+from asr.data import read_manifest
+from asr.errors import EXIT_CODE, AsrError, DataError
+from asr.files import write_atomically
+from asr.progress import complain, say, track
+from asr.scoring import score
+
+ROOT = Path(__file__).resolve().parents[1]
+RIVAL = "pocketsphinx"
+PACKAGES = ["pocketsphinx>=5,<6", "numpy"]
+PAUSE_SECONDS = 0.7
+SHORT_SECONDS = 5.0
+
+RIVAL_SCRIPT = """
+import sys
+from importlib.metadata import version
+from pocketsphinx import Decoder, Segmenter
+decoder = Decoder(samprate=16000, loglevel="FATAL")
+texts = []
+with open(sys.argv[1], "rb") as file:
+    file.seek(44)
+    for segment in Segmenter(sample_rate=16000).segment(file):
+        decoder.start_utt()
+        decoder.process_raw(segment.pcm, full_utt=True)
+        decoder.end_utt()
+        if decoder.hyp():
+            texts.append(decoder.hyp().hypstr)
+print(" ".join(texts))
+print(version("pocketsphinx"), file=sys.stderr)
+"""
+
+
+class Cost(NamedTuple):
+    """Of a process: seconds by the clock and of the CPU, its largest memory, what it printed."""
+
+    wall: float
+    cpu: float
+    peak_mb: float
+    out: str
+    err: str
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--manifest", required=True, help="recordings and their texts (JSONL)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="(%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
+    parser.add_argument("--checkpoint", help="(the English model that comes with asr)")
+    parser.add_argument("--no-rival", action="store_true")
+    parser.add_argument("--environments", type=Path, default=ROOT / ".benchmark")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    options = parser.parse_args()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            figures = measure(options, Path(folder))
+    except AsrError as error:
+        complain(f"benchmark_transcription.py: {error}")
+        return EXIT_CODE
+    if options.json:
+        document = json.dumps(figures, indent=1).encode()
+        write_atomically(options.json, lambda file: file.write(document))
+    return 0
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, float | str]:
+    """Print the figures; they come out too."""
+    reference, seconds = write_long(options.manifest, options.minutes, folder / "long.wav")
+    waveform = load_audio(folder / "long.wav")[: round(SHORT_SECONDS * SAMPLE_RATE)]
+    soundfile.write(folder / "short.wav", waveform, SAMPLE_RATE, "PCM_16")
+    model = ["--checkpoint", options.checkpoint] if options.checkpoint else []
+    start = "import sys; from asr.cli import main; sys.exit(main())"
+    ours = [sys.executable, "-c", start, "transcribe", "--threads", "1", *model]
+    rival = [] if options.no_rival else build_rival(options.environments)
+    run([*ours, str(folder / "short.wav")])  # compiles the decoder, reads the files
+    costs: dict[str, list[Cost]] = {"asr": [], RIVAL: []}
+    say(f"load {os.getloadavg()[0]:.1f}; {seconds / 60:.1f} minutes of speech, one core")
+    for number in track(range(options.rounds), "listening", options.rounds, "rounds"):
+        commands = [("asr", ours), *([(RIVAL, rival)] if rival else [])]
+        for name, command in commands[:: 1 if number % 2 else -1]:
+            costs[name].append(run([*command, str(folder / "long.wav")]))
+    short = [run([*ours, str(folder / "short.wav")]) for _ in range(options.rounds)]
+
+    figures: dict[str, float | str] = {"seconds": seconds}
+    say(f"{'':<16}{'CPU s':>8}{'CPU s/s':>10}{'wall s':>9}{'peak MB':>9}{'WER, %':>8}")
+    for name, found in costs.items():
+        if not found:
+            continue
+        cpu, wall = median(c.cpu for c in found), median(c.wall for c in found)
+        peak = max(c.peak_mb for c in found)
+        wer = score({"all": reference}, {"all": " ".join(found[0].out.split())}).wer
+        say(f"{name:<16}{cpu:>8.1f}{cpu / seconds:>10.4f}{wall:>9.1f}{peak:>9.0f}{100 * wer:>8.1f}")
+        figures |= {f"{name} cpu": cpu, f"{name} wall": wall, f"{name} peak MB": peak}
+        figures |= {f"{name} wer": wer}
+    if costs[RIVAL]:
+        ratios = [b.cpu / a.cpu for a, b in zip(costs["asr"], costs[RIVAL], strict=True)]
+        version = costs[RIVAL][0].err.strip().splitlines()[-1]
+        say(
+            f"{RIVAL} {version} needs {median(ratios):.1f} times the CPU "
+            f"({min(ratios):.1f} to {max(ratios):.1f})"
+        )
+        figures |= {"ratio": median(ratios), "version": version}
+    wall = median(cost.wall for cost in short)
+    say(f"a recording of {SHORT_SECONDS:g} s: text after {wall:.2f} s, CPU {short[0].cpu:.2f} s")
+    return figures | {"short wall": wall}
+
+
+def write_long(manifest: str, minutes: float, path: Path) -> tuple[str, float]:
+    """Join recordings to so many minutes: what is said in them, and the seconds."""
+    texts, pieces, samples = [], [], 0
+    pause = np.zeros(round(PAUSE_SECONDS * SAMPLE_RATE), np.float32)
+    for utterance in read_manifest(manifest):
+        if samples >= minutes * 60 * SAMPLE_RATE:
+            break
+        waveform = load_audio(utterance.audio)
+        texts.append(utterance.text)
+        pieces += [waveform, pause]
+        samples += len(waveform) + len(pause)
+    else:
+        raise DataError(
+            f"{manifest} holds {samples / SAMPLE_RATE / 60:.1f} minutes; name a longer one, or less "
+            "--minutes."
+        )
+    with wave.open(str(path), "wb") as file:  # a header of 44 bytes
+        file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
+        file.writeframes((32767 * np.clip(np.concatenate(pieces), -1, 1)).astype("<i2").tobytes())
+    return " ".join(texts), samples / SAMPLE_RATE
+
+
+def build_rival(environments: Path) -> list[str]:
+    """The rival's command; empty, and the reason printed, where it cannot be installed."""
+    from benchmark_decoder import WorkerError, build_environment
+
+    try:
+        environments.mkdir(parents=True, exist_ok=True)
+        python = build_environment(environments / RIVAL, PACKAGES)
+    except (WorkerError, OSError) as error:
+        say(f"without {RIVAL}: {error}")
+        return []
+    return [str(python), "-c", RIVAL_SCRIPT]
+
+
+def run(command: list[str]) -> Cost:
+    """Run a command on one core. Raises DataError where it fails."""
+    cores = sorted(os.sched_getaffinity(0))[:1]
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        start = time.monotonic()
+        process = subprocess.Popen(
+            command, stdout=out, stderr=err, preexec_fn=lambda: os.sched_setaffinity(0, cores)
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        wall = time.monotonic() - start
+        out.seek(0)
+        err.seek(0)
+        printed, complained = out.read(), err.read()
+    if process.returncode:
+        raise DataError(f"{command[0]} ended with {process.returncode}: {complained[-500:]}")
+    cpu = usage.ru_utime + usage.ru_stime
+    return Cost(wall, cpu, usage.ru_maxrss / 1024, printed, complained)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,365 @@
+"""Trains on two "nodes" of this machine, ends parts of them with SIGKILL, and compares the results.
+
+    python scripts/node_test.py [--quick] [--scenarios worker node ...] [--data data/digits] [--seed 0]
+
+Two agents of torchrun that meet at a port of localhost start one worker each: the digits recipe, a
+small model, some hundred utterances of data/digits. After an unbroken run come, each at a random
+moment once there is a checkpoint:
+
+worker  one worker is killed; its agent starts it again
+node    an agent and its worker are killed, and another agent takes their place
+agent   the agent alone is killed, and replaced: the worker that it leaves behind must end by itself
+host    the agent that holds the meeting point is killed: the other must end with an error, and the
+        same two commands go on
+shrink  an agent and its worker are killed, and nobody comes: the other goes on alone
+
+Each must go on from last.pt, leave no process behind, and end within 0.5 % of the unbroken run's WER
+on the dev set; but for `shrink`, which ends with another number of processes, all checkpoints and
+metrics.jsonl must be the unbroken run's, bit for bit. The exit code is 1 where anything is not.
+`--quick` takes a minute or two: `worker` and `node`, fewer utterances and epochs.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from crash_test import choose_data, compare
+
+from asr import checkpoint
+from asr.curves import read_metrics
+from asr.errors import EXIT_CODE, AsrError
+from asr.progress import complain, say
+
+ROOT = Path(__file__).resolve().parents[1]
+GOING_ON = re.compile(r"Going on in .* after (\d+) epochs and (\d+) steps")
+WER_TOLERANCE = 0.005
+HANG_SECONDS = 180.0  # beyond the unbroken run's, after which a group hangs
+ORPHAN_SECONDS = 30.0  # by which what a killed agent leaves behind must have ended
+PATIENCE_SECONDS = 5  # that a group of one node waits for a second one
+
+Place = tuple[int, int]  # whole epochs, and steps within the next one
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all runs share."""
+
+    data: Path
+    epochs: int
+    hidden: int
+    script: Path = ROOT / "recipes/digits/train.py"
+
+    def arguments(self, folder: Path) -> list[str]:
+        """The script and its arguments that train in `folder`, or go on there."""
+        return [
+            str(self.script),
+            f"folder={folder}",
+            f"data.train={self.data / 'train.jsonl'}",
+            f"data.dev={self.data / 'dev.jsonl'}",
+            f"encoder.hidden={self.hidden}",
+            "encoder.layers=2",
+            f"training.epochs={self.epochs}",
+            "training.average_decay=0.99",
+            "training.checkpoint_steps=5",
+            "--device=cpu",
+            "--threads=1",
+            "--workers=0",
+        ]
+
+
+class Node:
+    """An agent of torchrun and its worker, from their start to their end, and what they say."""
+
+    def __init__(self, arguments: list[str], port: int, nodes: str, folder: Path) -> None:
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run"),
+                f"--nnodes={nodes}",
+                "--nproc-per-node=1",
+                "--max-restarts=3",
+                "--rdzv-backend=c10d",
+                f"--rdzv-endpoint=localhost:{port}",
+                "--rdzv-id=node-test",
+                f"--rdzv-conf=last_call_timeout={PATIENCE_SECONDS}",
+                *arguments,
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=folder.parent,
+            # Else the place where workers meet bears the number of their agent's restarts: those of
+            # a new agent never meet those of an old one (github.com/pytorch/pytorch/issues/135712).
+            env=os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+        )
+        self.listener = threading.Thread(target=self._listen, daemon=True)
+        self.listener.start()
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as output:
+            for line in output:
+                self.lines.append(line.rstrip())
+
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def workers(self) -> list[int]:
+        """The processes that the agent has started and that run."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                state, parent = path.read_text().rpartition(")")[2].split()[:2]
+                if int(parent) == self.process.pid and state != "Z":
+                    found.append(int(path.parent.name))
+        return found
+
+    def kill_workers(self) -> None:
+        for number in self.workers():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+
+    def kill_agent(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def kill(self) -> None:
+        """The agent first: it would start its worker again."""
+        workers = self.workers()
+        self.kill_agent()
+        for number in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+
+
+class Group:
+    """Nodes that train together in one folder."""
+
+    def __init__(self, recipe: Recipe, folder: Path, nodes: str = "2") -> None:
+        self.folder = folder
+        self.began = time.monotonic()
+        self._recipe = recipe
+        self._counts = nodes
+        self.nodes: list[Node] = []
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        """Start two nodes; the first one holds the meeting point."""
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            self.port = free.getsockname()[1]
+        host = self.add()
+        self.wait(lambda: host.ended or self._is_open(), 60, "a meeting point")
+        self.add()
+
+    def add(self) -> Node:
+        node = Node(self._recipe.arguments(self.folder), self.port, self._counts, self.folder)
+        self.nodes.append(node)
+        return node
+
+    def _is_open(self) -> bool:
+        with socket.socket() as attempt:
+            return attempt.connect_ex(("localhost", self.port)) == 0
+
+    def said(self, start: str) -> int:
+        """How many lines began like this."""
+        return sum(line.startswith(start) for node in self.nodes for line in node.lines)
+
+    def epochs(self) -> int:
+        """How many epochs were validated, those that were done again too."""
+        lines = [line for node in self.nodes for line in node.lines]
+        return sum(line.startswith("Epoch ") and " dev loss " in line for line in lines)
+
+    def wait(self, until: Callable[[], bool], seconds: float, what: str) -> None:
+        """Raises AsrError where it does not come to be within so many seconds."""
+        end = time.monotonic() + seconds
+        while not until():
+            if time.monotonic() > end:
+                raise AsrError(f"No {what} within {seconds:.0f} s. {self.tell()}")
+            time.sleep(0.02)
+
+    def wait_until_trained(self, seconds: float) -> None:
+        """Wait for the end of all the nodes. Raises AsrError where one that was not killed failed."""
+        self.wait(lambda: all(node.ended for node in self.nodes), seconds, "end")
+        failed = [
+            node for node in self.nodes if node.process.returncode not in (0, -signal.SIGKILL)
+        ]
+        if failed or not self.said("Trained."):
+            raise AsrError(f"The group did not finish. {self.tell()}")
+        for node in self.nodes:
+            node.listener.join(ORPHAN_SECONDS)
+            if node.listener.is_alive():
+                raise AsrError("A worker outlived its agent.")
+
+    def place(self) -> Place:
+        """Where last.pt stands."""
+        counters = checkpoint.read(self.folder / "last.pt")["training"]["counters"]
+        return counters["epoch"], counters["step_in_epoch"]
+
+    def resumed(self) -> list[Place]:
+        """Where the group has gone on, again and again."""
+        found = [GOING_ON.match(line) for node in self.nodes for line in node.lines]
+        return [(int(match[1]), int(match[2])) for match in found if match]
+
+    def tell(self) -> str:
+        return " | ".join("; ".join(node.lines[-4:]) for node in self.nodes)
+
+    def end(self) -> None:
+        for node in self.nodes:
+            if not node.ended:
+                node.kill()
+
+
+@contextlib.contextmanager
+def grouped(recipe: Recipe, folder: Path, nodes: str = "2") -> Iterator[Group]:
+    group = Group(recipe, folder, nodes)
+    try:
+        yield group
+    finally:
+        group.end()
+
+
+def train_unbroken(recipe: Recipe, folder: Path) -> tuple[float, float]:
+    """The seconds until the first step, and from there to the end."""
+    with grouped(recipe, folder) as group:
+        group.wait(lambda: group.said("Model:") > 0, HANG_SECONDS, "first step")
+        started = time.monotonic()
+        group.wait_until_trained(3600)
+        return started - group.began, time.monotonic() - started
+
+
+def train_broken(
+    scenario: str, recipe: Recipe, folder: Path, seconds: float, draw: random.Random
+) -> Iterator[str]:
+    """Train through a scenario; what is wrong with it. The unbroken training took `seconds`."""
+    limit = seconds * (4 if scenario == "shrink" else 2) + HANG_SECONDS
+    with grouped(recipe, folder, "1:2" if scenario == "shrink" else "2") as group:
+        epochs = draw.randint(1, recipe.epochs // 2)
+        saved = folder / "last.pt"  # written after the line of its epoch
+        group.wait(lambda: group.epochs() >= epochs and saved.exists(), limit, "checkpoint")
+        time.sleep(draw.uniform(0, seconds / recipe.epochs))
+        host, other = group.nodes
+        victim = draw.choice(group.nodes) if scenario == "worker" else other
+        if scenario == "host":
+            victim = host
+        before = group.place()
+        age = time.monotonic() - group.began
+        if group.said("Trained.") or not victim.workers():
+            raise AsrError("The training ended before the kill; give it more --epochs.")
+        killed = time.monotonic()
+        if scenario == "worker":
+            victim.kill_workers()
+        elif scenario == "agent":
+            victim.kill_agent()
+            victim.listener.join(ORPHAN_SECONDS)
+            if victim.listener.is_alive():
+                raise AsrError("The worker of the agent that was killed trains on.")
+        else:
+            victim.kill()
+        alone = time.monotonic() - killed
+        if scenario == "host":
+            group.wait(lambda: other.ended, limit, "end of the other node")
+            alone = time.monotonic() - killed
+            if not other.process.returncode:
+                yield "the other node ended as if nothing had happened"
+            group.nodes.clear()
+            group.start()
+        elif scenario in ("node", "agent"):
+            group.add()
+        models = group.said("Model:")
+        group.wait(
+            lambda: group.said("Model:") > models or all(node.ended for node in group.nodes),
+            HANG_SECONDS,
+            "new start",
+        )
+        pause = time.monotonic() - killed
+        group.wait_until_trained(limit)
+        resumed = group.resumed()
+        say(
+            f"{scenario:<7} killed after {age:5.1f} s at {before}; {alone:.1f} s to its end, training "
+            f"again after {pause:.1f} s from {', '.join(map(str, resumed)) or 'the beginning'}"
+        )
+        if not resumed or min(resumed) < before:
+            yield f"it did not go on from the last checkpoint, {before}"
+
+
+def last_wer(folder: Path) -> float:
+    """The dev WER of the last epoch."""
+    return float([row["wer"] for row in read_metrics(folder) if row["kind"] == "epoch"][-1])
+
+
+SCENARIOS = ("worker", "node", "agent", "host", "shrink")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a test of a minute or two")
+    parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, metavar="NAME")
+    parser.add_argument("--data", type=Path, default=ROOT / "data/digits")
+    parser.add_argument("--utterances", type=int, help="of the training set")
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--hidden", type=int, help="memory cells of a layer")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    arguments = parser.parse_args()
+    utterances = arguments.utterances or (120 if arguments.quick else 2000)
+    epochs = arguments.epochs or (8 if arguments.quick else 16)
+    hidden = arguments.hidden or (16 if arguments.quick else 96)
+    scenarios = arguments.scenarios or (SCENARIOS[:2] if arguments.quick else SCENARIOS)
+    draw = random.Random(arguments.seed)
+    wrong: list[str] = []
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        choose_data(arguments.data, utterances, root)
+        recipe = Recipe(root, epochs, hidden)
+        unbroken = root / "unbroken"
+        start, seconds = train_unbroken(recipe, unbroken)
+        say(
+            f"unbroken: {start:.1f} s to start, {seconds:.1f} s of training, dev WER "
+            f"{100 * last_wer(unbroken):.2f} %"
+        )
+        for scenario in scenarios:
+            folder = root / scenario
+            found = list(train_broken(scenario, recipe, folder, seconds, draw))
+            difference = last_wer(folder) - last_wer(unbroken)
+            if abs(difference) > WER_TOLERANCE:
+                found.append("the WER is too far from the unbroken run's")
+            same = "the unbroken run's, bit for bit"
+            if scenario == "shrink":
+                same = "of another number of processes"
+            elif different := compare(unbroken, folder):
+                found += [f"different: {line}" for line in different]
+                same = "different"
+            say(
+                f"        dev WER {100 * last_wer(folder):.2f} % ({100 * difference:+.2f}); weights, "
+                f"optimiser and metrics: {same}"
+            )
+            wrong += [f"{scenario}: {line}" for line in found]
+    for line in wrong:
+        say(line)
+    say(f"\n{len(scenarios)} scenario(s), {len(wrong)} thing(s) wrong")
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        main()
+    except AsrError as error:
+        complain(f"node_test.py: {error}")
+        sys.exit(EXIT_CODE)

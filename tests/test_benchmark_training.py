@@ -1,0 +1,220 @@
+"""scripts/benchmark_training.py: it measures what it says; how fast anything is, is not asserted."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT
+from corpus import write_tones
+from test_prepare import load
+from torch import nn
+
+from asr.data import write_manifest
+from asr.features import FeaturesConfig
+from asr.lstm import Context, EncoderConfig
+from asr.model import AcousticModel
+
+SCRIPT = ROOT / "scripts" / "benchmark_training.py"
+TINY = "--rounds 1 --seconds 4 --batch-seconds 4 --layers 2 --hidden 8".split()
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
+    module = load(SCRIPT)
+    monkeypatch.setattr(module, "settle", lambda: None)  # exact figures are not wanted here
+    monkeypatch.setattr(module, "DATA_FACTOR", 1)
+    return module
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tones")
+    write_manifest(folder / "tones.jsonl", write_tones(folder, 24))
+    return folder / "tones.jsonl"
+
+
+def run(benchmark: Any, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *TINY, *map(str, arguments)])
+    threads = torch.get_num_threads()
+    try:
+        return benchmark.main()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def positive(figures: Any) -> bool:
+    """Whether there are numbers and all are above 0."""
+    if isinstance(figures, dict):
+        figures = list(figures.values())
+    if isinstance(figures, list):
+        return bool(figures) and all(positive(figure) for figure in figures)
+    return not isinstance(figures, float) or figures > 0
+
+
+def test_every_part_in_this_process_gives_its_figures(
+    benchmark: Any, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    output = tmp_path / "figures.json"
+    parts = ["pipeline", "data", "training"]
+    arguments = ["--manifest", manifest, "--json", output, "--only", *parts]
+    assert run(benchmark, monkeypatch, *arguments) == 0
+    figures = json.loads(output.read_text())
+    for kind in ("latency_controlled", "bidirectional"):
+        step = figures["step"][kind]
+        assert {"lstms", "bare", "step", "pipeline"} <= step.keys()
+        assert step["bare"]["to_bare"] == step["lstms"]["to_lstms"] == 1
+        assert positive(step["step"])
+        assert positive(step["bare"])
+        # One round of one batch of 4 s.
+        assert len(step["steps"]) == 1
+    turns = {(entry["augment"], entry["workers"]) for entry in figures["data"]}
+    assert turns == {("none", 1), ("none", 2), ("standard", 1), ("standard", 2)}
+    assert positive(figures["data"])
+    assert len(figures["training"]["epochs"]) == 1  # the first warms up
+    assert positive(figures["training"]["epochs"][0]["lstms"])
+    assert "load" in capsys.readouterr().out
+
+
+def test_two_processes_are_measured(manifest: Path, tmp_path: Path) -> None:
+    output = tmp_path / "figures.json"
+    command = [sys.executable, str(SCRIPT), *TINY, "--manifest", str(manifest)]
+    done = subprocess.run(
+        [*command, "--only", "processes", "--json", str(output)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(output.read_text())["processes"]
+    assert positive(figures)
+    assert len(figures["rounds"]) == 1
+
+
+class Rival:
+    """Stands for SpeechBrain's process: computes the loss of what was written for it."""
+
+    @torch.no_grad()
+    def __init__(self, _python: Path, folder: Path, threads: int) -> None:
+        self.versions = {"speechbrain": "0"}
+        settings = json.loads((folder / "settings.json").read_text())
+        assert settings["threads"] == threads == 1
+        weights = torch.load(folder / "weights.pt")
+        lstm = nn.LSTM(
+            settings["inputs"], settings["hidden"], settings["layers"], True, True, 0.0, True
+        )
+        head = nn.Linear(2 * settings["hidden"], settings["symbols"])
+        head.load_state_dict({k[5:]: weights.pop(k) for k in list(weights) if "head." in k})
+        lstm.load_state_dict(weights)
+        self.batches = torch.load(folder / "batches.pt")
+        batch = self.batches[0]
+        packed = nn.utils.rnn.pack_padded_sequence(
+            batch["x"], batch["lengths"], batch_first=True, enforce_sorted=False
+        )
+        x, _ = nn.utils.rnn.pad_packed_sequence(lstm(packed)[0])
+        log_probs = head(x).log_softmax(-1)
+        loss = nn.functional.ctc_loss(
+            log_probs, batch["targets"], batch["lengths"], batch["target_lengths"], reduction="sum"
+        )
+        self.losses = {"packed": float(loss / batch["symbols"]), "padded": 0.0}
+
+    def fit(self, reading: str, batches: Sequence[int]) -> dict[str, float]:
+        assert reading in self.losses
+        assert list(batches) == list(range(len(self.batches)))
+        return {"cpu_seconds": 1.0, "wall_seconds": 1.0}
+
+    def close(self) -> None:
+        pass
+
+
+def test_the_rival_gets_our_model_and_batches(
+    benchmark: Any, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "build_environment", lambda _: Path())
+    monkeypatch.setattr(benchmark, "Rival", Rival)
+    output = tmp_path / "figures.json"
+    arguments = ["--manifest", manifest, "--json", output, "--only", "speechbrain"]
+    assert run(benchmark, monkeypatch, *arguments) == 0
+    figures = json.loads(output.read_text())["speechbrain"]
+    assert figures["packed"]["first_loss"] == pytest.approx(figures["ours"]["first_loss"])
+    assert figures["ours"]["times_ours"] == 1
+    assert figures["packed"]["steps_per_cpu_second"] == 1
+
+
+def test_a_rival_that_computes_something_else_is_left_out(
+    benchmark: Any, manifest: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    class Other(Rival):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self.losses["packed"] *= 1.01
+
+    monkeypatch.setattr(benchmark, "build_environment", lambda _: Path())
+    monkeypatch.setattr(benchmark, "Rival", Other)
+    assert run(benchmark, monkeypatch, "--manifest", manifest, "--only", "speechbrain") == 0
+    assert "they do not compute the same" in capsys.readouterr().err
+
+
+def test_a_rival_that_cannot_be_installed_is_left_out(
+    benchmark: Any, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(benchmark, "PACKAGES", (str(tmp_path / "no-such-package"),))
+    output = tmp_path / "figures.json"
+    arguments = ["--environments", tmp_path, "--json", output, "--only", "speechbrain"]
+    assert run(benchmark, monkeypatch, "--manifest", manifest, *arguments) == 0
+    assert "speechbrain is left out: it cannot be installed" in capsys.readouterr().err
+    assert "cannot be installed" in json.loads(output.read_text())["speechbrain"]["left_out"]
+
+
+def test_a_bare_loop_that_computes_something_else_is_refused(
+    benchmark: Any, manifest: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    honest = benchmark.BareChunked.forward
+
+    def forward(self: Any, x: Any, lengths: Any, context: Context | None) -> Any:
+        return honest(self, x, lengths, context and Context(context.chunk, 0))
+
+    monkeypatch.setattr(benchmark.BareChunked, "forward", forward)
+    assert run(benchmark, monkeypatch, "--manifest", manifest, "--only", "step") == 2
+    assert "they do not compute the same" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "context"),
+    [
+        ("bidirectional", None),
+        ("latency_controlled", None),
+        ("latency_controlled", Context(4, 3)),
+        ("latency_controlled", Context(50, 2)),  # longer than the recordings
+    ],
+)
+def test_the_lstms_alone_read_what_the_encoder_reads(
+    benchmark: Any, kind: str, context: Context | None
+) -> None:
+    config = EncoderConfig(kind, layers=2, hidden=8, stack=2)
+    encoder = AcousticModel(FeaturesConfig(mels=5), config, 7).encoder
+    seen = []
+    for layer in encoder.layers:
+        for strand in (layer.ahead, layer.back):
+            strand.cell.register_forward_hook(lambda _m, a, y: seen.append((a[0], y[0])))
+    encoder(torch.randn(3, 39, 5), torch.tensor([39, 20, 7]), context)
+    work = benchmark.LstmsAlone(encoder).prepare(3, 20, context)
+    assert sorted((x.shape, y.shape) for _, x, y in work) == sorted(
+        (x.shape, y.shape) for x, y in seen
+    )
+
+
+def test_what_cannot_be_is_refused(
+    benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(benchmark, "DIGITS", tmp_path / "none.jsonl")
+    assert run(benchmark, monkeypatch, "--only", "data") == 2
+    assert "python recipes/digits/prepare.py" in capsys.readouterr().err
+    for arguments in (["--made-up", "--manifest", "x"], ["--only", "gpu"], ["--rounds", "0"]):
+        with pytest.raises(SystemExit) as refused:
+            run(benchmark, monkeypatch, *arguments)
+        assert refused.value.code == 2

@@ -1,0 +1,174 @@
+"""Released models: a folder that is a checkpoint to whoever reads one, and says what it is."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from signals import ARPA, RATES, make_model, make_talk
+
+from asr import checkpoint
+from asr.checkpoint import load_decoder_config, load_model, save_model
+from asr.cli import main as asr
+from asr.decode import DecoderConfig
+from asr.language import LanguageModel
+from asr.recognizer import Recognizer
+from asr.text import Vocabulary
+
+RATE = RATES[1]
+RESULTS = {
+    "checkpoint": "best.pt",
+    "sets": {
+        "dev": {
+            "utterances": 1234,
+            "greedy": {"wer": 0.5, "low": 0.41, "high": 0.59, "words": 9876},
+            "beam": {"wer": 0.25, "low": 0.2, "high": 0.3, "words": 9876},
+        }
+    },
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run's folder and what is released beside it."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    model = make_model("latency_controlled")
+    decoder = DecoderConfig(kind="beam", alpha=0.7, beta=1.5)
+    save_model(folder / "best.pt", model, Vocabulary.english(), {"epoch": 3}, decoder=decoder)
+    (tmp_path / "tiny.arpa").write_text(ARPA)
+    LanguageModel.read(tmp_path / "tiny.arpa").write(tmp_path / "tiny.lm")
+    (tmp_path / "results.json").write_text(json.dumps(RESULTS))
+    (tmp_path / "notes.md").write_text("## Data\n\nTones. CC0.\n")
+    soundfile.write(tmp_path / "talk.wav", make_talk(4, RATE), RATE)
+    return folder
+
+
+@pytest.fixture
+def released(run: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "tiny"
+    files = ("--lm", "tiny.lm"), ("--results", "results.json"), ("--notes", "notes.md")
+    more = [word for option, name in files for word in (option, str(tmp_path / name))]
+    assert asr(["release", str(run), str(folder), *more]) == 0
+    return folder
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    capsys.readouterr()
+    assert asr([str(word) for word in words]) == 2
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    return err.strip().splitlines()[-1]
+
+
+def test_it_is_the_model_in_half_the_space(run: Path, released: Path) -> None:
+    whole, _ = load_model(run / "best.pt")
+    half, vocabulary = load_model(released)
+    assert vocabulary == Vocabulary.english()
+    assert (released / "model.safetensors").stat().st_size < 0.6 * 4 * sum(
+        weight.numel() for weight in whole.state_dict().values()
+    )
+    for name, weight in whole.state_dict().items():
+        near = 0 if name.startswith("features.") else 1e-3
+        torch.testing.assert_close(half.state_dict()[name], weight, rtol=near, atol=near)
+
+
+def test_every_door_decodes_it_with_its_own_language_model(
+    released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    config = load_decoder_config(released)
+    assert (config.kind, config.alpha, config.beta) == ("beam", 0.7, 1.5)
+    assert Path(config.language_model) == released / "language-model.lm"
+    expected = Recognizer.load(released, decoder=config).transcribe(tmp_path / "talk.wav").text
+    assert expected
+    monkeypatch.setattr("asr.recognizer.RELEASED", released)
+    assert Recognizer.default().transcribe(tmp_path / "talk.wav").text == expected
+
+    def text(*options: str) -> str:
+        capsys.readouterr()
+        words = ["transcribe", "--checkpoint", str(released), *options, str(tmp_path / "talk.wav")]
+        assert asr(words) == 0
+        return capsys.readouterr().out.strip()
+
+    assert text() == expected
+    assert text("--decoder", "beam") == expected
+    assert text("--alpha", "0.7") == expected
+    greedy = Recognizer.load(released).transcribe(tmp_path / "talk.wav").text
+    assert text("--decoder", "greedy") == greedy != expected
+    moved = tmp_path / "elsewhere"
+    shutil.move(released, moved)
+    assert Path(load_decoder_config(moved).language_model).parent == moved
+
+
+def test_the_card_says_what_was_measured(released: Path, capsys) -> None:
+    capsys.readouterr()
+    assert asr(["info", str(released)]) == 0
+    card = capsys.readouterr().out
+    assert (
+        "| dev | 1,234 | 9,876 | 50.0 % [41.0, 59.0] | 25.0 % [20.0, 30.0] |" in card.splitlines()
+    )
+    assert "- epoch: 3" in card.splitlines()
+    assert "Tones. CC0." in card.splitlines()
+    assert json.loads((released / "results.json").read_text()) == RESULTS
+
+
+def test_released_again_it_replaces_the_former_one(run: Path, released: Path) -> None:
+    assert asr(["release", str(run / "best.pt"), str(released)]) == 0
+    assert {path.name for path in released.iterdir()} == {
+        "card.md",
+        "config.json",
+        "model.safetensors",
+    }
+    assert load_decoder_config(released).kind == "greedy"
+    assert not list(released.parent.glob(".*unfinished"))
+
+
+def test_what_is_refused(run: Path, released: Path, tmp_path: Path, capsys) -> None:
+    def refusal(*words: object) -> str:
+        return complaint(capsys, *words)
+
+    assert "there is no such checkpoint" in refusal("release", tmp_path / "no.pt", tmp_path / "x")
+    assert "is no released model" in refusal("release", run, tmp_path)
+    arpa = "--lm", tmp_path / "tiny.arpa"
+    assert "asr lm convert" in refusal("release", run, tmp_path / "x", *arpa)
+    notes = "--results", tmp_path / "notes.md"
+    assert "no results of an evaluate.py" in refusal("release", run, tmp_path / "x", *notes)
+    assert not (tmp_path / "x").exists()
+    recording = tmp_path / "talk.wav"
+    assert "name best.pt in it" in refusal("transcribe", "--checkpoint", run, recording)
+    (tmp_path / "dev.jsonl").write_text(
+        json.dumps({"audio_filepath": str(recording), "duration": 4, "text": "z"}) + "\n"
+    )
+    tune = refusal("tune", "--checkpoint", released, tmp_path / "dev.jsonl")
+    assert "name a file for the tuned copy with --output" in tune
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff" * 100, None])
+def test_a_damaged_folder_is_refused(
+    released: Path, tmp_path: Path, name: str, content: bytes | None, capsys
+) -> None:
+    (released / name).unlink()
+    if content is not None:
+        (released / name).write_bytes(content)
+    said = complaint(capsys, "transcribe", "--checkpoint", released, tmp_path / "talk.wav")
+    assert str(released) in said
+
+
+def test_a_full_disk_leaves_the_former_one(run: Path, released: Path, monkeypatch, capsys) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = {path.name: path.read_bytes() for path in released.iterdir()}
+    monkeypatch.setattr(shutil, "copyfile", fail)
+    lm = "--lm", released.parent / "tiny.lm"
+    assert "No space left" in complaint(capsys, "release", run, released, *lm)
+    assert {path.name: path.read_bytes() for path in released.iterdir()} == before
+
+
+def test_weights_are_finite_in_half_precision(released: Path) -> None:
+    for weight in checkpoint.read(released)["weights"].values():
+        assert np.isfinite(weight.numpy()).all()

@@ -1,0 +1,124 @@
+"""Training that starts from a checkpoint, and the scale that keeps float16 gradients whole."""
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from corpus import tiny_task, write_tones
+
+from asr import checkpoint
+from asr.augment import AugmentConfig
+from asr.curves import read_metrics
+from asr.data import Batch, Utterance
+from asr.distributed import Place
+from asr.errors import CheckpointError, ConfigError
+from asr.features import FeaturesConfig
+from asr.lstm import EncoderConfig
+from asr.model import AcousticModel
+from asr.text import Vocabulary
+from asr.train import Listener, Trainer, TrainingConfig, train
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory) -> list[Utterance]:
+    return write_tones(tmp_path_factory.mktemp("tones"))
+
+
+@pytest.fixture(scope="module")
+def before(tones, tmp_path_factory) -> Path:
+    """The checkpoint of another training."""
+    folder = tmp_path_factory.mktemp("before")
+    train(tiny_task(folder, tones, epochs=25, learning_rate=0.02))
+    return folder / "best.pt"
+
+
+def losses(folder: Path) -> list[float]:
+    return [row["loss"] for row in read_metrics(folder) if row["kind"] == "step"]
+
+
+def test_it_goes_on_where_the_other_one_ended(tones, before, tmp_path) -> None:
+    def first_loss(name: str, **values) -> float:
+        plain = AugmentConfig(speeds=[1.0], time_masks=0, mel_masks=0)
+        train(tiny_task(tmp_path / name, tones, epochs=1, augment=plain, **values))
+        return losses(tmp_path / name)[0]
+
+    assert first_loss("on", start_from=str(before)) < 0.8 * first_loss("anew")
+    ours, theirs = (checkpoint.read(p)["weights"] for p in (tmp_path / "on" / "last.pt", before))
+    for name in ("features.mean", "features.std"):  # not measured again
+        assert torch.equal(ours[name], theirs[name])
+
+
+class Stopper(Listener):
+    """Asks the training to stop after five steps."""
+
+    steps = 0
+
+    def steps_done(self, steps: int, loss: float) -> None:
+        self.steps += steps
+        if self.steps == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_resumed_it_does_not_start_again(tones, before, tmp_path) -> None:
+    def run(folder: str, listener: Listener) -> bool:
+        task = tiny_task(tmp_path / folder, tones, start_from=str(before), listener=listener)
+        return train(task).interrupted
+
+    assert not run("whole", Listener())
+    assert run("stopped", Stopper())
+    assert not run("stopped", Listener())
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+
+
+def test_another_model_is_refused_with_what_to_add(tones, before, tmp_path) -> None:
+    task = tiny_task(
+        tmp_path,
+        tones,
+        start_from=str(before),
+        features=FeaturesConfig(mels=24),
+        encoder=EncoderConfig(layers=2, hidden=32, stack=4, dropout=0.3, whole=0.1),
+    )
+    with pytest.raises(ConfigError, match=r"add features.mels=20 encoder.hidden=16 to the command"):
+        train(task)
+
+
+def test_another_vocabulary_is_refused(tones, before, tmp_path) -> None:
+    vocabulary = Vocabulary.from_transcripts(u.text for u in tones)
+    with pytest.raises(ConfigError, match="writes other characters"):
+        train(replace(tiny_task(tmp_path, tones, start_from=str(before)), vocabulary=vocabulary))
+
+
+def test_a_checkpoint_that_does_not_exist(tones, tmp_path) -> None:
+    with pytest.raises(CheckpointError, match="there is no such checkpoint"):
+        train(tiny_task(tmp_path, tones, start_from=str(tmp_path / "none.pt")))
+
+
+def test_the_scale_of_half_precision_does_not_change_a_step() -> None:
+    """Gradients are those of a loss per batch, divided again: a power of two changes no bit."""
+    generator = torch.Generator().manual_seed(0)
+    batch = Batch(
+        features=torch.randn(4, 80, 20, generator=generator),
+        feature_lengths=torch.tensor([80, 80, 60, 40]),
+        targets=torch.randint(1, 29, (4, 4), generator=generator),
+        target_lengths=torch.tensor([4, 4, 4, 4]),
+        ids=list("abcd"),
+        texts=[""] * 4,
+        symbols=16,
+        epoch=0,
+        step=0,
+    )
+    found = []
+    for half in (False, True):
+        torch.manual_seed(0)
+        model = AcousticModel(FeaturesConfig(mels=20), EncoderConfig(layers=2, hidden=16), 29)
+        trainer = Trainer(model, TrainingConfig(accumulate=2), Place(0, 1, torch.device("cpu")))
+        assert not trainer.half
+        trainer.half = half
+        losses, norm = trainer.step(batch, 0, 0.0)
+        found.append((losses, norm, [p.detach().clone() for p in model.parameters()]))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    assert all(torch.equal(a, b) for a, b in zip(found[0][2], found[1][2], strict=True))

@@ -1,0 +1,117 @@
+"""Synthetic speech: the same bytes for the same settings, whatever the processes; English with it."""
+
+import gzip
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_prepare import load
+
+from asr import synthesis
+from asr.audio import load_audio
+from asr.data import read_manifest
+from asr.errors import DataError
+
+pytest.importorskip("espeakng_loader")
+prepare = load(ROOT / "recipes" / "english" / "prepare.py")
+synthesise = __import__("sys").modules["synthesise"]
+
+
+@pytest.fixture(autouse=True)
+def other_processes_find_the_recipe(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "recipes" / "english"))
+
+
+SENTENCES = ["one two three", "good night", "the sea is grey today", "it rains", "no"]
+
+
+def say(texts: list[str], number: int, _: np.random.Generator) -> str:
+    return texts[number]
+
+
+def speak(folder: Path, texts: list[str], processes: int) -> list[dict[str, object]]:
+    folder.mkdir()
+    voices = synthesis.voices()[:7]
+    blocks = synthesis.plan(folder, "a", voices, len(texts), (5,), partial(say, texts))
+    return [row for made in synthesis.speak(blocks, processes) for row in made]
+
+
+def test_any_number_of_processes_gives_the_same_bytes(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(synthesis, "BLOCK", 3)
+    one = speak(tmp_path / "one", SENTENCES, 1)
+    two = speak(tmp_path / "two", SENTENCES, 2)
+    assert one == two
+    assert [row["text"] for row in one] == SENTENCES
+    for row in one:
+        name = str(row["audio_filepath"])
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+        waveform = load_audio(tmp_path / "one" / name)
+        assert len(waveform) / 16_000 == pytest.approx(row["duration"])
+        assert 0.1 < np.abs(waveform).max() < 1  # -15 to -1 dB
+    assert len({str(row["speaker"]).split("+")[1] for row in one}) == 5  # voices take turns
+
+
+def test_a_text_without_sound_is_left_out(tmp_path: Path) -> None:
+    assert [row["id"] for row in speak(tmp_path / "a", ["yes", " ", "no"], 1)] == [
+        "a-00000",
+        "a-00002",
+    ]
+
+
+def test_a_voice_that_does_not_exist() -> None:
+    with pytest.raises(DataError, match="no voice 'nobody-at-all'"):
+        synthesis.Speaker().say("hello", "nobody-at-all", 150, 50, 50)
+
+
+def test_without_the_wheel_it_says_what_to_install(monkeypatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "espeakng_loader", None)
+    with pytest.raises(DataError, match=r"pip install 'asr\[synthesis\]'"):
+        synthesis.voices()
+
+
+def write_sentences(path: Path) -> Path:
+    with gzip.open(path, "wt") as file:
+        file.write("".join(f"{line}\n" for line in [*SENTENCES, SENTENCES[0]]))
+    return path
+
+
+def test_english_sentences_are_spoken_once_and_kept(tmp_path: Path, capsys) -> None:
+    sentences = write_sentences(tmp_path / "sentences.txt.gz")
+    spoken = synthesise.synthesise(sentences, 3, tmp_path, 1)
+    assert {u.text for u in spoken} < set(SENTENCES) - {"no"}  # a word is no sentence
+    assert len({u.text for u in spoken}) == 3
+    assert spoken == read_manifest(tmp_path / "synthetic" / "manifest.jsonl")
+    first = Path(spoken[0].audio)
+    made = first.stat().st_mtime_ns
+    assert synthesise.synthesise(sentences, 3, tmp_path, 1) == spoken
+    assert first.stat().st_mtime_ns == made
+    assert len(synthesise.synthesise(sentences, 2, tmp_path, 1)) == 2
+    assert not (tmp_path / ".synthetic.unfinished").exists()
+    with pytest.raises(DataError, match="4 sentences of 2 to 12 words"):
+        synthesise.synthesise(sentences, 5, tmp_path, 1)
+    assert len(read_manifest(tmp_path / "synthetic" / "manifest.jsonl")) == 2
+
+
+def test_prepare_mixes_them_into_the_training_set(tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "ocean"
+    for role in ("train", "dev"):
+        (folder / role).mkdir(parents=True)
+        speak(folder / role / "wav", [f"we see {role}"], 1)
+        (folder / role / "wav.scp").write_text(f"{role} wav/a-00000.wav\n")
+        (folder / role / "text").write_text(f"{role} WE SEE {role.upper()}\n")
+        (folder / role / "utt2spk").write_text(f"{role} {role}\n")
+    (tmp_path / "book.txt").write_text("".join(f"{line}\n" for line in SENTENCES) * 3)
+    given = ["--speechocean", str(folder), "--output", str(tmp_path / "out")]
+    given += ["--text", str(tmp_path / "book.txt"), "--processes", "1"]
+    assert prepare.main([*given, "--synthetic", "2"]) == 0
+    mixed = read_manifest(tmp_path / "out" / "mixed.jsonl")
+    assert [u.id for u in mixed] == ["train", "synthetic-00000", "synthetic-00001"]
+    assert all(Path(u.audio).is_file() for u in mixed)
+    forbidden = json.loads((tmp_path / "out" / "dev.jsonl").read_text())["text"]
+    assert forbidden not in {u.text for u in mixed}
+    with pytest.raises(SystemExit):
+        prepare.main(["--speechocean", str(folder), "--synthetic", "2"])
+    assert "needs the sentences of --text" in capsys.readouterr().err
