@@ -35,7 +35,7 @@ INTERRUPTED = 130  # as shells report SIGINT
 READER_GONE = 141  # as shells report SIGPIPE
 DEFAULT_RATE = 16_000  # samples per second, of raw ones
 DEFAULT_LATENCY_MS = 640.0  # of a stream
-DEFAULT_PAUSE = 0.4  # seconds
+DEFAULT_PAUSE = 0.6  # seconds
 WHOLE_SECONDS = 12.0  # a recording that is shorter is heard whole
 LONG_SECONDS = 60.0  # a recording of more is shown a bar of its own
 

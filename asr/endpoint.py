@@ -31,7 +31,7 @@ class EndpointConfig:
     do: none at all at twice that.
     """
 
-    silence: float = 0.4
+    silence: float = 0.6
     margin: float = 0.15
     longest: float = 20.0
     confidence: float = 0.8
