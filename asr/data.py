@@ -810,6 +810,7 @@ def _start(loader: DataLoader[Batch | AsrError]) -> Iterator[Batch | AsrError]:
 
 
 def _start_worker(_: int) -> None:
+    torch.set_flush_denormal(True)  # as the trainer does: the number of workers changes no bit
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_trainer, daemon=True).start()
 

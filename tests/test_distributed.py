@@ -40,6 +40,24 @@ STEP = {
 }
 
 
+def test_training_takes_denormal_numbers_for_zeros_in_workers_too() -> None:
+    def halved() -> float:
+        return float(torch.full((8,), 2e-39).mul(0.5)[0])
+
+    assert halved() > 0
+    with join(RuntimeConfig(device="cpu", processes=1, threads=1)):
+        assert halved() == 0
+    assert halved() > 0
+    code = """
+        import torch
+        from asr.data import _start_worker
+        _start_worker(0)
+        print(float(torch.full((8,), 2e-39).mul(0.5)[0]))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    assert subprocess.check_output(command, text=True).strip() == "0.0"
+
+
 @pytest.fixture(scope="module")
 def tones(tmp_path_factory) -> list[Utterance]:
     return write_tones(tmp_path_factory.mktemp("tones"))

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import ROOT
 from signals import ARPA, RATES, make_model, make_talk
 
-from asr import checkpoint
+from asr import checkpoint, cli
 from asr.checkpoint import load_decoder_config, load_model, save_model
 from asr.cli import main as asr
 from asr.decode import DecoderConfig
@@ -167,6 +168,13 @@ def test_a_full_disk_leaves_the_former_one(run: Path, released: Path, monkeypatc
     lm = "--lm", released.parent / "tiny.lm"
     assert "No space left" in complaint(capsys, "release", run, released, *lm)
     assert {path.name: path.read_bytes() for path in released.iterdir()} == before
+
+
+def test_the_command_line_and_the_library_mean_the_same_model() -> None:
+    assert cli._released() == checkpoint.RELEASED
+    assert Recognizer.default().transcribe(ROOT / "docs" / "sample.flac").text == (
+        "the old man opened the door and looked out into the rain"
+    )
 
 
 def test_weights_are_finite_in_half_precision(released: Path) -> None:
