@@ -164,6 +164,17 @@ class Augmenter:
 
         T' is T / factor rounded up. Masks are 0, the mean of normalised features.
         """
+        return self._mask(self._warp(features, generator), generator)
+
+    def damage_features_twice(
+        self, features: Array, generator: np.random.Generator
+    ) -> tuple[Array, Array]:
+        """What `damage_features` makes, and the same under other masks: (T', F) both."""
+        warped = self._warp(features, generator)
+        return self._mask(warped, generator), self._mask(warped, generator)
+
+    def _warp(self, features: Array, generator: np.random.Generator) -> Array:
+        """Features (T, F) at a drawn tempo, (T', F), and shifted."""
         config = self.config
         if config.tempo:
             factor = generator.uniform(1 - config.tempo, 1 + config.tempo)
@@ -174,6 +185,11 @@ class Augmenter:
         if config.mel_shift:
             bins = generator.uniform(-config.mel_shift, config.mel_shift)
             features = interpolate(features, np.arange(features.shape[1]) - bins, axis=1)
+        return features
+
+    def _mask(self, features: Array, generator: np.random.Generator) -> Array:
+        """A copy of features (T, F) with drawn spans of frames and of bins set to 0."""
+        config = self.config
         features = features.copy()
         frames, mels = features.shape
         widest = min(config.time_mask_frames, int(frames * config.time_mask_fraction))
@@ -181,7 +197,7 @@ class Augmenter:
             features[_draw_span(frames, widest, generator)] = 0.0
         for _ in range(config.mel_masks):
             features[:, _draw_span(mels, min(config.mel_mask_bins, mels), generator)] = 0.0
-        return features  # (T', F)
+        return features
 
 
 def reverberate(waveform: Array, response: Array) -> Array:

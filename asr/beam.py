@@ -10,8 +10,11 @@ It looks for the text with the highest
             + the bonuses of the hotwords in it
 
 where p_ctc sums over all alignments (Graves et al. 2006), and p_lm is the n-gram model's with the
-end of the sentence. The search is Hannun et al. 2014, "First-Pass Large Vocabulary Continuous
-Speech Recognition using Bi-Directional Recurrent DNNs", with five additions:
+end of the sentence. A network also learns how often each symbol is said, which the language model
+knows better: `prior` times the logarithm of that share, measured against the blank's, is taken out
+of each log-probability first (as in Miao et al. 2015, "EESEN"). The search is Hannun et al. 2014,
+"First-Pass Large Vocabulary Continuous Speech Recognition using Bi-Directional Recurrent DNNs",
+with five additions:
 
 - Words that the lexicon lacks may be spelled, for the price of `unknown` (unless `strict`).
 - A beginning of a word is charged with the best unigram below it in the lexicon, ahead of the end
@@ -155,7 +158,18 @@ class BeamDecoder:
             raise ConfigError(f"a beam decoder was given the configuration {config.kind!r}")
         if config.strict and not self.guided:
             raise ConfigError("a strict decoder needs a language model or a lexicon")
+        if config.priors and len(config.priors) != len(self.vocabulary):
+            raise ConfigError(
+                f"decoder.priors holds {len(config.priors)} shares for a vocabulary of "
+                f"{len(self.vocabulary)} symbols: run `asr tune` with this checkpoint"
+            )
         self.config = config
+        self._offsets = None
+        if (
+            config.prior and self.guided
+        ):  # 0 for the blank, so that silence stays as likely as it is
+            logs = np.log(np.array(config.priors))
+            self._offsets = (config.prior * (logs[0] - logs)).astype(np.float32)  # (V,)
         alpha, unknown_log_prob, log_probs = 0.0, 0.0, np.zeros(1)
         if self.language_model is not None:
             alpha = float(config.alpha)
@@ -198,6 +212,8 @@ class BeamDecoder:
         Raises `DecodeError` for anything else, and leaves the state as it was.
         """
         frames = check_log_probs(log_probs, len(self.vocabulary))
+        if self._offsets is not None:
+            frames = frames + self._offsets
         frames = np.require(frames, requirements=["C", "A", "W"])  # numba would compile for others
         done = 0
         while True:

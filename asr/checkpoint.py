@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from torch import Tensor
 
 from asr.decode import DecoderConfig
 from asr.errors import AsrError, CheckpointError, FileError
@@ -38,6 +39,8 @@ RELEASED = Path(__file__).parent / "models" / "english"
 """The released model that comes with the package."""
 
 WEIGHTS, CONFIGURATION = "model.safetensors", "config.json"  # of a released model
+SCALE = ".scale"  # behind a matrix's name: that of its rows
+SMALLEST = 1e-30  # largest weight of a row that is taken for one
 LANGUAGE_MODEL, RESULTS, CARD = "language-model.lm", "results.json", "card.md"
 
 
@@ -208,7 +211,8 @@ def save_release(
 ) -> None:
     """Write a checkpoint's payload as a released model; `folder` is replaced whole, if at all.
 
-    The network's weights become float16. Raises FileError where the disk refuses.
+    Its matrices become whole numbers of 8 bits, with a scale for each row; their vectors float16.
+    Raises FileError where the disk refuses.
     """
     from safetensors.torch import save_file
 
@@ -222,11 +226,7 @@ def save_release(
     try:
         shutil.rmtree(unfinished, ignore_errors=True)  # of a release that was killed
         unfinished.mkdir(parents=True)
-        weights = {
-            name: (weight if name.startswith("features.") else weight.half()).contiguous()
-            for name, weight in payload["weights"].items()
-        }
-        save_file(weights, unfinished / WEIGHTS)
+        save_file(_pack(payload["weights"]), unfinished / WEIGHTS)
         document = json.dumps(configuration, indent=1, ensure_ascii=False)
         (unfinished / CONFIGURATION).write_text(f"{document}\n", "utf-8")
         (unfinished / CARD).write_text(card, "utf-8")
@@ -239,6 +239,30 @@ def save_release(
         raise FileError(
             f"{target} cannot be written ({error.strerror}); free some space or name another folder."
         ) from error
+
+
+def _pack(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as a released model stores them; see `_unpack`."""
+    packed = {}
+    for name, weight in weights.items():
+        if name.startswith("features."):
+            packed[name] = weight.contiguous()
+        elif weight.ndim == 2:
+            scale = weight.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST) / 127
+            packed[name] = (weight / scale).round().to(torch.int8)
+            packed[name + SCALE] = scale.contiguous()
+        else:
+            packed[name] = weight.half().contiguous()
+    return packed
+
+
+def _unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The float32 weights that `_pack` was given: those of a matrix to half of its row's scale."""
+    return {
+        name: part.float() * packed[name + SCALE] if name + SCALE in packed else part.float()
+        for name, part in packed.items()
+        if not name.endswith(SCALE)
+    }
 
 
 def read_card(path: FilePath) -> str:
@@ -285,8 +309,7 @@ def _read_release(folder: Path) -> Any:
         raise CheckpointError(f"{folder} is a folder but no released model; name {inside} in it.")
     try:
         payload = json.loads((folder / CONFIGURATION).read_text("utf-8"))
-        weights = load_file(folder / WEIGHTS)
-        payload |= {"weights": {name: part.float() for name, part in weights.items()}}
+        payload |= {"weights": _unpack(load_file(folder / WEIGHTS))}
         decoder = payload["decoder"]
         if decoder["language_model"]:
             decoder["language_model"] = str(folder / decoder["language_model"])

@@ -170,6 +170,9 @@ def _add_decoder_options(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--unknown", type=float, metavar="X", help="nats for each word that the lexicon lacks"
     )
+    group.add_argument(
+        "--prior", type=float, metavar="X", help="how much of each symbol's prior is taken out"
+    )
 
 
 def _add_latency_options(command: argparse.ArgumentParser, waits: str) -> None:

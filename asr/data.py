@@ -564,12 +564,16 @@ def shard(batch: Indices, rank: int, processes: int) -> Indices:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An utterance as the network sees it: features (T, F) float32, target (U,) int64."""
+    """An utterance as the network sees it: features (T, F) float32, target (U,) int64.
+
+    `second` are the same features under other masks, where training compares the two.
+    """
 
     id: str
     text: str
     features: Tensor
     target: Tensor
+    second: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -589,6 +593,7 @@ class Batch:
     symbols: int
     epoch: int
     step: int
+    second: Tensor | None = None  # (B, T, F): the examples' second features, if they have any
 
 
 def collate(
@@ -598,9 +603,12 @@ def collate(
     frames = [len(example.features) for example in examples]
     lengths = [len(example.target) for example in examples]
     features = torch.zeros(len(examples), max(frames, default=0), mels)  # (B, T, F)
+    second = torch.zeros_like(features) if any(e.second is not None for e in examples) else None
     targets = torch.zeros(len(examples), max(lengths, default=0), dtype=torch.int64)  # (B, U)
     for i, example in enumerate(examples):
         features[i, : frames[i]] = example.features
+        if second is not None and example.second is not None:
+            second[i, : frames[i]] = example.second
         targets[i, : lengths[i]] = example.target
     return Batch(
         features,
@@ -612,6 +620,7 @@ def collate(
         symbols,
         epoch,
         step,
+        second,
     )
 
 
@@ -622,7 +631,7 @@ class SpeechDataset:
 
     `dataset[epoch, index, speed]` is the Example of an utterance in an epoch, at a speed factor:
     the same whenever and wherever it is asked for. `log_mel` is copied as it is now, to the CPU;
-    without an augmenter nothing but the speed is changed.
+    without an augmenter nothing but the speed is changed. `twice`: Examples have second features.
 
     Reading raises AudioError, also where a recording is shorter than its utterance says, and
     TextError for a text that the vocabulary cannot spell.
@@ -636,10 +645,11 @@ class SpeechDataset:
         log_mel: LogMel,
         augmenter: Augmenter | None = None,
         seed: int = 0,
+        twice: bool = False,
     ) -> None:
         self.utterances = utterances
         self.target_lengths: Indices = np.asarray(target_lengths, dtype=np.int64)
-        self.reader = _Reader(vocabulary, copy.deepcopy(log_mel).cpu(), augmenter, seed)
+        self.reader = _Reader(vocabulary, copy.deepcopy(log_mel).cpu(), augmenter, seed, twice)
         if len(self.target_lengths) != len(utterances):
             raise ValueError(
                 f"{len(self.target_lengths)} target lengths for {len(utterances)} utterances"
@@ -671,12 +681,18 @@ class _Reader(Dataset[Batch | AsrError]):
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, log_mel: LogMel, augmenter: Augmenter | None, seed: int
+        self,
+        vocabulary: Vocabulary,
+        log_mel: LogMel,
+        augmenter: Augmenter | None,
+        seed: int,
+        twice: bool,
     ) -> None:
         self.vocabulary = vocabulary
         self.log_mel = log_mel
         self.augmenter = augmenter
         self.seed = seed
+        self.twice = twice
 
     def __getitem__(self, request: _Request) -> Batch | AsrError:
         """A batch, or what is wrong: raised in a worker, it would come back inside a traceback."""
@@ -706,10 +722,16 @@ class _Reader(Dataset[Batch | AsrError]):
             features = self.log_mel(torch.from_numpy(waveform))  # (T, F)
         finally:
             torch.set_num_threads(threads)
+        second = features if self.twice else None
         if self.augmenter:
             generator = random_generator(self.seed, epoch, utterance.id, "features")
-            features = torch.from_numpy(self.augmenter.damage_features(features.numpy(), generator))
-        return Example(utterance.id, utterance.text, features, target)
+            found = features.numpy()
+            if self.twice:
+                views = self.augmenter.damage_features_twice(found, generator)
+                features, second = map(torch.from_numpy, views)
+            else:
+                features = torch.from_numpy(self.augmenter.damage_features(found, generator))
+        return Example(utterance.id, utterance.text, features, target, second)
 
 
 def load_batches(

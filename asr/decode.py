@@ -28,7 +28,8 @@ class DecoderConfig:
     """Which decoder reads the log-probabilities, and how; impossible values are a `ConfigError`.
 
     Only `kind` concerns the greedy decoder. The beam's score of a text is log p_ctc
-    + `alpha` log p_lm + `beta` for each word + `unknown` for each word that the lexicon lacks.
+    + `alpha` log p_lm + `beta` for each word + `unknown` for each word that the lexicon lacks; p_ctc
+    is of log-probabilities from which `prior` times the logarithm of `priors` has been taken.
 
     A word's confidence is the logistic function of `confidence_slope` times the log-odds of the
     beam's posterior plus `confidence_offset`: fit them on data, as `asr tune` does.
@@ -39,6 +40,10 @@ class DecoderConfig:
     alpha: float = 0.4
     beta: float = 3.0
     unknown: float = -2.5
+    prior: float = 0.0  # of the symbols' priors, taken out where words are known
+    priors: list[float] = field(
+        default_factory=list
+    )  # each symbol's share of the frames, blank first
     language_model: str = ""  # file; none: the acoustic score alone
     lexicon: str = ""  # file with a word a line; none: the words of the language model
     strict: bool = False  # only words of the lexicon
@@ -62,6 +67,7 @@ class DecoderConfig:
             ("alpha", 0, 100),
             ("beta", -100, 100),
             ("unknown", -1000, 100),
+            ("prior", 0, 10),
             ("hotword_weight", -100, 100),
             ("token_floor", -math.inf, 0),
             ("beam_range", 0, math.inf),
@@ -76,6 +82,17 @@ class DecoderConfig:
                 raise ConfigError(f"decoder.{name} is {value!r}; it must be a {wanted}")
             if not low <= value <= high:  # so for NaN too
                 raise ConfigError(f"decoder.{name} is {value}; it must be from {low:g} to {high:g}")
+        if any(
+            isinstance(p, bool) or not isinstance(p, float | int) for p in self.priors
+        ) or not all(0 < share <= 1 for share in self.priors):
+            raise ConfigError(
+                "decoder.priors must be shares above 0 and up to 1, one for each symbol"
+            )
+        if self.prior and not self.priors:
+            raise ConfigError(
+                f"decoder.prior is {self.prior:g}, but decoder.priors is empty: "
+                "`asr tune` measures them"
+            )
         files = [name for name in FILES if getattr(self, name)]
         only_beam = [*files, *["strict"] * self.strict, *["nbest"] * (self.nbest > 1)]
         if self.kind == "greedy" and only_beam:

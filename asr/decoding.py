@@ -17,7 +17,7 @@ from asr.progress import Bar, track
 from asr.recognizer import Recognizer
 from asr.text import normalise
 
-WEIGHTS = ("alpha", "beta", "unknown")
+WEIGHTS = ("alpha", "beta", "unknown", "prior")
 NOTICE_SECONDS = 1.0  # what takes longer is told
 
 
@@ -48,9 +48,13 @@ def choose_decoder(arguments: argparse.Namespace) -> tuple[DecoderConfig, dict[s
     guided = modelled or "lexicon" in given
     if "alpha" in given and not modelled:
         raise AsrError("--alpha weighs a language model; name one with --lm.")
-    for name in ("beta", "unknown", "strict"):
+    for name in ("beta", "unknown", "prior", "strict"):
         if name in given and not guided:
             raise AsrError(f"--{name} needs to know words; name a model or list: --lm, --lexicon.")
+    if "prior" in given and not own.priors:
+        raise AsrError(
+            "--prior weighs the symbols' shares, which this checkpoint lacks: run asr tune."
+        )
     if given.get("strict") and "unknown" in given:
         raise AsrError("--strict allows no unknown words; leave out --unknown.")
     if "hotword_weight" in given and not (arguments.hotwords or arguments.hotword):
@@ -139,9 +143,9 @@ def _draw_trials(trials: Sequence[Any], winner: DecoderConfig, path: Path) -> No
 
     wers = 100 * np.array([trial.wer for trial in trials])
     order = np.argsort(-wers)  # the best on top
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    panels = figure.subplots(1, 3)
-    pairs = (("alpha", "beta"), ("alpha", "unknown"), ("beta", "unknown"))
+    figure = Figure(figsize=(16, 4), layout="constrained")
+    panels = figure.subplots(1, 4)
+    pairs = (("alpha", "beta"), ("alpha", "unknown"), ("beta", "unknown"), ("alpha", "prior"))
     for axes, (across, up) in zip(panels, pairs, strict=True):
         x = np.array([getattr(trial, across) for trial in trials])
         y = np.array([getattr(trial, up) for trial in trials])

@@ -320,15 +320,13 @@ class Encoder(nn.Module):
             after.append(layer_state)
         return strands, after
 
-    def look_back(
-        self, strands: list[Tensor], lengths: Tensor, context: Context, chunks: int | None = None
-    ) -> Tensor:
-        """The backward strands (B, K · chunk, strand) of the first K chunks, or of all there are.
+    def look_back(self, strands: list[Tensor], lengths: Tensor, context: Context) -> Tensor:
+        """The backward strands (B, K · chunk, strand) of K = ceil(T' / chunk) chunks.
 
         `strands` as from `look_ahead`, each (B, T', ·); lengths (B,).
         """
         batch, frames, _ = strands[0].shape
-        chunks = chunks or -(-frames // context.chunk)
+        chunks = -(-frames // context.chunk)
         inside = context.chunk * torch.arange(chunks, device=lengths.device)  # (K,)
         sizes = (lengths[:, None] - inside).clamp(0, context.frames).reshape(-1)  # (B · K,)
         mirror = _mirror(sizes, context.frames)
@@ -404,7 +402,6 @@ class EncoderStream:
         self.encoder = encoder
         # Nothing is gained by a forward encoder's waiting.
         self.context = Context(context.chunk) if encoder.config.kind == "forward" else context
-        self.chunks = 1  # that are read next, at once: backward strands read them side by side
         weight = next(encoder.parameters())
         self._features = weight.new_zeros(0, encoder.features)
         self._waiting = weight.new_zeros(0, encoder.config.stack * encoder.features)
@@ -430,29 +427,24 @@ class EncoderStream:
 
     @property
     def ready(self) -> bool:
-        """Whether the next chunks can be read."""
+        """Whether the next chunk can be read."""
         return not self.missing or (self._ended and not self.is_empty)
 
     @property
     def missing(self) -> int:
-        """Encoder frames that have to come before the next chunks and their right context are there."""
-        return self.count_missing(self.chunks)
-
-    def count_missing(self, chunks: int) -> int:
-        """The same, were it so many chunks."""
-        needed = chunks * self.context.chunk + self.context.right
-        return max(0, needed - self._ahead - len(self._waiting))
+        """Encoder frames that have to come before the next chunk and its right context are there."""
+        return max(0, self.context.frames - self._ahead - len(self._waiting))
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no frame beyond the last chunk that was read."""
+        """Whether there is no frame beyond the last chunk."""
         return self._ahead + len(self._waiting) == 0
 
     def restart(self, frames: int) -> None:
         """Forget everything, and read the `frames` frames up to the last chunk's end as new ones.
 
-        They may be all that were read since the last start, as far as the chunks that were read last
-        and PAST_FRAMES before them reach; ValueError for more.
+        They may be all that were read since the last start, as far as the last chunk and PAST_FRAMES
+        before it reach; ValueError for more.
         """
         if frames > len(self._past):
             raise ValueError(f"{frames} frames are to be read again, {len(self._past)} are kept")
@@ -467,29 +459,22 @@ class EncoderStream:
         return len(self._strands[0]) if self._strands else 0
 
     @property
-    def _needed(self) -> int:
-        """Frames of the next chunks and the right context of the last of them."""
-        return self.chunks * self.context.chunk + self.context.right
-
-    @property
     def _unread(self) -> int:
-        """Frames that they have to read before the next chunks."""
-        return min(self._needed - self._ahead, len(self._waiting))
+        """Frames that they have to read before the next chunk."""
+        return min(self.context.frames - self._ahead, len(self._waiting))
 
 
 def advance(streams: Sequence[EncoderStream]) -> list[Tensor]:
-    """Read the next `chunks` of each stream that is ready: frames (n, H), n = 0 where none is.
+    """Read the next chunk of each stream that is ready: its frames (n, H), n = 0 where none is.
 
     The streams, of one encoder and context, go through the layers together, as far as they are at
-    the same place in their chunks. Several chunks of a stream are read only where all of them, and
-    the right context, have come.
+    the same place in their chunks.
     """
     found = [stream._waiting.new_zeros(0, stream.encoder.config.width) for stream in streams]
-    groups: dict[tuple[int, int, int], list[int]] = {}
+    groups: dict[tuple[int, int], list[int]] = {}
     for index, stream in enumerate(streams):
         if stream.ready:
-            place = (stream.chunks, stream._ahead, stream._unread)
-            groups.setdefault(place, []).append(index)
+            groups.setdefault((stream._ahead, stream._unread), []).append(index)
     for members in groups.values():
         frames = _advance_alike([streams[index] for index in members])  # (B, n, H)
         for index, row in zip(members, frames, strict=True):
@@ -498,8 +483,8 @@ def advance(streams: Sequence[EncoderStream]) -> list[Tensor]:
 
 
 def _advance_alike(streams: list[EncoderStream]) -> Tensor:
-    """The next chunks (B, n, H) of streams that wait at the same place."""
-    encoder, context, chunks = streams[0].encoder, streams[0].context, streams[0].chunks
+    """The next chunk (B, n, H) of streams that wait at the same place."""
+    encoder, context = streams[0].encoder, streams[0].context
     unread = streams[0]._unread
     strands = [torch.stack(rows) for rows in zip(*(s._strands for s in streams), strict=True)]
     state = _join_states(streams)
@@ -508,20 +493,20 @@ def _advance_alike(streams: list[EncoderStream]) -> Tensor:
         fresh, state = encoder.look_ahead(x, state)
         pairs = zip(strands, fresh, strict=True) if strands else ((strand,) for strand in fresh)
         strands = [torch.cat(parts, dim=1) for parts in pairs]
-    read = min(chunks * context.chunk, strands[0].shape[1])
-    frames = strands[-1][:, :read]
+    chunk = min(context.chunk, strands[0].shape[1])
+    frames = strands[-1][:, :chunk]
     if encoder.config.kind == "latency_controlled":
-        block = [strand[:, : streams[0]._needed] for strand in strands]
+        block = [strand[:, : context.frames] for strand in strands]
         size = block[0].shape[1]
         lengths = torch.full((len(streams),), size, device=frames.device)
-        # What remains of a signal may be less than a chunk and its right context.
-        seen = context if chunks > 1 else Context(min(context.chunk, size), size - read)
-        back = encoder.look_back(block, lengths, seen, chunks)
+        # The block is given as one chunk: cut by `context`, its right part would be read once more.
+        back = encoder.look_back(block, lengths, Context(size))[:, :chunk]
         frames = torch.cat([frames, back], dim=-1)
     for index, stream in enumerate(streams):
         stream._waiting = stream._waiting[unread:]
-        stream._past = torch.cat([stream._past[-PAST_FRAMES:], strands[0][index, :read]])
-        stream._strands = [s[index, read:] for s in strands] if strands[0].shape[1] > read else []
+        read = strands[0][index, :chunk]
+        stream._past = torch.cat([stream._past[-PAST_FRAMES:], read])
+        stream._strands = [s[index, chunk:] for s in strands] if strands[0].shape[1] > chunk else []
         stream._state = [tuple(part[index] for part in parts) for parts in state]
     return frames
 

@@ -1,7 +1,6 @@
 """The acoustic model: log-mel features, the stacked encoder, and a linear CTC head."""
 
 import math
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -100,12 +99,9 @@ class AcousticModel(nn.Module):
         emissions: Emissions = self(padded, lengths, context)
         return emissions
 
-    def stream(self, context: Context, chunks: int = 1) -> "EmissionStream":
-        """The same log-probs from a waveform that arrives in pieces; ConfigError: bidirectional.
-
-        Up to `chunks` chunks that have all come are computed at once: faster, and the same.
-        """
-        return EmissionStream(self, context, chunks)
+    def stream(self, context: Context) -> "EmissionStream":
+        """The same log-probs from a waveform that arrives in pieces; ConfigError: bidirectional."""
+        return EmissionStream(self, context)
 
     def _log_probs(self, x: Tensor) -> Tensor:
         return torch.log_softmax(self.head(x).float(), dim=-1)  # (..., V)
@@ -118,12 +114,10 @@ class EmissionStream:
     no chunk costs next to nothing.
     """
 
-    def __init__(self, model: AcousticModel, context: Context, chunks: int) -> None:
+    def __init__(self, model: AcousticModel, context: Context) -> None:
         self.model = model
-        self._chunks = chunks
         self._encoder = model.encoder.stream(context)
         self._sound = model.features.stream()
-        self._computed: deque[npt.NDArray[np.float32]] = deque()  # chunks (n, V), to be read next
         self._ended = False
 
     def accept(self, waveform: npt.NDArray[np.float32]) -> None:
@@ -144,29 +138,14 @@ class EmissionStream:
     @property
     def is_followed(self) -> bool:
         """Whether the next chunk's right context is all there."""
-        return bool(self._computed) or self._are_followed(1)
-
-    def _are_followed(self, chunks: int) -> bool:
-        """Whether so many next chunks, of which none is computed yet, and their context are there."""
         frames, stack = self._sound.frames, self.model.encoder.config.stack
         # The last, incomplete stack counts where nothing follows.
-        return (
-            -(-frames // stack) if self._ended else frames // stack
-        ) >= self._encoder.count_missing(chunks)
+        return (-(-frames // stack) if self._ended else frames // stack) >= self._encoder.missing
 
     @torch.inference_mode()
     def restart(self, frames: int) -> None:
-        """As `EncoderStream.restart` does, after the chunk that was read last."""
-        self._encoder.restart(frames + sum(map(len, self._computed)))
-        self._computed.clear()
-
-    def _choose_chunks(self) -> bool:
-        """Set how many chunks the encoder computes next; False where it needs to compute none."""
-        if self._computed or not self.ready:
-            return False
-        all_there = (count for count in range(self._chunks, 1, -1) if self._are_followed(count))
-        self._encoder.chunks = next(all_there, 1)
-        return True
+        """As `EncoderStream.restart` does."""
+        self._encoder.restart(frames)
 
 
 @torch.inference_mode()
@@ -175,22 +154,20 @@ def read_chunks(streams: Sequence[EmissionStream]) -> list[npt.NDArray[np.float3
 
     The streams are of one model and context. What comes out does not depend on the company.
     """
-    symbols = streams[0].model.head.out_features if streams else 0
-    computing = [stream for stream in streams if stream._choose_chunks()]
-    if computing:
-        model = computing[0].model
-        _read_sound(computing)
-        frames = advance([stream._encoder for stream in computing])  # (n, H) each
-        log_probs = model._log_probs(torch.cat(frames)).cpu().numpy()  # (sum of n, V)
-        edges = np.cumsum([len(rows) for rows in frames])
-        for stream, rows in zip(computing, np.split(log_probs, edges[:-1]), strict=True):
-            stream._computed.extend(np.split(rows, stream._encoder.chunks))
-    nothing = np.zeros((0, symbols), np.float32)
-    return [stream._computed.popleft() if stream._computed else nothing for stream in streams]
+    if not streams:
+        return []
+    model = streams[0].model
+    _read_sound([stream for stream in streams if stream.ready])
+    frames = advance([stream._encoder for stream in streams])  # (n, H) each
+    log_probs = model._log_probs(torch.cat(frames)).cpu().numpy()  # (sum of n, V)
+    edges = np.cumsum([len(rows) for rows in frames])
+    return np.split(log_probs, edges[:-1])
 
 
 def _read_sound(streams: Sequence[EmissionStream]) -> None:
-    """Give the encoder the features that the next chunks of these streams, one or more, need."""
+    """Give the encoder the features that the next chunk of each of these streams needs."""
+    if not streams:
+        return
     stack = streams[0].model.encoder.config.stack
     counts = [min(s._sound.frames, s._encoder.missing * stack) for s in streams]
     found = read_features([stream._sound for stream in streams], counts)

@@ -38,11 +38,8 @@ BATCH_SECONDS = 120.0
 WHOLE_SECONDS = 12.0
 """Where no latency is asked for, a recording that is shorter is heard whole."""
 
-CHUNK_SECONDS, RIGHT_SECONDS = 1.0, 1.0
+CHUNK_SECONDS, RIGHT_SECONDS = 2.0, 1.0
 """How the others are heard then."""
-
-CHUNKS = 4
-"""Of a long recording, computed at once: what is computed beyond an endpoint is lost."""
 
 STREAM_LATENCY_MS = 640.0
 """Of a stream, where the caller does not say."""
@@ -242,7 +239,7 @@ class Recognizer:
         """The segments of a recording that comes in blocks (n,)."""
         context = self.context or self.long_context
         endpointer = self._new_endpointer(self.endpoint)
-        stream = SegmentStream(self.model, context, endpointer, CHUNKS)
+        stream = SegmentStream(self.model, context, endpointer)
         rows: list[LogProbs] = []
         first_frame = 0
         for block in chain(blocks, [None]):

@@ -66,13 +66,11 @@ class SegmentStream:
         model: AcousticModel,
         context: Context,
         new_endpointer: Callable[[], Endpointer] | None,
-        chunks: int = 1,
     ) -> None:
-        """Up to `chunks` chunks that have come are computed at once, see `AcousticModel.stream`."""
         self._new_endpointer = new_endpointer
         self._endpointer = new_endpointer() if new_endpointer else None
         self._next_frame = self._first_frame = 0  # of what comes, and of its segment
-        self.emissions = model.stream(context, chunks)
+        self.emissions = model.stream(context)
 
     def accept(self, waveform: npt.NDArray[np.float32]) -> None:
         """Take the next samples (N,)."""

@@ -91,6 +91,9 @@ class TrainingConfig:
     # comes with asr; "": random weights.
     start_from: str = ""
     precision: str = "auto"  # "auto" (bf16 on a GPU), "float32", "bf16"
+    # How much it counts that two views of an utterance, under other masks and dropout, are heard
+    # alike; see `disagreement`. A step then takes twice as long. 0: one view.
+    consistency: float = 0.0
 
     def __post_init__(self) -> None:
         if self.precision not in ("auto", "float32", "bf16"):
@@ -114,6 +117,8 @@ class TrainingConfig:
             raise ConfigError(
                 f"training.average_decay is {self.average_decay}; it must be at least 0 and below 1."
             )
+        if not 0 <= self.consistency < math.inf:
+            raise ConfigError(f"training.consistency is {self.consistency}; it must be 0 or more.")
         if self.weight_decay < 0 or self.seed < 0:
             raise ConfigError("training.weight_decay and training.seed must not be negative.")
 
@@ -311,7 +316,8 @@ class Trainer:
         """The CTC loss of each of this process's utterances, divided by the whole batch's characters.
 
         (B,) on the device; (1,) zero where B = 0. Their sum over all processes is the loss. `context`
-        is how far a latency-controlled encoder sees.
+        is how far a latency-controlled encoder sees. Of a batch with second views it is the mean of
+        both losses, plus `consistency` times what `disagreement` finds.
         """
         device = self.place.device
         if not batch.ids:  # a small batch among many processes: take part, adding nothing
@@ -320,13 +326,20 @@ class Trainer:
                 frame, torch.ones(1, dtype=torch.int64, device=device)
             )
             return nothing.log_probs.sum(dim=(1, 2)) * 0
+        views = [batch.features] if batch.second is None else [batch.features, batch.second]
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             emissions: Emissions = self._parallel(
-                batch.features.to(device), batch.feature_lengths.to(device), context
+                torch.cat(views).to(device),
+                batch.feature_lengths.repeat(len(views)).to(device),
+                context,
             )
         # CTC wants lengths on the CPU; fetching the model's own would wait for the GPU at every step.
         lengths = -(-batch.feature_lengths // self.model.encoder.config.stack)
-        return ctc_losses(emissions.log_probs, lengths, batch) / batch.symbols
+        heard = emissions.log_probs.chunk(len(views))  # (B, T', V) each
+        losses = torch.stack([ctc_losses(log_probs, lengths, batch) for log_probs in heard]).mean(0)
+        if len(heard) == 2:
+            losses = losses + self.config.consistency * disagreement(*heard, lengths)
+        return losses / batch.symbols
 
 
 def average_decay(step: int, decay: float) -> float:
@@ -361,6 +374,7 @@ def split(batch: Batch, parts: int) -> list[Batch]:
                 target_lengths=batch.target_lengths[start:end],
                 ids=batch.ids[start:end],
                 texts=batch.texts[start:end],
+                second=None if batch.second is None else batch.second[start:end, :frames],
             )
         )
     return cut
@@ -395,6 +409,22 @@ def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
         batch.target_lengths,
         reduction="none",
     )
+
+
+def disagreement(first: Tensor, second: Tensor, lengths: Tensor) -> Tensor:
+    """How differently two log_probs (B, T', V) see the first lengths (B,) frames, in nats: (B,).
+
+    The mean of the Kullback-Leibler divergences in both directions, summed over the frames; each view
+    is drawn to the other one as that is, the other's gradient being held back (Yao et al. 2024,
+    "CR-CTC: Consistency regularization on CTC for improved speech recognition").
+    """
+    frames = torch.arange(first.shape[1]) < lengths[:, None]  # (B, T')
+    pairs = ((first, second), (second, first))
+    found = [
+        nn.functional.kl_div(view, other.detach(), reduction="none", log_target=True).sum(2)
+        for view, other in pairs
+    ]
+    return (torch.stack(found).mean(0) * frames.to(first.device)).sum(1)
 
 
 def train(task: Task) -> Outcome:
@@ -498,6 +528,7 @@ class _Run:
             self.trainer.model.features,
             self.augmenter,
             config.seed,
+            twice=config.consistency > 0,
         )
         if self.place.device.type in REHEARSING and self.epoch < config.epochs:
             self._rehearse(planner.epoch(self.epoch), dataset)
@@ -529,7 +560,8 @@ class _Run:
             frames = math.ceil(log_mel.frames(samples) / slowest)
             features = torch.zeros(frames, log_mel.config.mels)
             target = torch.tensor(self.task.vocabulary.encode(utterance.text, utterance.id))
-            examples.append(Example(utterance.id, utterance.text, features, target))
+            second = features if self.config.consistency else None
+            examples.append(Example(utterance.id, utterance.text, features, target, second))
         symbols = int(dataset.target_lengths[batch].sum())
         self.trainer.rehearse(collate(examples, log_mel.config.mels, symbols, self.epoch))
 

@@ -19,7 +19,12 @@ from asr.decode import DecoderConfig, Hypothesis
 from asr.errors import DataError
 from asr.scoring import Report, UtteranceScore, score
 
-RANGES = {"alpha": (0.05, 1.2), "beta": (-1.0, 5.0), "unknown": (-12.0, 0.0)}
+RANGES = {
+    "alpha": (0.05, 1.2),
+    "beta": (-1.0, 5.0),
+    "unknown": (-12.0, 0.0),
+    "prior": (0.0, 0.8),
+}
 """Where the first trials lie; what is best may lie outside."""
 
 BINS = 10
@@ -27,6 +32,9 @@ BINS = 10
 
 DOUBT = 1e-3
 """How far from 0 and 1 a posterior that is fitted on is at least."""
+
+LEAST_SHARE = 1e-5
+"""Of the frames, for a symbol that is hardly ever said."""
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -41,6 +49,7 @@ class Trial:
     alpha: float
     beta: float
     unknown: float
+    prior: float
     wer: float
     errors: int
 
@@ -85,9 +94,9 @@ def tune(
 
     `log_probs` are the matrices (T', V) by utterance id, `references` the texts. Half of the trials
     spread evenly over `RANGES` (Halton 1960), the others step at random around the best so far, in
-    steps that shrink. Weights that the decoder does not use are left alone. Equal errors: the
-    earlier trial wins. `each` is told of every trial. The result depends on nothing but the
-    arguments; not on `threads`.
+    steps that shrink. Weights that the decoder does not use are left alone. The symbols' priors are
+    those of `log_probs`. Equal errors: the earlier trial wins. `each` is told of every trial. The
+    result depends on nothing but the arguments; not on `threads`.
 
     Raises DataError without an utterance, or where the decoder has neither a language model nor a
     lexicon, and so nothing to tune.
@@ -98,6 +107,7 @@ def tune(
     if not names:
         raise DataError("a beam without language model or lexicon has no weights to tune: give one")
     texts = {name: references[name] for name in log_probs}
+    start = replace(decoder.config, priors=measure_priors(log_probs))
 
     def decode(config: DecoderConfig) -> tuple[list[Hypothesis], Report]:
         found = decoder.configured(config).decode_many(list(log_probs.values()), threads)
@@ -109,9 +119,9 @@ def tune(
     random = np.random.default_rng(seed)
     steps = (high - low) / 6
     done: list[Trial] = []
-    best, best_report = decoder.config, None
+    best, best_report = start, None
     for number in range(trials):
-        config = decoder.config
+        config = start
         if number > len(spread):
             centre = np.array([getattr(best, name) for name in names])
             config = _at(best, names, centre + random.normal(size=len(names)) * steps)
@@ -119,7 +129,8 @@ def tune(
         elif number:
             config = _at(best, names, spread[number - 1])
         report = decode(config)[1]
-        done.append(Trial(config.alpha, config.beta, config.unknown, report.wer, report.errors))
+        weights = (config.alpha, config.beta, config.unknown, config.prior)
+        done.append(Trial(*weights, report.wer, report.errors))
         each(done[-1])
         if best_report is None or report.errors < best_report.errors:
             best, best_report = config, report
@@ -134,19 +145,28 @@ def tune(
     return Tuning(tuple(done), best, report)
 
 
+def measure_priors(log_probs: Mapping[str, Any]) -> list[float]:
+    """Each symbol's mean probability (V values) over all frames of the matrices (T', V)."""
+    shares = [np.exp(np.asarray(matrix, np.float64)).sum(axis=0) for matrix in log_probs.values()]
+    total = np.sum(shares, axis=0)
+    mean = np.clip(total / max(total.sum(), 1.0), LEAST_SHARE, 1.0)
+    return [float(f"{share:.4g}") for share in mean]
+
+
 def _acts(decoder: BeamDecoder, name: str) -> bool:
     """Whether a weight changes what the decoder finds."""
     return {
         "alpha": decoder.language_model is not None,
         "beta": decoder.guided,
         "unknown": decoder.guided and not decoder.config.strict,
+        "prior": decoder.guided,
     }[name]
 
 
 def _at(config: DecoderConfig, names: list[str], point: Floats) -> DecoderConfig:
     """`config` with other weights, rounded: more digits than these have no meaning."""
     values = {name: round(float(value), 3) for name, value in zip(names, point, strict=True)}
-    values = {name: abs(v) if name == "alpha" else v for name, v in values.items()}
+    values = {name: abs(v) if name in ("alpha", "prior") else v for name, v in values.items()}
     return DecoderConfig(**{**asdict(config), **values})
 
 

@@ -126,6 +126,13 @@ class Setup:
                 known.setdefault(word, "<unk>")
         return known
 
+    def without_priors(self, log_probs: np.ndarray) -> np.ndarray:
+        """Log-probs (T', V) divided by the priors to their power, silence as likely as before."""
+        if self.model is None and self.lexicon is None:
+            return log_probs
+        priors = np.array(self.config.priors or [1.0] * len(self.vocabulary))
+        return log_probs - self.config.prior * np.log(priors / priors[0])
+
     def beyond_acoustics(self, text: str) -> float:
         """All of a text's score but log p_ctc."""
         words = text.split()
@@ -177,6 +184,7 @@ def log_ctc_of_all(log_probs: np.ndarray, vocabulary: Vocabulary) -> dict[str, f
 
 def scores_of_all(setup: Setup, log_probs: np.ndarray) -> dict[str, float]:
     """The exact score of every text that has one."""
+    log_probs = setup.without_priors(log_probs)
     tried = np.where(log_probs > setup.config.token_floor, log_probs, -np.inf)
     tried[:, 0] = log_probs[:, 0]
     totals = log_ctc_of_all(tried, setup.vocabulary)
@@ -274,6 +282,8 @@ def setups(draw: st.DrawFn, /, folder: Path, **numbers: Any) -> Setup:
         "unknown": draw(st.sampled_from([-4.0, 0.0, 2.0])),
         "token_floor": draw(st.sampled_from([-math.inf, -math.inf, -5.0, -1.2])),
         "strict": kind != "neither" and draw(st.booleans()),
+        "prior": draw(st.sampled_from([0.0, 0.0, 0.4, 1.5])),
+        "priors": [round(generator.uniform(0.01, 1), 3) for _ in vocabulary.symbols],
     }
     config = beam_config(**{**EXHAUSTIVE, **guided, **numbers})
     return Setup(vocabulary, config, entries, model, lexicon, hotwords)
@@ -509,11 +519,13 @@ class TestRescoring:
         log_probs = lingering(80, 5, np.random.default_rng(seed), peak)
         generator = random.Random(seed)
         entries = random_entries(generator, generator.sample(WORDS, 5), 2)
-        config = beam_config(beam=beam, nbest=4, token_floor=-math.inf)
+        priors = [0.5, 0.2, 0.15, 0.1, 0.05]
+        config = beam_config(beam=beam, nbest=4, token_floor=-math.inf, prior=0.6, priors=priors)
         model = model_of(entries, folder)
         setup = Setup(LARGER, config, entries, model, hotwords={"ab": 2.0, "b a": 3.0, "c": -1.0})
         for found in all_of(setup.decoder().decode(log_probs)):
-            exact = log_ctc(log_probs, found.text, LARGER) + setup.beyond_acoustics(found.text)
+            acoustic = log_ctc(setup.without_priors(log_probs), found.text, LARGER)
+            exact = acoustic + setup.beyond_acoustics(found.text)
             assert found.score <= exact + 1e-4
 
 
@@ -674,7 +686,8 @@ def full(folder: Path) -> BeamDecoder:
     """A decoder with a model and hotwords, not exhaustive."""
     entries = random_entries(random.Random(5), ["a", "ab", "ba", "b", "ca"], 3)
     hotwords = {"ab": 1.0, "b ca": 2.0, "cc": -1.0}
-    config = beam_config(beam=6, nbest=4, **PLAIN)
+    priors = [0.5, 0.2, 0.15, 0.1, 0.05]
+    config = beam_config(beam=6, nbest=4, prior=0.3, priors=priors, **PLAIN)
     return BeamDecoder(LARGER, SECONDS, config, model_of(entries, folder), None, hotwords)
 
 
@@ -1058,12 +1071,32 @@ class TestBadInput:
             ("token_floor", math.nan), ("token_floor", math.inf), ("beam_range", -0.1),
             ("beam_range", math.nan), ("confidence_slope", -0.1), ("confidence_slope", math.nan),
             ("confidence_slope", math.inf), ("confidence_offset", math.nan),
-            ("confidence_offset", math.inf),
+            ("confidence_offset", math.inf), ("prior", -0.1), ("prior", math.nan),
         ],
     )  # fmt: skip
     def test_numbers_out_of_range_are_refused_by_name(self, name: str, value: float) -> None:
         with pytest.raises(ConfigError, match=rf"decoder\.{name} is "):
             beam_config(**{name: value})
+
+    @pytest.mark.parametrize(
+        ("numbers", "sentence"),
+        [
+            ({"prior": 0.3}, "decoder.prior is 0.3, but decoder.priors is empty"),
+            ({"priors": [0.5, 0.0]}, "decoder.priors must be shares above 0 and up to 1"),
+            ({"priors": [0.5, 1.1]}, "decoder.priors must be shares above 0 and up to 1"),
+            ({"priors": [0.5, math.nan]}, "decoder.priors must be shares above 0 and up to 1"),
+            ({"priors": [0.5, "0.5"]}, "decoder.priors must be shares above 0 and up to 1"),
+            ({"priors": [True, 0.5]}, "decoder.priors must be shares above 0 and up to 1"),
+        ],
+    )
+    def test_priors_that_are_none_are_refused(self, numbers: dict[str, Any], sentence: str) -> None:
+        with pytest.raises(ConfigError, match=sentence):
+            beam_config(**numbers)
+
+    def test_priors_of_another_vocabulary_are_refused(self) -> None:
+        config = beam_config(prior=0.3, priors=[0.5, 0.5])
+        with pytest.raises(ConfigError, match="holds 2 shares for a vocabulary of 5 symbols"):
+            BeamDecoder(LARGER, SECONDS, config, None, ["a"])
 
     @pytest.mark.parametrize(
         "numbers",
@@ -1308,7 +1341,7 @@ class TestExtremes:
                 assert set(found.text.split()) <= set(setup.known_words())
             if setup.config.strict or found.score == -math.inf:
                 continue
-            exact = log_ctc(log_probs, found.text, setup.vocabulary)
+            exact = log_ctc(setup.without_priors(log_probs), found.text, setup.vocabulary)
             exact += setup.beyond_acoustics(found.text)
             assert found.score <= exact + 1e-4 + 1e-6 * abs(exact)
 
@@ -1323,7 +1356,7 @@ def test_another_configuration_is_as_if_made_anew(folder: Path) -> None:
     before = first.decode(log_probs)
     for numbers in (
         {"alpha": 2.0}, {"beta": -1.0}, {"unknown": 12.0}, {"beam": 3, "nbest": 3},
-        {"strict": True, "beta": 0.5},
+        {"strict": True, "beta": 0.5}, {"prior": 1.0, "priors": [0.5, 0.2, 0.15, 0.1, 0.05]},
     ):  # fmt: skip
         config = beam_config(**numbers)
         other = first.configured(config)

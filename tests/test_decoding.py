@@ -193,6 +193,8 @@ def test_hotwords_from_a_file_have_their_own_weights(asr: Run) -> None:
         (("--alpha", "0.5"), "--alpha weighs a language model"),
         (("--beta", "1"), "--beta needs to know words"),
         (("--strict",), "--strict needs to know words"),
+        (("--prior", "0.3"), "--prior needs to know words"),
+        (("--lm", "tiny.arpa", "--prior", "0.3"), "which this checkpoint lacks: run asr tune"),
         (("--lm", "tiny.arpa", "--strict", "--unknown", "1"), "leave out --unknown"),
         (("--hotword-weight", "3"), "--hotword-weight weighs hotwords"),
         (("--decoder", "greedy", "--beam", "4"), "greedy decoder knows no --beam"),

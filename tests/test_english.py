@@ -16,6 +16,8 @@ import torch
 from conftest import ROOT
 from corpus import tiny_task, write_tones
 from hydra import compose, initialize_config_dir
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from test_prepare import load
 
@@ -154,6 +156,29 @@ def test_any_corpus_will_do_and_nothing_stale_stays(corpora: list[str], output: 
     assert set(texts(output / "train.jsonl")) == {"one", "u1"}
 
 
+def test_corpora_are_balanced(corpora: list[str], output: Path) -> None:
+    options = ("--balance", "librispeech=2", "speechocean=0.5")
+    assert prepare.main([*corpora, *options]) == 0
+    plain = {u.id: u for u in read_manifest(output / "train.jsonl")}
+    found = {u.id: u for u in read_manifest(output / "balanced.jsonl")}
+    twice = ["1-2-0001#0", "1-2-0001#1", "1-2-0002#0", "1-2-0002#1"]
+    once, every_other_one = ["common-voice-u1#0", "one#0"], ["u2#0"]
+    assert sorted(found) == [*twice, *once, *every_other_one]
+    for name, utterance in found.items():
+        assert utterance == replace(plain[name.partition("#")[0]], id=name)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 50), st.sampled_from([0, 0.2, 0.5, 1, 1.5, 3]))
+def test_each_utterance_comes_as_often_as_the_others(count: int, times: float) -> None:
+    utterances = [Utterance(f"u{i}", "a.wav", 1.0, "a") for i in range(count)]
+    found = list(prepare.balance({"x": {"train": utterances, "dev": []}}, {"x": times}))
+    assert abs(len(found) - count * times) < 1
+    often = [sum(u.id.startswith(f"u{i}#") for u in found) for i in range(count)]
+    assert max(often) - min(often) <= 1
+    assert len({u.id for u in found}) == len(found)
+
+
 def test_rejects_are_told(corpora: list[str], tmp_path: Path, capsys) -> None:
     (tmp_path / "ocean" / "train" / "wav" / "u2.wav").unlink()
     assert prepare.main(corpora) == 0
@@ -166,6 +191,10 @@ def test_rejects_are_told(corpora: list[str], tmp_path: Path, capsys) -> None:
         ([], "at least one of --librispeech"),
         (["--librispeech", "x", "--train", "a"], "go together"),
         (["--common-voice", "x", "--dev", "a"], "go together"),
+        (["--common-voice", "x", "--balance", "speechocean=2"], "--speechocean is not given"),
+        (["--common-voice", "x", "--balance", "common-voice=two"], "'common-voice=two' is none of"),
+        (["--common-voice", "x", "--balance", "voices=2"], "'voices=2' is none of"),
+        (["--common-voice", "x", "--balance", "common-voice=-1"], "a number from 0 to 100"),
     ],
 )
 def test_wrong_usage(arguments: list[str], named: str, capsys) -> None:

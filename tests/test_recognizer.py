@@ -21,7 +21,7 @@ from asr.decode import GreedyDecoder, Hypothesis, join
 from asr.endpoint import EndpointConfig, Endpointer
 from asr.errors import AsrError, AudioError, CheckpointError, ConfigError
 from asr.features import FeaturesConfig
-from asr.lstm import Context, EncoderConfig
+from asr.lstm import EncoderConfig
 from asr.model import AcousticModel
 from asr.recognizer import Recognizer, choose_device, group_by_seconds
 from asr.stream import Segment, Stream
@@ -290,20 +290,6 @@ class TestLongRecordings:
         ended = stream.accept(make_talk(LONG_SECONDS, 16_000)).segments
         final = stream.finish()
         check_same(join([*ended, *stream.take_segments(), final]), expected)
-
-    @pytest.mark.parametrize("chunks", [2, 3, 7])
-    @pytest.mark.parametrize("context", [Context(6, 3), Context(25, 0), Context(9, 20)])
-    def test_chunks_computed_at_once_are_those_computed_one_by_one(
-        self, listener: Recognizer, long: bytes, chunks: int, context: Context, monkeypatch
-    ) -> None:
-        monkeypatch.setattr(listener, "context", context)
-        found = []
-        for count in (1, chunks):
-            monkeypatch.setattr("asr.recognizer.CHUNKS", count)
-            found.append(segments_of(listener, long))
-        for one, other in zip(*found, strict=True):
-            assert one.first_frame == other.first_frame
-            np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-5)
 
     def test_among_short_and_bad_ones(
         self, listener: Recognizer, long: bytes, recordings: list[bytes]

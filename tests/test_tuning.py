@@ -121,6 +121,22 @@ def test_only_weights_that_act_are_tried(
         tune(make(model), {}, {})
 
 
+def test_priors_are_measured_and_taken_out_where_that_helps(model: LanguageModel) -> None:
+    """A network that has heard far more of "e" than of "a" writes "see" where "sea" is said."""
+    heard, texts = {}, {}
+    for number, said in enumerate(["sea"] * 4 + ["see"] * 8):
+        matrix = spoken(said, {"a": "e"}, 0.55)  # the second "e" is not in doubt
+        heard[f"u{number}"], texts[f"u{number}"] = matrix, said
+    decoder = make(model)
+    tuning = tune(decoder, heard, texts, trials=40)
+    frames = np.concatenate([np.exp(matrix) for matrix in heard.values()])
+    np.testing.assert_allclose(tuning.config.priors, frames.mean(axis=0), rtol=1e-3)
+    assert tuning.trials[0].prior == 0.0
+    assert tuning.trials[0].errors == 4
+    assert tuning.report.errors == 0
+    assert tuning.config.prior > 0
+
+
 def test_surface_shows_the_lowest_rate_of_each_cell(
     model: LanguageModel, heard: dict[str, np.ndarray]
 ) -> None:

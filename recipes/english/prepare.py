@@ -8,11 +8,13 @@
 Each corpus that is given adds its training set to train.jsonl and its dev set to dev.jsonl, and its
 dev set gets a manifest of its own. --text adds language-model-small.lm and language-model.lm, made of
 those sentences and the training prompts; no sentence of a dev set gets in. --synthetic has some of
-the sentences spoken by espeak-ng; mixed.jsonl holds train.jsonl and them.
+the sentences spoken by espeak-ng; mixed.jsonl holds train.jsonl and them. --balance repeats the
+utterances of some corpora, and leaves out some of others, in balanced.jsonl.
 """
 
 import argparse
 import gzip
+import math
 import shutil
 import sys
 from collections import Counter
@@ -59,9 +61,11 @@ class Estimate(NamedTuple):
 # Chosen on 14.8 million words of books (README.md): the small one fits beside a network into a
 # released model of 25 MB, the other is for those who have the space.
 LANGUAGE_MODELS = {
-    "language-model-small.lm": Estimate(EstimationConfig(3, [0, 5, 8], 64_000), True),
+    "language-model-small.lm": Estimate(EstimationConfig(3, [0, 2, 4], 64_000), True),
     "language-model.lm": Estimate(EstimationConfig(4, [0, 0, 1]), False),
 }
+CORPORA = ("librispeech", "common-voice", "speechocean")
+MOST_TIMES = 100  # that an utterance is repeated
 MANY_SENTENCES = 10_000  # between two movements of a bar
 
 Corpora = dict[str, dict[str, list[Utterance]]]
@@ -83,6 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         corpora = gather(sources(options))
         write_manifests(corpora, output)
+        if options.balance:
+            balanced = list(balance(corpora, dict(options.balance)))
+            write_manifest(output / "balanced.jsonl", balanced)
         say("")
         for line in summarise(corpora):
             say(line)
@@ -129,6 +136,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     corpora.add_argument(
         "--speechocean", type=Path, metavar="FOLDER", help="holds the Kaldi folders train and dev"
     )
+    corpora.add_argument(
+        "--balance",
+        nargs="+",
+        default=[],
+        type=proportion,
+        metavar="CORPUS=X",
+        help="how often balanced.jsonl holds each training utterance of librispeech, common-voice, "
+        "speechocean; 0.5: every other one (default: once)",
+    )
     beside = parser.add_argument_group("beside them")
     beside.add_argument(
         "--text",
@@ -162,11 +178,29 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("give at least one of --librispeech, --common-voice and --speechocean")
     if len({bool(given) for given in (options.librispeech, options.train, options.dev)}) > 1:
         parser.error("--librispeech, --train and --dev go together")
+    for corpus, _ in options.balance:
+        if not getattr(options, corpus.replace("-", "_")):
+            parser.error(f"--balance names {corpus}, and --{corpus} is not given")
     if options.synthetic < 0 or options.processes < 1:
         parser.error("--synthetic must not be negative, and --processes at least 1")
     if options.synthetic and not options.text:
         parser.error("--synthetic needs the sentences of --text")
     return options
+
+
+def proportion(text: str) -> tuple[str, float]:
+    """CORPUS=X as argparse takes it."""
+    corpus, _, number = text.partition("=")
+    try:
+        times = float(number)
+    except ValueError:
+        times = math.nan
+    if corpus not in CORPORA or not 0 <= times <= MOST_TIMES:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is none of {', '.join(CORPORA)} with a number from 0 to {MOST_TIMES}: "
+            "common-voice=2"
+        )
+    return corpus, times
 
 
 def sources(options: argparse.Namespace) -> list[Source]:
@@ -254,6 +288,18 @@ def with_unique_ids(corpora: Corpora) -> Corpora:
 def select(corpora: Corpora, role: str) -> list[Utterance]:
     """The utterances of all corpora in a role."""
     return [utterance for roles in corpora.values() for utterance in roles[role]]
+
+
+def balance(corpora: Corpora, proportions: Mapping[str, float]) -> Iterator[Utterance]:
+    """The training utterances, those of each corpus so many times; repeats are numbered #0, #1, ...
+
+    Their ids decide how training damages them: each time in another way.
+    """
+    for corpus, roles in corpora.items():
+        times = proportions.get(corpus, 1.0)
+        for number, utterance in enumerate(roles["train"]):
+            for repeat in range(math.floor((number + 1) * times) - math.floor(number * times)):
+                yield replace(utterance, id=f"{utterance.id}#{repeat}")
 
 
 def write_manifests(corpora: Corpora, output: Path) -> None:
