@@ -165,9 +165,8 @@ class BeamDecoder:
             )
         self.config = config
         self._offsets = None
-        if (
-            config.prior and self.guided
-        ):  # 0 for the blank, so that silence stays as likely as it is
+        if config.prior and self.guided:
+            # 0 for the blank, so that silence stays as likely as it is.
             logs = np.log(np.array(config.priors))
             self._offsets = (config.prior * (logs[0] - logs)).astype(np.float32)  # (V,)
         alpha, unknown_log_prob, log_probs = 0.0, 0.0, np.zeros(1)

@@ -26,7 +26,7 @@ from asr.decode import DecoderConfig
 from asr.errors import AsrError, CheckpointError, FileError
 from asr.features import FeaturesConfig
 from asr.files import write_atomically
-from asr.lstm import EncoderConfig
+from asr.lstm import LEARNING, EncoderConfig
 from asr.model import AcousticModel
 from asr.text import Vocabulary
 
@@ -120,7 +120,8 @@ def average_models(paths: Sequence[FilePath], output: FilePath) -> None:
     """Write to `output` the model whose weights are the mean of those in the checkpoints `paths`.
 
     Sums are of float64. All else is the first's; the facts list the files. Raises CheckpointError
-    where they are not of one architecture, vocabulary and normalisation of features.
+    where they are not of one architecture, vocabulary and normalisation of features; how they were
+    trained may differ.
     """
     first = read(paths[0])
     sums = {name: weight.double() for name, weight in first["weights"].items()}
@@ -159,8 +160,9 @@ def _find_difference(one: dict[str, Any], other: dict[str, Any]) -> str:
     """What keeps two checkpoints from being averaged, as a noun; "" where nothing does."""
     for part in ("features", "encoder"):
         for key in one[part] | other[part]:
-            if one[part].get(key) != other[part].get(key):
-                return f"{part}.{key}"
+            name = f"{part}.{key}"
+            if name not in LEARNING and one[part].get(key) != other[part].get(key):
+                return name
     if one["vocabulary"] != other["vocabulary"]:
         return "the vocabulary"
     ours, theirs = one["weights"], other["weights"]

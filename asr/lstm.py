@@ -88,6 +88,9 @@ CELLS: dict[str, type[nn.LSTM] | type[nn.RNN]] = {"lstm": nn.LSTM, "rnn": nn.RNN
 KINDS = ("forward", "bidirectional", "latency_controlled")
 PAST_FRAMES = 32  # encoder frames before a chunk that a stream can read again
 
+LEARNING = ("encoder.dropout", "encoder.whole", "encoder.chunk", "encoder.right")
+"""How layers are trained, which is not what they are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Context:

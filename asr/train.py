@@ -49,7 +49,7 @@ from asr.distributed import Place, RuntimeConfig, from_first, gather, join, sum_
 from asr.errors import AsrError, ConfigError, DataError, TrainingError
 from asr.features import FeaturesConfig
 from asr.index import Index, admit, index_utterances
-from asr.lstm import Context, EncoderConfig
+from asr.lstm import LEARNING, Context, EncoderConfig
 from asr.model import AcousticModel, Emissions
 from asr.recognizer import Recognizer
 from asr.scoring import score
@@ -910,9 +910,6 @@ class _Run:
 
 # What a resumed training may change: like the number of processes, it is not what is trained.
 FREE = ("accumulate", "bad_steps_limit", "checkpoint_steps", "keep")
-
-# How layers are trained is not what they are.
-LEARNING = ("encoder.dropout", "encoder.whole", "encoder.chunk", "encoder.right")
 
 COUNTERS = (
     "epoch",

@@ -79,6 +79,18 @@ def test_sums_are_of_float64(tmp_path) -> None:
         assert torch.equal(same["weights"][name], weight), name
 
 
+def test_how_they_were_trained_may_differ(tmp_path) -> None:
+    kinds = (
+        EncoderConfig(layers=1, hidden=8, stack=4, dropout=dropout, chunk=[chunk, 32])
+        for dropout, chunk in ((0.1, 4), (0.3, 8))
+    )
+    paths = [save(tmp_path / f"{n}.pt", n, encoder) for n, encoder in enumerate(kinds)]
+    checkpoint.average_models(paths, tmp_path / "average.pt")
+    one, other = (checkpoint.read(path)["weights"]["head.bias"] for path in paths)
+    bias = checkpoint.read(tmp_path / "average.pt")["weights"]["head.bias"]
+    torch.testing.assert_close(bias, (one + other) / 2)
+
+
 @pytest.mark.parametrize(
     ("other", "named"),
     [

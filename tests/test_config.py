@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from asr import checkpoint
 from asr.config import Experiment, translate_flags
-from asr.train import LEARNING
+from asr.lstm import LEARNING
 
 CONF = ROOT / "conf"
 RECIPES = sorted(path.stem for path in CONF.glob("*.yaml"))
