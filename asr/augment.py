@@ -1,15 +1,16 @@
 """Training-time damage: the same words from another room, another voice and with pieces missing.
 
-    waveform --> silence --> reverberation --> noise --> gain
+    waveform --> [speed] --> silence --> reverberation --> noise --> gain
              --> [features] --> tempo --> mel shift --> masks
 
 `Augmenter` damages; `AugmentConfig` holds the ranges; `random_generator` makes every draw a pure
 function of (seed, epoch, utterance), so that a resumed run meets the very same damage. No BLAS is
 called: its sums depend on the number of threads, which differs between a loader's workers.
 
-The waveform's speed (Ko et al. 2015) is drawn by the planner of `asr.data`, because it decides how
-long a batch is. Masks: SpecAugment (Park et al. 2019). The mel shift stands for another length of
-vocal tract (after Jaitly & Hinton 2013), the tempo for another rate of speech at the same pitch.
+What changes an utterance's length, its `Timing`, is drawn by `asr.planning`, because it decides how
+long a batch is. Speed: Ko et al. 2015. Masks: SpecAugment (Park et al. 2019). The mel shift stands
+for another length of vocal tract (after Jaitly & Hinton 2013), the tempo for another rate of speech
+at the same pitch.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -92,6 +94,18 @@ class AugmentConfig:
         return max(self.speeds) * (1 + self.tempo)
 
 
+class Timing(NamedTuple):
+    """How an utterance's time is changed; `UNCHANGED` is how it is not."""
+
+    speed: float = 1.0  # the recording is played so many times as fast
+    before: float = 0.0  # seconds of silence before it, once it is played
+    after: float = 0.0  # and after it
+    tempo: float = 1.0  # and the frames of all that run so many times as fast
+
+
+UNCHANGED = Timing()
+
+
 def random_generator(
     seed: int, epoch: int, utterance_id: str, purpose: str = ""
 ) -> np.random.Generator:
@@ -107,9 +121,9 @@ def random_generator(
 class Augmenter:
     """Damages waveforms and features as an `AugmentConfig` says.
 
-    Everything is drawn from the generator that is passed in, and no input is changed in place. The
-    folders are read here, once, so that a bad file stops a training before it begins; a worker
-    process receives a copy of what was read.
+    Everything but the timing is drawn from the generator that is passed in, and no input is changed
+    in place. The folders are read here, once, so that a bad file stops a training before it begins;
+    a worker process receives a copy of what was read.
 
     Raises ConfigError for a folder that does not exist or holds no recording, and AudioError for a
     recording that cannot be read or is silent.
@@ -128,14 +142,16 @@ class Augmenter:
             )
             self.responses = [align_response(response) for response in responses]
 
-    def damage_waveform(self, waveform: Array, generator: np.random.Generator) -> Array:
-        """A waveform (N,) in a drawn room, with drawn noise, at a drawn level: (N,).
+    def damage_waveform(
+        self, waveform: Array, generator: np.random.Generator, timing: Timing = UNCHANGED
+    ) -> Array:
+        """A waveform (N,), played at its speed, in a drawn room, with drawn noise, at a drawn level.
 
-        Longer where silence is drawn around it.
+        (N,), and longer by the silence around it.
         """
         config = self.config
-        if config.silence_seconds:
-            waveform = self._surround(waveform, generator)
+        if timing.before or timing.after:
+            waveform = self._surround(waveform, generator, timing)
         if self.responses and generator.random() < config.reverb_probability:
             response = self.responses[generator.integers(len(self.responses))]
             waveform = reverberate(waveform, response)
@@ -149,36 +165,36 @@ class Augmenter:
             waveform = waveform * 10 ** (decibels / 20)
         return waveform
 
-    def _surround(self, waveform: Array, generator: np.random.Generator) -> Array:
-        """The waveform, one time in two with faint noise of drawn length before and after it."""
-        if generator.random() < 0.5:
-            return waveform
-        longest = self.config.silence_seconds * self._sample_rate
-        before, after = (int(generator.uniform(0, longest)) for _ in range(2))
+    def _surround(self, waveform: Array, generator: np.random.Generator, timing: Timing) -> Array:
+        """The waveform with faint noise before and after it."""
+        before, after = (
+            int(seconds * self._sample_rate) for seconds in (timing.before, timing.after)
+        )
         loudness = 10 ** (generator.uniform(*SILENCE_DB) / 20)
         noise = generator.standard_normal(before + after, np.float32) * np.float32(loudness)
         return np.concatenate([noise[:before], waveform, noise[before:]])
 
-    def damage_features(self, features: Array, generator: np.random.Generator) -> Array:
-        """Features (T, F) of one utterance at a drawn tempo, shifted and masked: (T', F).
+    def damage_features(
+        self, features: Array, generator: np.random.Generator, timing: Timing = UNCHANGED
+    ) -> Array:
+        """Features (T, F) of one utterance at its tempo, shifted and masked: (T', F).
 
-        T' is T / factor rounded up. Masks are 0, the mean of normalised features.
+        T' is T / tempo rounded up. Masks are 0, the mean of normalised features.
         """
-        return self._mask(self._warp(features, generator), generator)
+        return self._mask(self._warp(features, generator, timing.tempo), generator)
 
     def damage_features_twice(
-        self, features: Array, generator: np.random.Generator
+        self, features: Array, generator: np.random.Generator, timing: Timing = UNCHANGED
     ) -> tuple[Array, Array]:
         """What `damage_features` makes, and the same under other masks: (T', F) both."""
-        warped = self._warp(features, generator)
+        warped = self._warp(features, generator, timing.tempo)
         return self._mask(warped, generator), self._mask(warped, generator)
 
-    def _warp(self, features: Array, generator: np.random.Generator) -> Array:
-        """Features (T, F) at a drawn tempo, (T', F), and shifted."""
+    def _warp(self, features: Array, generator: np.random.Generator, tempo: float) -> Array:
+        """Features (T, F) at a tempo, (T', F), and shifted."""
         config = self.config
-        if config.tempo:
-            factor = generator.uniform(1 - config.tempo, 1 + config.tempo)
-            frames = math.ceil(len(features) / factor)
+        if tempo != 1.0:
+            frames = math.ceil(len(features) / tempo)
             # Both ends of the utterance stay where they are, whatever the rounding.
             centres = (np.arange(frames) + 0.5) * (len(features) / max(frames, 1)) - 0.5
             features = interpolate(features, centres, axis=0)

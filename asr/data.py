@@ -1,15 +1,13 @@
-"""Speech as training data: manifests, corpora, batches in a known order.
+"""Speech as training data: manifests, corpora, and batches in the order of a plan.
 
     corpus folder --read_*--> [Utterance] <--read_manifest/write_manifest--> JSONL
-    Planner(seed).epoch(n) -> EpochPlan: which utterances at which speed make up which batch
     load_batches(SpeechDataset, Planner, epochs) -> Batch, Batch, ...
 
-The order of the data and all that happens to it is a pure function of (seed, epoch, utterance):
-not of the number of workers or processes, nor of where a run was interrupted.
+What is in a batch is a pure function of its plan and of (seed, epoch, utterance): not of the number
+of workers or processes, nor of where a run was interrupted.
 """
 
 import copy
-import hashlib
 import json
 import multiprocessing
 import os
@@ -18,7 +16,6 @@ import threading
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import IO, Any
@@ -35,15 +32,14 @@ from asr.audio import (
     inspect_audio,
     load_audio,
 )
-from asr.augment import Augmenter, random_generator
-from asr.errors import AsrError, AudioError, ConfigError, DataError
+from asr.augment import Augmenter, Timing, random_generator
+from asr.errors import AsrError, AudioError, DataError
 from asr.features import LogMel
 from asr.files import write_atomically
+from asr.planning import Indices, Planner, hash_id, shard
 from asr.text import Vocabulary, normalise
 
 StrPath = str | os.PathLike[str]
-Indices = npt.NDArray[np.int64]
-Hashes = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,128 +433,6 @@ def _measure_seconds(audio: str) -> float | AudioError:
         return error
 
 
-# The order of the data
-
-
-@dataclass(frozen=True)
-class EpochPlan:
-    """Which utterances make up each batch of an epoch, and how fast each is played.
-
-    batches: for each step, indices of utterances, the longest first.
-    speeds: the speed factor of every utterance, by index.
-    """
-
-    batches: list[Indices]
-    speeds: npt.NDArray[np.float64]
-
-    def __len__(self) -> int:
-        """Steps in the epoch; not quite the same in every epoch."""
-        return len(self.batches)
-
-
-class Planner:
-    """Puts every utterance once an epoch into batches of about equal length.
-
-    A batch holds at most `batch_seconds` of audio after the change of speed, padding included, and
-    at most `max_utterances`; an utterance that is longer than that makes a batch of its own. `ids`
-    may be given as what `hash_id` makes of them.
-
-    Speeds, batches and their order depend on (seed, epoch) and the utterances' ids and lengths
-    alone: on no state, no process and no version of a random generator. Raises DataError without
-    utterances, and ConfigError for impossible values.
-    """
-
-    # Sorting by length alone would make the same batches every epoch where speeds do not vary. Off
-    # by up to this part, lengths still cost only 1 % of padding.
-    JITTER = 0.02
-
-    def __init__(
-        self,
-        seconds: npt.ArrayLike,
-        ids: Iterable[str] | Hashes,
-        batch_seconds: float,
-        speeds: Sequence[float] = (1.0,),
-        seed: int = 0,
-        max_utterances: int | None = None,
-    ) -> None:
-        self._seconds = np.asarray(seconds, dtype=np.float64)
-        if not isinstance(ids, np.ndarray):
-            ids = np.array([hash_id(name) for name in ids], dtype=np.uint64)
-        self._hashes = ids
-        self._speeds = np.array(speeds, dtype=np.float64)
-        self._batch_seconds = batch_seconds
-        self._max_utterances = len(ids) if max_utterances is None else max_utterances
-        self._seed = seed
-        self._last: tuple[int, EpochPlan] | None = None
-        if not len(ids):
-            raise DataError("There is no utterance to train on; see why they were left out.")
-        if len(self._seconds) != len(ids):
-            raise ValueError(f"{len(self._seconds)} lengths for {len(ids)} ids")
-        if not batch_seconds > 0 or self._max_utterances < 1:
-            raise ConfigError(
-                f"A batch of {batch_seconds} s and {self._max_utterances} utterances holds "
-                "nothing; give it more than 0 s and at least 1 utterance."
-            )
-        if not len(self._speeds) or not (self._speeds > 0).all():
-            raise ConfigError(f"The speeds {list(speeds)} must be factors above 0, at least one.")
-
-    def epoch(self, epoch: int) -> EpochPlan:
-        """The plan of an epoch, counted from 0; the last one is kept, not planned again."""
-        if self._last is None or self._last[0] != epoch:
-            self._last = epoch, self._plan(epoch)
-        return self._last[1]
-
-    def _plan(self, epoch: int) -> EpochPlan:
-        state = _mix(_mix(np.uint64(self._seed % 2**64)) ^ np.uint64(epoch))
-        draws = _mix(self._hashes ^ state)
-        high, low = draws >> np.uint64(32), draws & np.uint64(0xFFFFFFFF)
-        speeds = self._speeds[(high * np.uint64(len(self._speeds))) >> np.uint64(32)]
-        seconds = self._seconds / speeds
-        order = np.argsort(-seconds * (1 + self.JITTER * low / 2**32), kind="stable")
-
-        # From the longest to the shortest: a batch is as many as fit if each were as long as the
-        # longest that is still to come.
-        longest = np.maximum.accumulate(seconds[order][::-1])[::-1]
-        fitting = np.clip(self._batch_seconds // longest, 1, self._max_utterances)
-        sizes = fitting.astype(np.int64).tolist()
-        starts = [0]
-        while starts[-1] < len(order):
-            starts.append(starts[-1] + sizes[starts[-1]])
-        starts[-1] = len(order)
-
-        numbers = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-        order = order[np.lexsort((-seconds[order], numbers))]  # inside a batch, by true length
-        batches = [order[start:end] for start, end in pairwise(starts)]
-        shuffled = np.argsort(_mix(~state ^ np.arange(len(batches), dtype=np.uint64)))
-        return EpochPlan([batches[number] for number in shuffled.tolist()], speeds)
-
-
-def hash_id(name: str) -> int:
-    """64 bits that stand for an utterance's id, the same on every machine."""
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
-
-
-def _mix(x: Any) -> Any:
-    """Splitmix64's output function, on uint64: every bit of the input moves half of the output's.
-
-    Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators".
-    """
-    with np.errstate(over="ignore"):
-        x = x + np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
-
-
-def shard(batch: Indices, rank: int, processes: int) -> Indices:
-    """A process's part of a batch, dealt out so that parts differ by one utterance at most.
-
-    Batches come longest first, so all parts are about as long, too. Parts may be empty.
-    """
-    return batch[rank::processes]
-
-
 # Batches
 
 
@@ -629,9 +503,9 @@ class SpeechDataset:
 
     `target_lengths` counts the symbols of each text, so that nobody has to read it to know.
 
-    `dataset[epoch, index, speed]` is the Example of an utterance in an epoch, at a speed factor:
-    the same whenever and wherever it is asked for. `log_mel` is copied as it is now, to the CPU;
-    without an augmenter nothing but the speed is changed. `twice`: Examples have second features.
+    `dataset[epoch, index, timing]` is the Example of an utterance in an epoch, its time changed as
+    `timing` says: the same whenever and wherever it is asked for. `log_mel` is copied as it is now,
+    to the CPU; without an augmenter there is no other damage. `twice`: Examples have second features.
 
     Reading raises AudioError, also where a recording is shorter than its utterance says, and
     TextError for a text that the vocabulary cannot spell.
@@ -658,9 +532,9 @@ class SpeechDataset:
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def __getitem__(self, key: tuple[int, int, float]) -> Example:
-        epoch, index, speed = key
-        return self.reader.read(self.utterances[index], epoch, speed)
+    def __getitem__(self, key: tuple[int, int, Timing]) -> Example:
+        epoch, index, timing = key
+        return self.reader.read(self.utterances[index], epoch, timing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -668,7 +542,7 @@ class _Request:
     """All that a worker must know to make a batch."""
 
     utterances: list[Utterance]
-    speeds: list[float]
+    timings: list[Timing]
     symbols: int
     epoch: int
     step: int
@@ -698,23 +572,23 @@ class _Reader(Dataset[Batch | AsrError]):
         """A batch, or what is wrong: raised in a worker, it would come back inside a traceback."""
         try:
             examples = [
-                self.read(utterance, request.epoch, speed)
-                for utterance, speed in zip(request.utterances, request.speeds, strict=True)
+                self.read(utterance, request.epoch, timing)
+                for utterance, timing in zip(request.utterances, request.timings, strict=True)
             ]
         except AsrError as error:
             return error
         mels = self.log_mel.config.mels
         return collate(examples, mels, request.symbols, request.epoch, request.step)
 
-    def read(self, utterance: Utterance, epoch: int, speed: float) -> Example:
+    def read(self, utterance: Utterance, epoch: int, timing: Timing) -> Example:
         target = torch.tensor(self.vocabulary.encode(utterance.text, utterance.id))  # (U,)
         rate = self.log_mel.config.sample_rate
         waveform = load_audio(utterance.audio, rate, expected_seconds=utterance.seconds)  # (N,)
-        if speed != 1.0:
-            waveform = change_speed(waveform, speed)
+        if timing.speed != 1.0:
+            waveform = change_speed(waveform, timing.speed)
         if self.augmenter:
             generator = random_generator(self.seed, epoch, utterance.id, "waveform")
-            waveform = self.augmenter.damage_waveform(waveform, generator)
+            waveform = self.augmenter.damage_waveform(waveform, generator, timing)
         # One thread, as in workers: with more, sums may be rounded in another order.
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -727,10 +601,11 @@ class _Reader(Dataset[Batch | AsrError]):
             generator = random_generator(self.seed, epoch, utterance.id, "features")
             found = features.numpy()
             if self.twice:
-                views = self.augmenter.damage_features_twice(found, generator)
+                views = self.augmenter.damage_features_twice(found, generator, timing)
                 features, second = map(torch.from_numpy, views)
             else:
-                features = torch.from_numpy(self.augmenter.damage_features(found, generator))
+                found = self.augmenter.damage_features(found, generator, timing)
+                features = torch.from_numpy(found)
         return Example(utterance.id, utterance.text, features, target, second)
 
 
@@ -795,7 +670,7 @@ def _plan_requests(
             part = shard(batch, rank, processes)
             yield _Request(
                 [dataset.utterances[index] for index in part],
-                plan.speeds[part].tolist(),
+                [plan.timing(index) for index in part],
                 int(dataset.target_lengths[batch].sum()),
                 epoch,
                 step,

@@ -29,7 +29,6 @@ from asr.audio import TOLERANCE_SECONDS
 from asr.augment import AugmentConfig
 from asr.checkpoint import load_model
 from asr.data import (
-    Planner,
     Reject,
     StrPath,
     Utterance,
@@ -52,6 +51,7 @@ from asr.features import FeaturesConfig
 from asr.index import admit
 from asr.lstm import EncoderConfig
 from asr.model import AcousticModel
+from asr.planning import Planner
 from asr.sound import ENVELOPE_BINS, Sound, alikeness, measure_sound
 from asr.text import Vocabulary, normalise
 

@@ -37,17 +37,15 @@ import numpy.typing as npt
 
 from asr.audio import SAMPLE_RATE, TOLERANCE_SECONDS
 from asr.data import (
-    Hashes,
-    Indices,
     Reject,
     StrPath,
     Utterance,
-    hash_id,
     parse_manifest,
     read_lines,
 )
 from asr.errors import DataError, FileError
 from asr.files import write_atomically
+from asr.planning import Hashes, Indices, hash_id
 from asr.text import Vocabulary, ctc_frames_needed, normalise
 
 # To be raised where the layout changes, or what a manifest's line is made into; the second number is

@@ -22,7 +22,6 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -33,15 +32,11 @@ from asr.augment import AugmentConfig, Augmenter
 from asr.curves import Metrics, diagnose, draw_curves
 from asr.data import (
     Batch,
-    EpochPlan,
     Example,
-    Indices,
-    Planner,
     SpeechDataset,
     Utterance,
     collate,
     load_batches,
-    shard,
     summarise_rejects,
 )
 from asr.decode import DecoderConfig
@@ -51,6 +46,7 @@ from asr.features import FeaturesConfig
 from asr.index import Index, admit, index_utterances
 from asr.lstm import LEARNING, Context, EncoderConfig
 from asr.model import AcousticModel, Emissions
+from asr.planning import VERSION, EpochPlan, Indices, Planner, shard
 from asr.recognizer import Recognizer
 from asr.scoring import score
 from asr.text import Vocabulary, ctc_frames_needed, normalise
@@ -68,7 +64,8 @@ class TrainingConfig:
     """The optimisation. A step is one batch, summed over all processes."""
 
     epochs: int = 40
-    # Padded audio in a batch, all processes' shares together; also the longest utterance admitted.
+    # Audio in a batch, with added silence and padding, all processes' shares together; also the
+    # longest utterance admitted.
     batch_seconds: float = 40.0
     # Micro-batches into which each process cuts its part of a batch, one in memory after the other,
     # for batches that are larger than the memory. But for rounding and dropout the step is the same.
@@ -388,11 +385,11 @@ def is_want_of_memory(error: BaseException) -> bool:
     return any(words in str(error).lower() for words in ("allocate memory", "alloc_failed"))
 
 
-def largest_batch(plan: EpochPlan, seconds: Sequence[float] | npt.NDArray[np.float64]) -> Indices:
-    """The batch of a plan that holds the most audio, padding included; `seconds` by utterance."""
+def largest_batch(plan: EpochPlan) -> Indices:
+    """The batch of a plan that holds the most audio, padding included."""
 
     def padded(batch: Indices) -> float:  # the first of a batch is its longest
-        return float(len(batch) * seconds[batch[0]] / plan.speeds[batch[0]])
+        return float(len(batch) * plan.seconds[batch[0]])
 
     return max(plan.batches, key=padded)
 
@@ -518,7 +515,7 @@ class _Run:
             self.admitted.seconds,
             self.admitted.hashes,
             config.batch_seconds,
-            task.augment.speeds,
+            task.augment,
             config.seed,
         )
         dataset = SpeechDataset(
@@ -551,13 +548,14 @@ class _Run:
 
         Too large a batch then ends the training at its start, not in its last epoch's last step.
         """
-        batch = largest_batch(plan, self.admitted.seconds)
-        log_mel, slowest = self.trainer.model.features, 1 - self.task.augment.tempo
+        batch = largest_batch(plan)
+        log_mel = self.trainer.model.features
         examples = []
         for index in shard(batch, self.place.rank, self.place.processes):
             utterance = self.admitted[index]
-            samples = round(utterance.seconds * log_mel.config.sample_rate / plan.speeds[index])
-            frames = math.ceil(log_mel.frames(samples) / slowest)
+            tempo = plan.tempos[index]
+            samples = math.ceil(plan.seconds[index] * tempo * log_mel.config.sample_rate)
+            frames = math.ceil(log_mel.frames(samples) / tempo)
             features = torch.zeros(frames, log_mel.config.mels)
             target = torch.tensor(self.task.vocabulary.encode(utterance.text, utterance.id))
             second = features if self.config.consistency else None
@@ -874,6 +872,7 @@ class _Run:
             if key not in FREE
         }
         parts["the vocabulary"] = task.vocabulary.to_list()
+        parts["planning.version"] = VERSION
         for name, index in (("training", self.admitted), ("dev", index_utterances(self.dev_set))):
             parts[f"the {name} set"] = index.digest()
         return {name: json.dumps(value) for name, value in parts.items()}

@@ -24,22 +24,22 @@ import gzip
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import venv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from benchmark_decoder_rivals import Decode, serve
+from rivals import Worker, WorkerError, build_environment
 
 from asr import score
 from asr.beam import BeamDecoder
 from asr.decode import DecoderConfig, Hypothesis
+from asr.errors import EXIT_CODE
 from asr.language import LanguageModel
 from asr.progress import Bar, complain, say
 from asr.text import Vocabulary
@@ -52,7 +52,6 @@ PACKAGES = {
     "flashlight": ("flashlight-text>=0.0.7", "kenlm", "numpy"),
     "fast-ctc-decode": ("fast-ctc-decode>=0.3.6", "numpy"),
 }
-BUILD_SECONDS = 1200
 LEAST_SECONDS = 0.5
 """A fast decoder repeats its turn until it has taken so much CPU time."""
 BEAMS = (16, 32, 64, 128)
@@ -130,64 +129,6 @@ class Ours:
         return result.text
 
 
-class WorkerError(Exception):
-    """A decoder's process could not be started, or ended too early; the message is the reason."""
-
-
-class Worker:
-    """A decoder in a process of its own."""
-
-    def __init__(self, command: list[str], log: Path) -> None:
-        self._log = log
-        with log.open("w") as errors:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            )
-        self.versions: dict[str, str] = self._read()
-
-    def decode(
-        self, utterances: Sequence[int], settings: dict[str, Any], least_seconds: float
-    ) -> dict[str, Any]:
-        """Their texts, and the CPU and wall-clock seconds that it took.
-
-        It is repeated until it has taken `least_seconds` of CPU; the seconds are those of one time.
-        """
-        request = {
-            "utterances": [int(index) for index in utterances],
-            "settings": settings,
-            "least_seconds": least_seconds,
-        }
-        with contextlib.suppress(BrokenPipeError):
-            _pipe(self._process.stdin).write(json.dumps(request) + "\n")
-            _pipe(self._process.stdin).flush()
-        return self._read()
-
-    def _read(self) -> dict[str, Any]:
-        if line := _pipe(self._process.stdout).readline():
-            answer: dict[str, Any] = json.loads(line)
-            return answer
-        self._process.wait()
-        raise WorkerError(last_line(self._log.read_text(errors="replace")))
-
-    def close(self) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            _pipe(self._process.stdin).close()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-
-
-def _pipe(stream: IO[str] | None) -> IO[str]:
-    assert stream is not None
-    return stream
-
-
 @dataclass(frozen=True)
 class Bench:
     """What is decoded, by whom, and with which weights unless they are tuned."""
@@ -216,9 +157,18 @@ class Bench:
         least_seconds: float = 0.0,
         **settings: Any,
     ) -> dict[str, Any]:
-        """The worker's answer, and CPU milliseconds per second of audio ("ms")."""
+        """The worker's answer, and CPU milliseconds per second of audio ("ms").
+
+        It decodes again and again until that has taken `least_seconds` of CPU; the answer's seconds
+        are those of one time.
+        """
         settings = {"beam": beam, **self.weights, **contestant.fixed, **settings}
-        answer = self.workers[contestant.worker].decode(utterances, settings, least_seconds)
+        request = {
+            "utterances": [int(index) for index in utterances],
+            "settings": settings,
+            "least_seconds": least_seconds,
+        }
+        answer = self.workers[contestant.worker].ask(request)
         seconds = float(self.seconds[utterances].sum())
         return {**answer, "ms": 1000 * answer["cpu_seconds"] / seconds}
 
@@ -258,7 +208,7 @@ def main() -> None:
         bench = Bench(references, seconds, workers, weights)
         results: dict[str, Any] = {
             "command": sys.argv,
-            "versions": {name: worker.versions for name, worker in workers.items()},
+            "versions": {name: worker.hello for name, worker in workers.items()},
         }
         results["same_weights"] = compare(bench, options)
         results["threads"] = compare_threads(bench, options)
@@ -363,39 +313,8 @@ def start_workers(
             continue
         stack.callback(workers[name].close)
     for worker in workers.values():
-        say(", ".join(f"{package} {version}" for package, version in worker.versions.items()))
+        say(", ".join(f"{package} {version}" for package, version in worker.hello.items()))
     return workers
-
-
-def build_environment(folder: Path, packages: Sequence[str]) -> Path:
-    """The Python of an environment that holds `packages`, built unless it is there."""
-    python, mark = folder.resolve() / "bin" / "python", folder / "installed"
-    wanted = "\n".join(packages)
-    if mark.is_file() and mark.read_text() == wanted:
-        return python
-    complain(f"building {folder} (some minutes: KenLM is compiled)")
-    venv.create(folder, with_pip=True)
-    command = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    try:
-        subprocess.run(
-            [*command, *packages],
-            check=True,
-            timeout=BUILD_SECONDS,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    except subprocess.CalledProcessError as error:
-        raise WorkerError(f"it cannot be installed: {last_line(error.stderr)}") from None
-    except subprocess.TimeoutExpired:
-        raise WorkerError(f"it was not installed within {BUILD_SECONDS} s") from None
-    mark.write_text(wanted)
-    return python
-
-
-def last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason")
 
 
 def compare(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
@@ -633,4 +552,5 @@ if __name__ == "__main__":
     try:
         main()
     except WorkerError as error:
-        sys.exit(f"a decoder's process ended: {error}")
+        complain(f"benchmark_decoder.py: {error}")
+        sys.exit(EXIT_CODE)

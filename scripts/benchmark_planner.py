@@ -23,16 +23,20 @@ from pathlib import Path
 
 import numpy as np
 
-from asr.data import Planner, Utterance, read_manifest, write_manifest
+from asr.augment import AugmentConfig
+from asr.data import Utterance, read_manifest, write_manifest
 from asr.features import FeaturesConfig
 from asr.index import admit, open_index
 from asr.lstm import EncoderConfig
 from asr.model import AcousticModel
+from asr.planning import Planner
 from asr.progress import Bar, say, track
 from asr.text import Vocabulary
 
 EPOCHS = 3
-SPEEDS = (0.9, 1.0, 1.1)
+AUGMENT = AugmentConfig(
+    silence_seconds=1.0, tempo=0.1
+)  # all that makes recordings longer or shorter
 WORDS_PER_SECOND = 2.3
 WORDS = (
     "the of and a to in he was that it his her with as had you for she not at but be on they have him "
@@ -64,10 +68,14 @@ def plan(manifest: Path, batch_seconds: float, epoch: int = 0) -> None:
     """Everything before the first step of an epoch, but for the model; the middle of a later one."""
     model = AcousticModel(FeaturesConfig(), EncoderConfig(), len(Vocabulary.english()))
     admitted, _ = admit(
-        open_index(manifest), Vocabulary.english(), model.frames, 1.1, max_seconds=batch_seconds
+        open_index(manifest),
+        Vocabulary.english(),
+        model.frames,
+        AUGMENT.fastest,
+        max_seconds=batch_seconds,
     )
     admitted.digest()
-    plan = Planner(admitted.seconds, admitted.hashes, batch_seconds, SPEEDS, seed=1).epoch(epoch)
+    plan = Planner(admitted.seconds, admitted.hashes, batch_seconds, AUGMENT, seed=1).epoch(epoch)
     if epoch:
         for number in plan.batches[len(plan) // 2]:
             _ = admitted[number]
@@ -102,7 +110,7 @@ def judge_plans(manifest: Path, batch_seconds: float) -> dict[str, float]:
     """How much of the batches is audio, how many come again, and the time of a plan alone."""
     indexed = open_index(manifest)
     seconds = indexed.seconds
-    planner = Planner(seconds, indexed.hashes, batch_seconds, SPEEDS, seed=1)
+    planner = Planner(seconds, indexed.hashes, batch_seconds, AUGMENT, seed=1)
     times, kept, padded, repeated, batches = [], 0.0, 0.0, 0, 0
     seen: set[frozenset[int]] = set()
     for epoch in range(EPOCHS):
@@ -110,7 +118,7 @@ def judge_plans(manifest: Path, batch_seconds: float) -> dict[str, float]:
         plan = planner.epoch(epoch)
         times.append(time.perf_counter() - start)
         for batch in plan.batches:
-            lengths = seconds[batch] / plan.speeds[batch]
+            lengths = plan.seconds[batch]
             kept += float(lengths.sum())
             padded += len(batch) * float(lengths.max())
         names = {frozenset(batch.tolist()) for batch in plan.batches}

@@ -23,7 +23,6 @@ import json
 import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,10 +32,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
+from rivals import Worker, WorkerError, build_environment
 
 from asr.audio import load_audio
 from asr.checkpoint import load_decoder_config, load_model
@@ -175,7 +175,7 @@ def run(options: argparse.Namespace) -> None:
                     "load": (before, os.getloadavg()[0]),
                 }
                 if rival:
-                    point["version"] = rival.version
+                    point["version"] = rival.hello["version"]
                 points.append(point)
                 report(point)
     if options.json:
@@ -218,60 +218,21 @@ def cut(pool: np.ndarray, streams: int, samples: int) -> np.ndarray:
 # ---- Together against one by one ----------------------------------------------------------------
 
 
-class Rival:
-    """pocketsphinx in a process of its own, by the Python of its environment."""
-
-    def __init__(self, python: Path, samples: Path, piece: int) -> None:
-        script = Path(__file__).with_name(f"{Path(__file__).stem}_rival.py")
-        self._process = subprocess.Popen(
-            [str(python), str(script), str(samples), str(piece)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        )
-        self.version: str = self._read()["version"]
-
-    def listen(self, stream: int) -> float:
-        """CPU seconds that it takes to hear this stream."""
-        pipe = _pipe(self._process.stdin)
-        pipe.write(f"{stream}\n")
-        pipe.flush()
-        return float(self._read()["cpu_seconds"])
-
-    def _read(self) -> dict[str, Any]:
-        line = _pipe(self._process.stdout).readline()
-        if not line:
-            raise ConfigError(f"{RIVAL} ended: see above, or go without it by --no-rival.")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def close(self) -> None:
-        _pipe(self._process.stdin).close()
-        self._process.wait()
-
-
-def _pipe(stream: IO[str] | None) -> IO[str]:
-    assert stream is not None
-    return stream
-
-
 @contextmanager
-def start_rival(environments: Path, signals: np.ndarray, piece: int) -> Iterator[Rival | None]:
+def start_rival(environments: Path, signals: np.ndarray, piece: int) -> Iterator[Worker | None]:
     """The rival, ready for these signals (streams, N); None, and the reason printed, without it."""
-    from benchmark_decoder import WorkerError, build_environment
-
     with tempfile.TemporaryDirectory() as folder:
         samples = Path(folder) / "samples.npy"
         np.save(samples, signals)
         try:
-            environments.mkdir(parents=True, exist_ok=True)
             python = build_environment(environments / RIVAL, PACKAGES)
+            script = Path(__file__).with_name(f"{Path(__file__).stem}_rival.py")
+            command = [str(python), str(script), str(samples), str(piece)]
+            rival = Worker(command, Path(folder) / f"{RIVAL}.log")
         except WorkerError as error:
             complain(f"{RIVAL} is left out: {error}")
             yield None
             return
-        rival = Rival(python, samples, piece)
         try:
             yield rival
         finally:
@@ -282,7 +243,7 @@ def measure_together(
     recognizer: Recognizer,
     signals: np.ndarray,
     latency_ms: float,
-    rival: Rival | None,
+    rival: Worker | None,
     rounds: int,
 ) -> dict[str, float]:
     """Medians of CPU milliseconds per second of audio, and of the rounds' ratios.
@@ -317,7 +278,7 @@ def measure_together(
                 ways[name](streams)
                 ms[name] = 1000 * (time.thread_time() - start) / (seconds * len(signals))
             if rival:
-                ms[RIVAL] = 1000 * rival.listen(number % len(signals)) / seconds
+                ms[RIVAL] = 1000 * rival.ask(number % len(signals))["cpu_seconds"] / seconds
             found.append(ms)
             bar.advance()
     result = {name: statistics.median(ms[name] for ms in found[1:]) for name in found[0]}

@@ -34,22 +34,21 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import soundfile
 import torch
 import torch.distributed as dist
 from omegaconf import OmegaConf
+from rivals import Worker, WorkerError, build_environment
 from torch import Tensor, nn
 
 import asr.train
@@ -57,7 +56,6 @@ from asr.audio import load_audio
 from asr.augment import AugmentConfig, Augmenter
 from asr.data import (
     Batch,
-    Planner,
     SpeechDataset,
     Utterance,
     load_batches,
@@ -71,6 +69,7 @@ from asr.files import write_atomically
 from asr.index import Index, admit
 from asr.lstm import Context, Encoder, EncoderConfig
 from asr.model import AcousticModel
+from asr.planning import Planner
 from asr.progress import Bar, complain, say
 from asr.text import Vocabulary
 from asr.train import Listener, Task, Trainer, TrainingConfig
@@ -82,7 +81,6 @@ TARGETS = {"step": 1.10, "pipeline": 1.25, "speechbrain": 1.5}
 WORKERS = 2
 RIVAL = "speechbrain"
 PACKAGES = ("speechbrain>=1.1,<2",)
-BUILD_SECONDS = 1200
 STATUS = Path("/proc/self/stat")
 DATA_FACTOR = 10  # the loader alone gets through so many times as much audio in a round
 MADE_UP = 120  # recordings
@@ -138,7 +136,7 @@ class Bench:
             self.utterances.seconds,
             self.utterances.hashes,
             self.training.batch_seconds,
-            augment.speeds,
+            augment,
         )
         return load_batches(
             dataset, planner, range(1_000_000), rank=rank, processes=processes, workers=workers
@@ -885,94 +883,6 @@ READINGS = {
 }
 
 
-class RivalError(Exception):
-    """SpeechBrain could not be had; the message is the reason."""
-
-
-class Rival:
-    """SpeechBrain in a process of its own, by the Python of its environment."""
-
-    def __init__(self, python: Path, folder: Path, threads: int) -> None:
-        script = Path(__file__).with_name(f"{Path(__file__).stem}_rival.py")
-        self._log = folder / "rival.log"
-        with self._log.open("w") as errors:
-            self._process = subprocess.Popen(
-                [str(python), str(script), str(folder)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-            )
-        hello = self._read()
-        self.versions: dict[str, str] = hello["versions"]
-        self.losses: dict[str, float] = hello["losses"]
-
-    def fit(self, reading: str, batches: Sequence[int]) -> dict[str, float]:
-        """CPU and wall-clock seconds that it takes to train on these batches."""
-        pipe = _pipe(self._process.stdin)
-        with contextlib.suppress(BrokenPipeError):
-            pipe.write(json.dumps({"reading": reading, "batches": list(batches)}) + "\n")
-            pipe.flush()
-        return self._read()
-
-    def _read(self) -> dict[str, Any]:
-        if line := _pipe(self._process.stdout).readline():
-            answer: dict[str, Any] = json.loads(line)
-            return answer
-        self._process.wait()
-        raise RivalError(f"its process ended: {last_line(self._log.read_text(errors='replace'))}")
-
-    def close(self) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            _pipe(self._process.stdin).close()
-        self._process.wait()
-
-
-def _pipe(stream: IO[str] | None) -> IO[str]:
-    assert stream is not None
-    return stream
-
-
-def last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason")
-
-
-def build_environment(folder: Path) -> Path:
-    """The Python of an environment with the rival, built unless it is there.
-
-    It borrows this environment's own packages, so that both train by the very same torch; what else
-    SpeechBrain wants is installed into the folder alone. Raises RivalError.
-    """
-    python, mark = folder.resolve() / "bin" / "python", folder / "installed"
-    lent = str(Path(torch.__file__).resolve().parent.parent)
-    wanted = "\n".join((*PACKAGES, lent, torch.__version__))
-    if python.exists() and mark.is_file() and mark.read_text() == wanted:
-        return python
-    complain(f"building {folder} (about a minute)")
-    try:
-        venv.create(folder, clear=True, with_pip=True)
-        (site,) = folder.resolve().glob("lib/python*/site-packages")
-        (site / "lent.pth").write_text(f"{lent}\n")
-        subprocess.run(
-            [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *PACKAGES],
-            check=True,
-            timeout=BUILD_SECONDS,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    except subprocess.CalledProcessError as error:
-        raise RivalError(f"it cannot be installed: {last_line(error.stderr or '')}") from None
-    except subprocess.TimeoutExpired:
-        raise RivalError(f"it was not installed within {BUILD_SECONDS} s") from None
-    except OSError as error:
-        raise RivalError(f"its environment cannot be made: {error}") from None
-    mark.write_text(wanted)
-    return python
-
-
 def measure_rival(bench: Bench, environments: Path) -> dict[str, Any]:
     """Ours and SpeechBrain's steps on the same batches, in turn; the reason, if it cannot be had."""
     # nn.LSTM has no norm between its layers; the rest of the model is what it always is.
@@ -983,10 +893,15 @@ def measure_rival(bench: Bench, environments: Path) -> dict[str, Any]:
         folder = Path(name)
         write_inputs(folder, bench, model, batches)
         try:
-            rival = Rival(build_environment(environments / RIVAL), folder, bench.threads)
+            # Its own torch would not be ours: it borrows all packages of this environment.
+            lent = Path(torch.__file__).resolve().parent.parent
+            python = build_environment(environments / RIVAL, PACKAGES, lent)
+            script = Path(__file__).with_name(f"{Path(__file__).stem}_rival.py")
+            command = [str(python), str(script), str(folder)]
+            rival = Worker(command, folder / f"{RIVAL}.log", bench.threads)
             stack.callback(rival.close)
             return compare(bench, model, batches, rival)
-        except RivalError as error:
+        except WorkerError as error:
             complain(f"{RIVAL} is left out: {error}")
             return {"left_out": str(error)}
 
@@ -1030,16 +945,17 @@ def write_inputs(
 
 
 def compare(
-    bench: Bench, model: AcousticModel, batches: Sequence[Batch], rival: Rival
+    bench: Bench, model: AcousticModel, batches: Sequence[Batch], rival: Worker
 ) -> dict[str, Any]:
     trainer = Trainer(model, bench.training, Place(0, 1, torch.device("cpu")))
     model.eval()
     with torch.no_grad():
         loss = float(trainer.losses(batches[0]).sum())
     model.train()
-    if not math.isclose(loss, rival.losses["packed"], rel_tol=SAME):
-        raise RivalError(
-            f"its loss is {rival.losses['packed']} where ours is {loss}: they do not compute the same"
+    theirs = rival.hello["losses"]["packed"]
+    if not math.isclose(loss, theirs, rel_tol=SAME):
+        raise WorkerError(
+            f"its loss is {theirs} where ours is {loss}: they do not compute the same"
         )
     numbers = range(len(batches))
     cpu: dict[str, list[float]] = {name: [] for name in ("ours", *READINGS)}
@@ -1054,12 +970,12 @@ def compare(
                             trainer.step(batches[number], turn * len(batches) + number, 0.0)
                     spent = {"cpu_seconds": clock.cpu, "wall_seconds": clock.wall}
                 else:
-                    spent = rival.fit(name, numbers)
+                    spent = rival.ask({"reading": name, "batches": list(numbers)})
                 if turn:
                     cpu[name].append(spent["cpu_seconds"])
                     wall[name].append(spent["wall_seconds"])
             bar.advance()
-    losses = {"ours": loss, **rival.losses}
+    losses = {"ours": loss, **rival.hello["losses"]}
     figures: dict[str, Any] = {
         name: {
             "steps_per_cpu_second": len(batches) / median(cpu[name]),
@@ -1070,7 +986,7 @@ def compare(
         }
         for name in cpu
     }
-    versions = ", ".join(f"{key} {value}" for key, value in rival.versions.items())
+    versions = ", ".join(f"{key} {value}" for key, value in rival.hello["versions"].items())
     padding = 1 - sum(int(b.feature_lengths.sum()) for b in batches) / sum(
         b.features.shape[0] * b.features.shape[1] for b in batches
     )
@@ -1093,7 +1009,7 @@ def compare(
         "checks loss and gradient, AdamW; theirs gets stacked frames: forward, CTC, checks the loss, "
         "backward, clips, AdamW."
     )
-    return {"versions": rival.versions, "padding": padding, **figures}
+    return {"versions": rival.hello["versions"], "padding": padding, **figures}
 
 
 def say_rival(label: str, figure: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 import soundfile
+from rivals import WorkerError, build_environment
 
 from asr.audio import SAMPLE_RATE, load_audio
 from asr.data import read_manifest
@@ -156,12 +157,9 @@ def write_long(manifest: str, minutes: float, path: Path) -> tuple[str, float]:
 
 def build_rival(environments: Path) -> list[str]:
     """The rival's command; empty, and the reason printed, where it cannot be installed."""
-    from benchmark_decoder import WorkerError, build_environment
-
     try:
-        environments.mkdir(parents=True, exist_ok=True)
         python = build_environment(environments / RIVAL, PACKAGES)
-    except (WorkerError, OSError) as error:
+    except WorkerError as error:
         say(f"without {RIVAL}: {error}")
         return []
     return [str(python), "-c", RIVAL_SCRIPT]

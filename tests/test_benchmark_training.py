@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +98,8 @@ class Rival:
     """Stands for SpeechBrain's process: computes the loss of what was written for it."""
 
     @torch.no_grad()
-    def __init__(self, _python: Path, folder: Path, threads: int) -> None:
-        self.versions = {"speechbrain": "0"}
+    def __init__(self, command: list[str], _log: Path, threads: int) -> None:
+        folder = Path(command[-1])
         settings = json.loads((folder / "settings.json").read_text())
         assert settings["threads"] == threads == 1
         weights = torch.load(folder / "weights.pt")
@@ -120,11 +119,12 @@ class Rival:
         loss = nn.functional.ctc_loss(
             log_probs, batch["targets"], batch["lengths"], batch["target_lengths"], reduction="sum"
         )
-        self.losses = {"packed": float(loss / batch["symbols"]), "padded": 0.0}
+        losses = {"packed": float(loss / batch["symbols"]), "padded": 0.0}
+        self.hello = {"versions": {"speechbrain": "0"}, "losses": losses}
 
-    def fit(self, reading: str, batches: Sequence[int]) -> dict[str, float]:
-        assert reading in self.losses
-        assert list(batches) == list(range(len(self.batches)))
+    def ask(self, request: dict[str, Any]) -> dict[str, float]:
+        assert request["reading"] in self.hello["losses"]
+        assert request["batches"] == list(range(len(self.batches)))
         return {"cpu_seconds": 1.0, "wall_seconds": 1.0}
 
     def close(self) -> None:
@@ -134,8 +134,8 @@ class Rival:
 def test_the_rival_gets_our_model_and_batches(
     benchmark: Any, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(benchmark, "build_environment", lambda _: Path())
-    monkeypatch.setattr(benchmark, "Rival", Rival)
+    monkeypatch.setattr(benchmark, "build_environment", lambda *_: Path())
+    monkeypatch.setattr(benchmark, "Worker", Rival)
     output = tmp_path / "figures.json"
     arguments = ["--manifest", manifest, "--json", output, "--only", "speechbrain"]
     assert run(benchmark, monkeypatch, *arguments) == 0
@@ -151,10 +151,10 @@ def test_a_rival_that_computes_something_else_is_left_out(
     class Other(Rival):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
-            self.losses["packed"] *= 1.01
+            self.hello["losses"]["packed"] *= 1.01
 
-    monkeypatch.setattr(benchmark, "build_environment", lambda _: Path())
-    monkeypatch.setattr(benchmark, "Rival", Other)
+    monkeypatch.setattr(benchmark, "build_environment", lambda *_: Path())
+    monkeypatch.setattr(benchmark, "Worker", Other)
     assert run(benchmark, monkeypatch, "--manifest", manifest, "--only", "speechbrain") == 0
     assert "they do not compute the same" in capsys.readouterr().err
 

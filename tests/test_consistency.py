@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from asr import checkpoint
 from asr.augment import AugmentConfig, Augmenter, random_generator
 from asr.curves import read_metrics
-from asr.data import Batch, Example, Planner, SpeechDataset, Utterance, collate, load_batches
+from asr.data import Batch, Example, SpeechDataset, Utterance, collate, load_batches
 from asr.distributed import Place, RuntimeConfig, launch
 from asr.errors import ConfigError
 from asr.features import FeaturesConfig, LogMel
 from asr.lstm import EncoderConfig
 from asr.model import AcousticModel
+from asr.planning import Planner
 from asr.text import Vocabulary
 from asr.train import Listener, Trainer, TrainingConfig, disagreement, split, train
 
@@ -49,17 +50,17 @@ def test_the_views_differ_in_their_masks_alone(epoch: int) -> None:
     assert seen.mean() > 0.2
 
 
-def views_of(utterances: list[Utterance], augment: AugmentConfig | None) -> list[Batch]:
+def views_of(utterances: list[Utterance], damaged: bool) -> list[Batch]:
     vocabulary, log_mel = Vocabulary.english(), LogMel(FeaturesConfig(mels=20))
     lengths = [len(vocabulary.encode(u.text)) for u in utterances]
-    augmenter = Augmenter(augment, RATE) if augment else None
+    augmenter = Augmenter(WARPED, RATE) if damaged else None
     dataset = SpeechDataset(utterances, lengths, vocabulary, log_mel, augmenter, 7, twice=True)
-    planner = Planner([u.seconds for u in utterances], [u.id for u in utterances], 6.0, (1.0,), 7)
+    planner = Planner([u.seconds for u in utterances], [u.id for u in utterances], 6.0, WARPED, 7)
     return list(load_batches(dataset, planner, range(2)))
 
 
 def test_batches_hold_both_views(tones) -> None:
-    batches, again, plain = views_of(tones, WARPED), views_of(tones, WARPED), views_of(tones, None)
+    batches, again, plain = (views_of(tones, damaged) for damaged in (True, True, False))
     for batch, other, bare in zip(batches, again, plain, strict=True):
         assert batch.second is not None
         assert bare.second is not None

@@ -18,15 +18,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr import data
-from asr.augment import AugmentConfig, Augmenter
+from asr.augment import UNCHANGED, AugmentConfig, Augmenter, Timing
 from asr.data import (
     Batch,
     Example,
-    Planner,
     Reject,
     SpeechDataset,
     Utterance,
@@ -37,12 +35,12 @@ from asr.data import (
     read_kaldi,
     read_librispeech,
     read_manifest,
-    shard,
     summarise_rejects,
     write_manifest,
 )
-from asr.errors import AudioError, ConfigError, DataError, FileError, TextError
+from asr.errors import AudioError, DataError, FileError, TextError
 from asr.features import FeaturesConfig, LogMel
+from asr.planning import Planner
 from asr.text import Vocabulary
 
 ENGLISH = Vocabulary.english()
@@ -368,141 +366,6 @@ def test_summarise_rejects() -> None:
     assert summarise_rejects([]) == ""
 
 
-# The planner
-
-PLANS = st.fixed_dictionaries(
-    {
-        "seconds": st.lists(st.floats(0.05, 40.0), min_size=1, max_size=200),
-        "batch_seconds": st.floats(1.0, 200.0),
-        "speeds": st.sampled_from([[1.0], [0.9, 1.0, 1.1], [0.5, 2.0]]),
-        "seed": st.integers(-(2**63), 2**64),
-        "max_utterances": st.sampled_from([None, 1, 7]),
-    }
-)
-
-
-def make_planner(seconds: list[float], **options: object) -> Planner:
-    return Planner(seconds, [f"u{i}" for i in range(len(seconds))], **options)  # type: ignore[arg-type]
-
-
-NEARLY_EQUAL = {"seconds": [10 + i / 1e4 for i in range(99)], "batch_seconds": 100.05}
-
-
-@given(PLANS, st.integers(0, 10**6))
-@example({**NEARLY_EQUAL, "speeds": [1.0], "seed": 0, "max_utterances": None}, 0)
-@settings(deadline=None, max_examples=200)
-def test_every_utterance_once_an_epoch_within_the_budget(
-    options: dict[str, object], epoch: int
-) -> None:
-    plan = make_planner(**options).epoch(epoch)
-    seconds = np.array(options["seconds"]) / plan.speeds
-    assert sorted(np.concatenate(plan.batches).tolist()) == list(range(len(seconds)))
-    assert set(plan.speeds.tolist()) <= set(options["speeds"])
-    for batch in plan.batches:
-        assert len(batch) == 1 or len(batch) * seconds[batch[0]] <= options["batch_seconds"] + 1e-9
-        assert len(batch) <= (options["max_utterances"] or len(seconds))
-        assert (np.diff(seconds[batch]) <= 0).all()
-
-
-@given(PLANS, st.integers(0, 100))
-@settings(deadline=None, max_examples=50)
-def test_a_plan_is_a_pure_function_of_seed_and_epoch(
-    options: dict[str, object], epoch: int
-) -> None:
-    used = make_planner(**options)
-    used.epoch(epoch + 1)
-    first, second = used.epoch(epoch), make_planner(**options).epoch(epoch)
-    assert len(first) == len(second) == len(first.batches)
-    assert all(map(np.array_equal, first.batches, second.batches))
-    assert np.array_equal(first.speeds, second.speeds)
-
-
-def test_a_plan_is_the_same_on_every_machine() -> None:
-    """Literal values: another process, numpy or platform that differs breaks resuming."""
-    assert data._mix(np.uint64(0)) == 0xE220A8397B1DCDAF  # published for splitmix64
-    lengths = [3.0, 1.0, 2.0, 5.0, 4.0, 1.5, 2.5]
-    plan = make_planner(lengths, batch_seconds=6.0, speeds=[0.9, 1.0, 1.1], seed=17).epoch(3)
-    assert [batch.tolist() for batch in plan.batches] == [[0], [6, 2], [5, 1], [4], [3]]
-    assert plan.speeds.tolist() == [0.9, 1.0, 1.0, 1.1, 1.1, 1.0, 1.0]
-
-
-def test_a_speed_is_its_utterances_own_and_uniform() -> None:
-    seconds = np.random.default_rng(0).uniform(1, 20, 3000)
-    ids = [f"u{i}" for i in range(3000)]
-    plan = Planner(seconds, ids, 100, [0.9, 1.0, 1.1], seed=1).epoch(2)
-    fewer = Planner(seconds[::-2], ids[::-2], 50, [0.9, 1.0, 1.1], seed=1).epoch(2)
-    assert np.array_equal(fewer.speeds, plan.speeds[::-2])
-    others = [
-        Planner(seconds, ids, 100, [0.9, 1.0, 1.1], seed).epoch(e) for seed, e in [(1, 3), (2, 2)]
-    ]
-    for other in others:
-        assert 0.28 < (other.speeds == plan.speeds).mean() < 0.38
-    assert all(900 < count < 1100 for count in Counter(plan.speeds.tolist()).values())
-
-
-@pytest.mark.parametrize("speeds", [[0.9, 1.0, 1.1], [1.0]])
-@pytest.mark.parametrize("batch_seconds", [60, 400])
-def test_librispeech_pads_little_and_mixes_its_batches(
-    speeds: list[float], batch_seconds: float
-) -> None:
-    generator = np.random.default_rng(0)
-    size = 281_241  # the utterances of the 960 hours: most of 12 to 16 s, the others shorter
-    long = generator.random(size) < 0.75
-    seconds = np.where(long, generator.normal(14.5, 1.3, size), generator.uniform(1.5, 14, size))
-    seconds = seconds.clip(1.3, 24.5)
-    marks = generator.integers(0, 2**64, size, dtype=np.uint64)  # their sum stands for a set
-    planner = Planner(seconds, map(str, range(size)), batch_seconds, speeds)
-    seen: set[int] = set()
-    for epoch in range(3):
-        plan = planner.epoch(epoch)
-        order = np.concatenate(plan.batches)
-        sizes = np.array([len(batch) for batch in plan.batches])
-        starts = np.cumsum(sizes) - sizes
-        played = seconds[order] / plan.speeds[order]
-        padded = sizes @ np.maximum.reduceat(played, starts)
-        assert played.sum() / padded >= 0.98
-        assert np.array_equal(np.sort(order), np.arange(size))
-        batches = set(np.add.reduceat(marks[order], starts).tolist())
-        assert len(seen & batches) / len(batches) < 0.01
-        seen |= batches
-
-
-def test_batches_come_in_no_order_of_length() -> None:
-    seconds = np.random.default_rng(0).uniform(1, 20, 5000)
-    plan = make_planner(seconds.tolist(), batch_seconds=100).epoch(0)
-    longest = [seconds[batch[0]] for batch in plan.batches]
-    assert abs(np.corrcoef(longest, np.arange(len(plan)))[0, 1]) < 0.15
-
-
-@given(st.lists(st.integers(0, 10**6), max_size=50, unique=True), st.integers(1, 9))
-def test_shards_deal_a_batch_out(indices: list[int], processes: int) -> None:
-    batch = np.array(indices, dtype=np.int64)
-    parts = [shard(batch, rank, processes).tolist() for rank in range(processes)]
-    assert sorted(index for part in parts for index in part) == sorted(indices)
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
-
-
-def test_shards_are_equal_work() -> None:
-    seconds = np.random.default_rng(0).uniform(1, 20, 5000)
-    plan = make_planner(seconds.tolist(), batch_seconds=400).epoch(0)
-    for batch in plan.batches:
-        longest = [seconds[shard(batch, rank, 4)].max(initial=0) for rank in range(4)]
-        assert len(batch) < 10 or min(longest) > 0.95 * max(longest)
-
-
-def test_impossible_plans_are_refused() -> None:
-    with pytest.raises(DataError, match="There is no utterance to train on"):
-        make_planner([], batch_seconds=10)
-    for options in ({"batch_seconds": 0}, {"batch_seconds": 9, "max_utterances": 0}):
-        with pytest.raises(ConfigError, match="holds nothing"):
-            make_planner([1.0], **options)
-    for speeds in ([], [1.0, 0.0], [math.nan]):
-        with pytest.raises(ConfigError, match="must be factors above 0"):
-            make_planner([1.0], batch_seconds=10, speeds=speeds)
-    with pytest.raises(ValueError, match="2 lengths for 1 ids"):
-        Planner([1.0, 2.0], ["a"], 10)
-
-
 # Batches
 
 
@@ -542,6 +405,7 @@ class Corpus:
             noise_folder=str(folder / "noise"),
             reverb_folder=str(folder / "noise"),
             gain_db=6.0,
+            silence_seconds=0.2,
             tempo=0.1,
             mel_shift=3.0,
         )
@@ -549,7 +413,7 @@ class Corpus:
             [utterance.seconds for utterance in self.utterances],
             words,
             batch_seconds=1.5,
-            speeds=self.config.speeds,
+            augment=self.config,
             seed=5,
         )
 
@@ -583,7 +447,7 @@ def test_batches_follow_the_plan_and_hold_the_examples(corpus: Corpus) -> None:
         indices = plan.batches[batch.step]
         assert batch.ids == batch.texts == [corpus.utterances[i].id for i in indices]
         for row, index in enumerate(indices):
-            example = dataset[batch.epoch, int(index), plan.speeds[index]]
+            example = dataset[batch.epoch, int(index), plan.timing(index)]
             frames, symbols = len(example.features), len(example.target)
             assert example.target.tolist() == corpus.targets[index]
             assert torch.equal(batch.features[row, :frames], example.features)
@@ -619,13 +483,13 @@ def test_damage_depends_on_seed_epoch_and_utterance_alone(
         )
 
     dataset = make(5)
-    features = dataset[3, 4, 1.0].features
-    assert not torch.equal(dataset[4, 4, 1.0].features, features)
-    assert not torch.equal(make(6)[3, 4, 1.0].features, features)
-    assert torch.equal(dataset[3, 4, 1.0].features, features)
-    assert torch.equal(make(5)[3, 4, 1.0].features, features)
+    features = dataset[3, 4, UNCHANGED].features
+    assert not torch.equal(dataset[4, 4, UNCHANGED].features, features)
+    assert not torch.equal(make(6)[3, 4, UNCHANGED].features, features)
+    assert torch.equal(dataset[3, 4, UNCHANGED].features, features)
+    assert torch.equal(make(5)[3, 4, UNCHANGED].features, features)
     dataset.utterances = [replace(utterance, id="other") for utterance in corpus.utterances]
-    assert not torch.equal(dataset[3, 4, 1.0].features, features)
+    assert not torch.equal(dataset[3, 4, UNCHANGED].features, features)
 
 
 def test_without_an_augmenter_features_are_those_of_the_recording(corpus: Corpus) -> None:
@@ -634,9 +498,9 @@ def test_without_an_augmenter_features_are_those_of_the_recording(corpus: Corpus
     waveform, _ = soundfile.read(corpus.utterances[2].audio, dtype="float32")
     expected = log_mel(torch.from_numpy(waveform))
     log_mel.mean += 1  # what happens to the model's own must not reach the data
-    example = dataset[0, 2, 1.0]
+    example = dataset[0, 2, UNCHANGED]
     torch.testing.assert_close(example.features, expected, rtol=1e-5, atol=1e-5)
-    assert len(dataset[0, 2, 0.5].features) == pytest.approx(2 * len(expected), abs=3)
+    assert len(dataset[0, 2, Timing(0.5)].features) == pytest.approx(2 * len(expected), abs=3)
     assert not example.features.requires_grad
     assert len(dataset) == 9
 
@@ -701,7 +565,7 @@ def test_a_recording_that_is_shorter_than_it_should_be_is_refused(corpus: Corpus
     utterances = [replace(corpus.utterances[0], seconds=0.36)]
     dataset = SpeechDataset(utterances, [3], ENGLISH, corpus.log_mel)
     with pytest.raises(AudioError, match=r"one\.wav"):
-        dataset[0, 0, 1.0]
+        dataset[0, 0, UNCHANGED]
     with pytest.raises(ValueError, match="2 target lengths for 1 utterances"):
         SpeechDataset(utterances, [3, 3], ENGLISH, corpus.log_mel)
 

@@ -18,7 +18,7 @@ from asr import checkpoint
 from asr.audio import load_audio
 from asr.augment import AugmentConfig
 from asr.curves import Metrics, diagnose, read_metrics
-from asr.data import Batch, Planner, Utterance
+from asr.data import Batch, Utterance
 from asr.distributed import Place, RuntimeConfig, gather, join, launch, sum_over_processes
 from asr.errors import (
     AudioError,
@@ -32,6 +32,7 @@ from asr.errors import (
 from asr.features import FeaturesConfig
 from asr.lstm import Context, EncoderConfig
 from asr.model import AcousticModel
+from asr.planning import Planner
 from asr.text import Vocabulary
 from asr.train import (
     Listener,
@@ -693,17 +694,13 @@ def test_a_run_may_go_on_in_other_pieces_and_keep_other_epochs(tones, tmp_path) 
 # The largest batch first
 
 
-@pytest.mark.parametrize("speeds", [(1.0,), (0.5, 1.0)])
-def test_the_largest_batch_holds_the_most_padded_audio(speeds: tuple[float, ...]) -> None:
+@pytest.mark.parametrize("augment", [None, AugmentConfig(speeds=[0.5, 1.0], tempo=0.2)])
+def test_the_largest_batch_holds_the_most_padded_audio(augment: AugmentConfig | None) -> None:
     seconds = [1.0, 7.5, 2.0, 2.2, 3.9, 4.0, 1.1, 1.2]
-    plan = Planner(seconds, [f"u{i}" for i in range(8)], 8.0, speeds, seed=3).epoch(2)
-    padded = [
-        max(seconds[i] / plan.speeds[i] for i in batch) * len(batch) for batch in plan.batches
-    ]
-    largest = largest_batch(plan, seconds)
-    assert max(padded) == pytest.approx(
-        max(seconds[i] / plan.speeds[i] for i in largest) * len(largest)
-    )
+    plan = Planner(seconds, [f"u{i}" for i in range(8)], 8.0, augment, seed=3).epoch(2)
+    padded = [max(plan.seconds[i] for i in batch) * len(batch) for batch in plan.batches]
+    largest = largest_batch(plan)
+    assert max(padded) == max(plan.seconds[i] for i in largest) * len(largest)
     assert len({round(p, 6) for p in padded}) > 1
 
 

@@ -26,7 +26,7 @@ import torch
 
 from asr.audio import load_audio
 from asr.augment import AugmentConfig, Augmenter, random_generator
-from asr.data import Batch, Example, Planner, Utterance, collate, read_manifest
+from asr.data import Batch, Example, Utterance, collate, read_manifest
 from asr.decode import GreedyDecoder
 from asr.distributed import Place
 from asr.errors import EXIT_CODE, AsrError
@@ -34,6 +34,7 @@ from asr.features import FeaturesConfig, LogMel
 from asr.files import write_atomically
 from asr.lstm import EncoderConfig
 from asr.model import AcousticModel
+from asr.planning import Planner
 from asr.progress import complain, say, track
 from asr.scoring import score
 from asr.text import Vocabulary
@@ -117,21 +118,23 @@ def batches_of(
     utterances: Sequence[Utterance], features: Sequence[torch.Tensor], seed: int
 ) -> Iterator[Batch]:
     """Endless training batches with masks, shift and tempo drawn anew every epoch."""
+    augment = AugmentConfig(
+        speeds=[1.0], mel_shift=2.0, tempo=0.1, time_mask_frames=15, mel_mask_bins=8
+    )
     planner = Planner(
-        [u.seconds for u in utterances], [u.id for u in utterances], 40.0, (1.0,), seed
+        [u.seconds for u in utterances], [u.id for u in utterances], 40.0, augment, seed
     )
-    augmenter = Augmenter(
-        AugmentConfig(speeds=[1.0], mel_shift=2.0, tempo=0.1, time_mask_frames=15, mel_mask_bins=8),
-        FEATURES.sample_rate,
-    )
+    augmenter = Augmenter(augment, FEATURES.sample_rate)
     targets = [torch.tensor(VOCABULARY.encode(u.text, u.id)) for u in utterances]
     epoch = 0
     while True:
-        for indices in planner.epoch(epoch).batches:
+        plan = planner.epoch(epoch)
+        for indices in plan.batches:
             examples = []
             for i in indices:
                 generator = random_generator(seed, epoch, utterances[i].id, "features")
-                damaged = augmenter.damage_features(features[i].numpy(), generator)
+                found = features[i].numpy()
+                damaged = augmenter.damage_features(found, generator, plan.timing(i))
                 examples.append(
                     Example(
                         utterances[i].id, utterances[i].text, torch.from_numpy(damaged), targets[i]
