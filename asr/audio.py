@@ -123,6 +123,24 @@ def read_blocks(
             )
 
 
+def load_channels(source: AudioSource, seconds: float) -> Block:
+    """The first seconds of a recording as they are in the file: (n, channels), at its own rate.
+
+    Raises the AudioErrors of `load_audio` that are met until then.
+    """
+    blocks, frames = [], 0
+    with _open(source) as recording:
+        wanted = round(seconds * recording.sample_rate)
+        for block in recording.blocks:
+            blocks.append(block)
+            frames += len(block)
+            if frames >= wanted:
+                break
+        else:
+            recording.check_length(frames)
+    return np.concatenate(blocks)[:wanted]
+
+
 def inspect_audio(source: AudioSource) -> AudioInfo:
     """Duration and format of a recording from its header, in the units of the file itself.
 
@@ -420,7 +438,8 @@ def _find_samples(file: BinaryIO, magic: bytes) -> tuple[int, int] | None:
         return None
     position, id_bytes, size_format, alignment, wanted = _CHUNKS[magic]
     long_size = None
-    while True:
+    end = file.seek(0, io.SEEK_END)
+    while 0 <= position < end:  # a damaged size can point anywhere
         file.seek(position)
         head = file.read(id_bytes + struct.calcsize(size_format))
         if len(head) < id_bytes + struct.calcsize(size_format):
@@ -436,6 +455,7 @@ def _find_samples(file: BinaryIO, magic: bytes) -> tuple[int, int] | None:
         if head[:4] == b"ds64":
             long_size = struct.unpack("<8xQ", file.read(16).ljust(16, b"\0"))[0]
         position = start + size + -size % alignment
+    return None
 
 
 def _check_ogg(file: BinaryIO, name: str) -> None:

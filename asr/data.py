@@ -129,19 +129,31 @@ def write_manifest(path: StrPath, utterances: Iterable[Utterance]) -> None:
     others by their absolute path. Raises FileError where the file cannot be written, DataError for
     a name that is not valid Unicode.
     """
-    path = Path(path)
-    inside = os.path.join(os.path.abspath(path.parent), "")
-
-    def write(file: IO[bytes]) -> None:
-        for utterance in utterances:
-            record = {
+    write_records(
+        path,
+        (
+            {
                 "id": utterance.id,
-                "audio_filepath": os.path.abspath(utterance.audio).removeprefix(inside),
+                "audio_filepath": utterance.audio,
                 "duration": utterance.seconds,
                 "text": utterance.text,
                 "speaker": utterance.speaker,
             }
-            file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
+            for utterance in utterances
+        ),
+    )
+
+
+def write_records(path: StrPath, records: Iterable[dict[str, Any]]) -> None:
+    """`write_manifest` of a manifest's objects, with whatever keys they have."""
+    path = Path(path)
+    inside = os.path.join(_make_absolute(path.parent), "")
+
+    def write(file: IO[bytes]) -> None:
+        for record in records:
+            audio = _make_absolute(record["audio_filepath"]).removeprefix(inside)
+            line = json.dumps(record | {"audio_filepath": audio}, ensure_ascii=False)
+            file.write((line + "\n").encode())
 
     try:
         write_atomically(path, write)
@@ -150,6 +162,14 @@ def write_manifest(path: StrPath, utterances: Iterable[Utterance]) -> None:
             f"The manifest {path} cannot be written: a name in it, {error.object[:80]!a}, is "
             "not valid Unicode; rename the file."
         ) from error
+
+
+def _make_absolute(path: StrPath) -> str:
+    """The path from the root on; links are followed where they lie before `..`, which abspath drops."""
+    if ".." not in Path(path).parts:
+        return os.path.abspath(path)
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder), name)
 
 
 def parse_utterance(line: str, where: str, folder: str) -> Utterance:
@@ -196,18 +216,19 @@ def _field(
 
 
 def read_lines(
-    path: Path, hear: Callable[[bytes], object] = lambda _: None
+    path: Path, hear: Callable[[bytes], object] = lambda _: None, errors: str = "strict"
 ) -> Iterator[tuple[int, str]]:
     """The lines of a UTF-8 text file (with or without a byte order mark), counted from 1.
 
-    `hear` is told each as it stands in the file. Raises DataError for what is no such file.
+    `hear` is told each as it stands in the file. Raises DataError for what is no such file, unless
+    `errors` says what else becomes of bytes that are not UTF-8.
     """
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 hear(line)
                 try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8", errors)
                 except UnicodeDecodeError as error:
                     raise DataError(
                         f"{path}, line {number} is not UTF-8 text; convert the file to UTF-8."

@@ -38,6 +38,10 @@ KINDS: dict[str, tuple[str, str]] = {  # kind -> what it is called, what to do a
         "characters outside the vocabulary",
         'Normalise the texts (profile "english"), or train with a vocabulary of the transcripts.',
     ),
+    "odd": (
+        "characters that hardly any text has: of another script, invisible, or pictures",
+        "Write what is meant; they look alike, and the model would learn them as other letters.",
+    ),
     "ctc": (
         "texts impossible under CTC in the recording's time",
         "Check that text and recording belong together, or train with a smaller encoder.stack.",
@@ -61,6 +65,10 @@ KINDS: dict[str, tuple[str, str]] = {  # kind -> what it is called, what to do a
     "clipping": (
         "clipping",
         "Record with less gain, or remove them.",
+    ),
+    "beyond": (
+        "samples beyond full scale",
+        "Divide the samples by the largest of the corpus: they are floats on another scale.",
     ),
     "air": (
         "dead air",
@@ -104,15 +112,15 @@ KINDS: dict[str, tuple[str, str]] = {  # kind -> what it is called, what to do a
     ),
     "leak": (
         "recordings shared between splits",
-        "Remove them from training: a model is not tested by what it has learnt.",
+        "Remove them here: a model is not tested by what it has learnt or was chosen by.",
     ),
     "speakers": (
         "speakers shared between splits",
-        "Remove them from training, so that the error rate is that of new voices.",
+        "Remove them here, so that the error rate is that of new voices.",
     ),
     "sentences": (
         "sentences shared between splits",
-        "Remove them from training, or read the error rate as that of known sentences.",
+        "Remove them here, or read the error rate as that of known sentences.",
     ),
     "band": (
         "band limits below the model's",
@@ -191,7 +199,12 @@ class Diagnosis:
     def count(self, severity: str) -> int:
         """How many utterances and lines findings of this severity name, each once."""
         return len(
-            {(f.split, name) for f in self.findings if f.severity == severity for name in f.ids}
+            {
+                (f.split, f.kind == "line", name)
+                for f in self.findings
+                if f.severity == severity
+                for name in f.ids
+            }
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -10,15 +10,18 @@ thresholds are constants with their reason; those of levels and rates are robust
 median of the corpus, in standard deviations as the median absolute deviation estimates them.
 """
 
+import contextlib
 import hashlib
 import json
+import os
 import re
 import time
+import unicodedata
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field, replace
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +37,7 @@ from asr.data import (
     Utterance,
     parse_utterance,
     read_lines,
+    write_records,
 )
 from asr.diagnosis import (
     ERROR,
@@ -60,7 +64,8 @@ STEADY_DB = 6.0  # speech rises above its own pauses by 10 dB in loud noise, by 
 SHORT_SECONDS = 0.3  # 7 encoder frames of 40 ms: hardly the shortest word
 DEAD_AIR_SECONDS = 4.0  # readers who hesitate, children too, stay below
 FLAT_PART = 1e-3  # of the active samples on flat tops: audible; unclipped recordings have 0.0002
-FULL_SCALE, CLIPPED_CREST = 0.98, 1.2  # lossy codecs bend flat tops, but leave all peaks as high
+FULL_SCALE, CLIPPED_CREST = 0.98, 1.3  # lossy codecs bend flat tops, but leave all peaks as high
+BEYOND = 2.0  # amplitude: more than a lossy codec overshoots
 OFFSET, OFFSET_DB = 0.05, -6.0  # amplitude; against the speech: leaks into the lowest mel bins
 NARROW_HZ = 4300.0  # half the rate of a telephone, and the width of a cliff
 CLIFF_DB = 30.0  # speech itself may fall by 25 dB
@@ -78,11 +83,11 @@ SAME_SECONDS = 0.1  # what encoders add in front and behind
 NEIGHBOURS = 200  # readings of one sentence that are compared with each
 SHARED_SENTENCES = 0.1  # of a split
 SENTENCE_WORDS = 4  # shorter ones, such as "yes", are shared by chance
+ODD_PART, OTHER = 0.01, "other"  # of the texts have a script that is meant
 COMMON_LIMIT = 0.05  # of the recordings, from which a band limit counts
 FLOPS_PER_CORE = 50e9  # a second, as LSTM layers reach on one modern x86-64 core
 ACTIVATIONS = 40  # numbers kept for the backward pass by each cell at each frame (measured)
 PROCESS_BYTES = 0.6e9  # of torch and what it has loaded
-CHUNK = 8  # recordings that a thread measures at a time
 
 _TIMES = ("span", "active")
 _DIGITS = re.compile(r"\d+")
@@ -120,12 +125,12 @@ def read_leniently(path: StrPath) -> tuple[list[Utterance], list[Reject]]:
     utterances: list[Utterance] = []
     refused: list[Reject] = []
     lines: dict[str, int] = {}
-    for number, line in read_lines(path):
+    for number, line in read_lines(path, errors="surrogateescape"):
         if not line.strip():
             continue
         where = f"line {number}"
         try:
-            utterance = _parse_leniently(line, where, str(path.parent))
+            utterance = _parse_leniently(line, where, str(path.parent))[0]
         except DataError as error:
             refused.append(Reject(where, "line", str(error)))
             continue
@@ -140,16 +145,51 @@ def read_leniently(path: StrPath) -> tuple[list[Utterance], list[Reject]]:
     return utterances, refused
 
 
-def _parse_leniently(line: str, where: str, folder: str) -> Utterance:
+def _parse_leniently(line: str, where: str, folder: str) -> tuple[Utterance, dict[str, Any]]:
+    """A line's utterance, whose text may be empty, and its object. Raises DataError."""
+    if _is_broken(line):
+        raise DataError(f"{where} is not UTF-8 text; convert it.")
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
         record = None
     text = record.get("text") if isinstance(record, dict) else None
     if not isinstance(text, str) or text.strip():
-        return parse_utterance(line, where, folder)
-    filled = parse_utterance(json.dumps({**record, "text": "-"}), where, folder)
-    return Utterance(filled.id, filled.audio, filled.seconds, text, filled.speaker)
+        utterance = parse_utterance(line, where, folder)
+    else:
+        filled = parse_utterance(json.dumps({**record, "text": "-"}), where, folder)
+        utterance = replace(filled, text=text)
+    assert record is not None  # else it would not have been parsed
+    for key in ("id", "audio_filepath", "text", "speaker"):
+        if _is_broken(str(record.get(key, ""))):
+            raise DataError(
+                f'{where}: "{key}" holds half a character (a surrogate); write it anew.'
+            )
+    return utterance, record
+
+
+def _is_broken(text: str) -> bool:
+    """Whether it holds what is no character, and so cannot be written."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def write_sound(source: StrPath, target: StrPath, kept: Iterable[Utterance]) -> None:
+    """Write a manifest of those of another one's utterances, with all keys that they have there.
+
+    Their recordings are named as by `asr.data.write_manifest`. Raises FileError and DataError.
+    """
+    source = Path(source)
+    wanted = {utterance.id for utterance in kept}
+
+    def choose() -> Iterator[dict[str, Any]]:
+        for _, line in read_lines(source, errors="surrogateescape"):
+            with contextlib.suppress(DataError):
+                utterance, record = _parse_leniently(line, "", str(source.parent))
+                if utterance.id in wanted:
+                    wanted.remove(utterance.id)
+                    yield record | {"audio_filepath": utterance.audio}
+
+    write_records(target, choose())
 
 
 def examine(
@@ -174,9 +214,9 @@ def examine(
     examination.judge_sounds()
     examination.judge_levels()
     examination.judge_rates()
-    examination.find_duplicates()
     examination.compare_splits()
     examination.find_band_limits()
+    examination.find_duplicates()
     return examination.conclude()
 
 
@@ -188,7 +228,7 @@ def select_sound(
     named = {
         name
         for finding in diagnosis.findings
-        if finding.split == split and finding.severity in bad
+        if finding.split == split and finding.severity in bad and finding.kind != "line"
         for name in finding.ids
     }
     return [utterance for utterance in utterances if utterance.id not in named]
@@ -223,6 +263,7 @@ class _Examination:
         self.readable = np.zeros(count, bool)
         self.spoken = np.zeros(count, bool)  # readable, with text, and neither silent nor steady
         self.refused = np.zeros(count, bool)  # named by an error
+        self.doubted = np.zeros(count, bool)  # named by a warning
         self.text = np.zeros(count, np.uint64)  # a hash of the normalised text
         self.characters = np.zeros(count, np.int32)
         self.words = np.zeros(count, np.int32)
@@ -237,6 +278,7 @@ class _Examination:
         name = self.utterances[index].id
         self.note(kind, severity, self.names[self.split[index]], name, detail)
         self.refused[index] |= severity == ERROR
+        self.doubted[index] |= severity == WARNING
 
     def _name(self, index: int, beside: int) -> str:
         """How an utterance is called in a detail about another one."""
@@ -248,18 +290,14 @@ class _Examination:
     # Recordings
 
     def measure(self, threads: int, advance: Callable[[int], object]) -> None:
-        paths = [utterance.audio for utterance in self.utterances]
-        chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
-        index = 0
-        for results, cpu_seconds in _map_in_order(_measure_all, chunks, threads):
+        paths = (utterance.audio for utterance in self.utterances)
+        for index, (result, cpu_seconds) in enumerate(_map_in_order(_measure, paths, threads)):
             self.reading_seconds += cpu_seconds
-            for result in results:
-                if isinstance(result, AudioError):
-                    self._find("audio", index, str(result), ERROR)
-                else:
-                    self._keep(index, result)
-                index += 1
-            advance(len(results))
+            if isinstance(result, AudioError):
+                self._find("audio", index, str(result), ERROR)
+            else:
+                self._keep(index, result)
+            advance(1)
 
     def _keep(self, index: int, sound: Sound) -> None:
         row = self.measured[index]
@@ -291,7 +329,9 @@ class _Examination:
             self._find("channels", index, f"their correlation is {m['likeness']:.2f}")
         if m["seconds"] < SHORT_SECONDS:
             self._find("short", index, f"lasts {m['seconds']:.2f} s")
-        if m["flat"] >= FLAT_PART:
+        if m["peak"] >= BEYOND:
+            self._find("beyond", index, f"its samples reach {m['peak']:.4g}")
+        elif m["flat"] >= FLAT_PART:
             detail = f"{100 * m['flat']:.1f} % of the sounding samples lie on flat tops"
             self._find("clipping", index, f"{detail} at {m['peak']:.2f}")
         elif m["peak"] >= FULL_SCALE and m["crest"] <= CLIPPED_CREST:
@@ -303,7 +343,8 @@ class _Examination:
             self._find("air", index, f"{where} with {longest:.1f} s of silence")
         offset = max(abs(float(m["offset"])), 1e-9)
         against = 20 * np.log10(offset) - m["level"]
-        if offset >= OFFSET or (offset >= OFFSET / 10 and against >= OFFSET_DB):
+        large = OFFSET * max(1.0, float(m["peak"]))
+        if offset >= large or (offset >= large / 10 and against >= OFFSET_DB):
             detail = (
                 f"the mean amplitude is {m['offset']:.3f}, {against:+.0f} dB against the speech"
             )
@@ -315,18 +356,17 @@ class _Examination:
         """What is wrong with a text, and whether its recording has time for it."""
         asked = self.requirements
         known = frozenset(asked.vocabulary.symbols[1:])
-        rejects = {
-            (number, reject.id): reject
-            for number, utterances in enumerate(self.splits.values())
-            for reject in admit(
-                utterances,
-                asked.vocabulary,
-                self.model.frames,
-                asked.fastest,
-                max_seconds=asked.batch_seconds,
-                sample_rate=asked.features.sample_rate,
-            )[1]
-        }
+        rejects: dict[tuple[int, str], Reject] = {}
+        for number, utterances in enumerate(self.splits.values()):
+            found = {reject.id: reject for reject in self._refuse(utterances)}
+            # Whatever else is wrong with those whose characters are: as if these were other ones.
+            spelled = [
+                replace(u, text=_respell(normalise(u.text), known))
+                for u in utterances
+                if u.id in found and found[u.id].reason.startswith("characters")
+            ]
+            found |= {reject.id: reject for reject in self._refuse(spelled)}
+            rejects |= {(number, name): reject for name, reject in found.items()}
         for index, utterance in enumerate(self.utterances):
             text = normalise(utterance.text)
             self.text[index] = _hash(text)
@@ -344,6 +384,38 @@ class _Examination:
                 self._find("long", index, f"{reject.detail}, {reject.reason}", severity)
             elif not reject.reason.startswith("characters"):
                 self._find("ctc", index, reject.detail, ERROR if trained else WARNING)
+        self._find_odd_characters(known)
+
+    def _find_odd_characters(self, known: frozenset[str]) -> None:
+        """Characters of the vocabulary that hardly any text has, and that nobody meant to be in it."""
+        having: dict[str, list[int]] = defaultdict(
+            list
+        )  # a script's, or the invisible and symbols'
+        for index, utterance in enumerate(self.utterances):
+            for script in {_script(c) for c in set(normalise(utterance.text)) & known} - {""}:
+                having[script].append(index)
+        for script, indices in having.items():
+            if script == OTHER or len(indices) < ODD_PART * len(self.utterances):
+                for index in indices:
+                    text = normalise(self.utterances[index].text)
+                    odd = sorted({c for c in text if _script(c) == script})
+                    names = (
+                        f"{c!a} ({unicodedata.name(c, 'without a name').lower()})" for c in odd
+                    )
+                    self._find("odd", index, ", ".join(names))
+
+    def _refuse(self, utterances: Sequence[Utterance]) -> list[Reject]:
+        """What training would leave out."""
+        asked = self.requirements
+        _, rejects = admit(
+            utterances,
+            asked.vocabulary,
+            self.model.frames,
+            asked.fastest,
+            max_seconds=asked.batch_seconds,
+            sample_rate=asked.features.sample_rate,
+        )
+        return rejects
 
     def _judge_characters(self, index: int, text: str, known: frozenset[str]) -> None:
         rest = text
@@ -462,42 +534,49 @@ class _Examination:
             self._note_copies(np.sort(group[members]), "sounds the same as")
 
     def _note_copies(self, group: Indices, words: str) -> None:
-        """Of recordings that are the same, all in training that another split has, and all but one."""
+        """Of recordings that are the same, all that a later split has too, and else all but one."""
+        group = group[
+            np.lexsort((group, self.doubted[group], self.refused[group]))
+        ]  # the best first
         splits = self.split[group]
         for index in group.tolist():
             first = int(group[splits == self.split[index]][0])
-            others = group[splits > 0]
-            if self.split[index] == 0 and len(others):
-                self._find("leak", index, f"{words} {self._name(int(others[0]), index)}")
+            later = group[splits > self.split[index]]
+            if len(later):
+                self._find("leak", index, f"{words} {self._name(int(later.min()), index)}")
             elif index != first:
                 self._find("duplicate", index, f"{words} {self._name(first, index)}")
 
     def compare_splits(self) -> None:
-        """Speakers and sentences that training shares with another split."""
+        """Speakers and sentences that a split shares with a later one."""
         if len(self.names) < 2:
             return
         anonymous = [
-            name for name, split in self.splits.items() if not any(u.speaker for u in split)
+            f"{missing:,} of {len(split):,} utterances of {name}"
+            for name, split in self.splits.items()
+            if (missing := sum(not utterance.speaker for utterance in split))
         ]
         if anonymous:
-            detail = f"whether splits share speakers is unknown: none in {', '.join(anonymous)}"
+            detail = f"whether splits share speakers is unknown of {', '.join(anonymous)}"
             self._general.append(_general("anonymous", detail))
-        training = np.flatnonzero(self.split == 0)
-        for number, name in enumerate(self.names[1:], start=1):
-            there = np.flatnonzero(self.split == number)
-            known = {self.utterances[index].speaker for index in there.tolist()} - {""}
-            for index in training.tolist():
-                if (speaker := self.utterances[index].speaker) in known:
-                    self._find("speakers", index, f"speaker {speaker} is in {name} too")
-            shared = np.isin(self.text[there], self.text[training])
-            shared &= self.words[there] >= SENTENCE_WORDS
-            share = np.count_nonzero(shared) / max(len(there), 1)
-            severity = WARNING if share >= SHARED_SENTENCES else INFORMATION
-            detail = (
-                f"its sentence is in {name} too, as are {100 * share:.0f} % of the sentences there"
-            )
-            for index in training[np.isin(self.text[training], self.text[there[shared]])].tolist():
-                self._find("sentences", index, detail, severity)
+        for one, other in combinations(range(len(self.names)), 2):
+            self._compare(np.flatnonzero(self.split == one), np.flatnonzero(self.split == other))
+
+    def _compare(self, here: Indices, there: Indices) -> None:
+        if not len(there):
+            return
+        name = self.names[self.split[there[0]]]
+        known = {self.utterances[index].speaker for index in there.tolist()} - {""}
+        for index in here.tolist():
+            if (speaker := self.utterances[index].speaker) in known:
+                self._find("speakers", index, f"speaker {speaker} is in {name} too")
+        shared = np.isin(self.text[there], self.text[here])
+        shared &= self.words[there] >= SENTENCE_WORDS
+        share = np.count_nonzero(shared) / len(there)
+        severity = WARNING if share >= SHARED_SENTENCES else INFORMATION
+        detail = f"its sentence is in {name} too, as are {100 * share:.0f} % of the sentences there"
+        for index in here[np.isin(self.text[here], self.text[there[shared]])].tolist():
+            self._find("sentences", index, detail, severity)
 
     # The whole
 
@@ -590,21 +669,23 @@ class _Examination:
         }
 
 
-def _measure_all(paths: Sequence[str]) -> tuple[list[Sound | AudioError], float]:
-    """What each recording is, or why it cannot be read; and the seconds of CPU that took."""
+def _measure(path: str) -> tuple[Sound | AudioError, float]:
+    """What a recording is, or why it cannot be read; and the seconds of CPU that took."""
     began = time.thread_time()
-    results: list[Sound | AudioError] = []
-    for path in paths:
-        try:
-            results.append(measure_sound(path))
-        except AudioError as error:
-            results.append(error)
-    return results, time.thread_time() - began
+    result: Sound | AudioError
+    try:
+        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+            raise AudioError(f"{path} is a pipe or a device, no file; name a recording")
+        result = measure_sound(path)
+    except AudioError as error:
+        result = error
+    except Exception as error:  # one odd file must not lose hours of examination
+        reason = f"{type(error).__name__}: {error}"
+        result = AudioError(f"{path} cannot be measured ({reason}); export it again")
+    return result, time.thread_time() - began
 
 
-def _map_in_order(
-    function: Callable[[Sequence[str]], T], items: Iterable[Sequence[str]], threads: int
-) -> Iterator[T]:
+def _map_in_order(function: Callable[[str], T], items: Iterable[str], threads: int) -> Iterator[T]:
     """The results in order, computed in threads that are never far ahead of who takes them."""
     items = iter(items)
     with ThreadPoolExecutor(threads) as pool:
@@ -618,6 +699,25 @@ def _map_in_order(
         finally:
             for future in running:
                 future.cancel()
+
+
+def _script(character: str) -> str:
+    """The script of a letter, OTHER for what is invisible, a picture or unassigned, else ""."""
+    category = unicodedata.category(character)
+    if category in ("Cf", "Cc", "Cn", "Co", "So"):
+        return OTHER
+    return unicodedata.name(character, "").partition(" ")[0] if category[0] == "L" else ""
+
+
+def _respell(text: str, known: frozenset[str]) -> str:
+    """A text with a known character in place of each one that is not, and none repeated for it."""
+    letters = sorted(known - {" "})[:2] or ["-"]
+    spelled: list[str] = []
+    for character in text:
+        if character not in known:
+            character = next((x for x in letters if x != "".join(spelled[-1:])), letters[0])
+        spelled.append(character)
+    return "".join(spelled)
 
 
 def _hash(text: str) -> int:

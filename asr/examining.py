@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import tempfile
 from html import escape
 from pathlib import Path
 
@@ -79,9 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
     Raises AsrError for arguments that cannot be meant, and DataError where a manifest cannot be
     read or nothing would be left in the cleaned one.
     """
-    from asr.data import write_manifest
     from asr.distributed import count_cores
-    from asr.doctor import Requirements, examine, read_leniently, select_sound
+    from asr.doctor import Requirements, examine, read_leniently, select_sound, write_sound
 
     _check_arguments(arguments)
     read = {name: read_leniently(name) for name in arguments.manifests}
@@ -113,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
         kept = select_sound(splits[training], diagnosis, training, arguments.strict)
         if not kept:
             raise DataError(f"Nothing of {training} would be left; mend it first.")
-        write_manifest(arguments.write, kept)
+        write_sound(training, arguments.write, kept)
         dropped = len(splits[training]) + len(refused[training]) - len(kept)
         say(f"{arguments.write}: {len(kept):,} utterances of {training}, {dropped:,} left out")
     return ERRORS_FOUND if diagnosis.count(ERROR) else 0
@@ -147,6 +147,14 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
             other = taken[path.resolve()]
             raise AsrError(f"--{option} {path} would be written over {other}; name another file.")
         taken[path.resolve()] = f"what --{option} names"
+        try:  # now, not when hours of examination are over
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise AsrError(
+                f"--{option} {path} cannot be written ({error.strerror}); choose another folder."
+            ) from error
 
 
 def _write(path: Path, text: str) -> None:
@@ -180,14 +188,20 @@ def _render_finding(finding: Finding) -> list[str]:
     where = f" in {finding.split}" if finding.split else ""
     lines = [f"  {finding.title}{where}: {finding.detail}"]
     cases = list(zip(finding.ids, finding.details, strict=True))
-    lines += [f"    {_label(name, detail)}" for name, detail in cases[:NAMES_TOLD]]
+    lines += [f"    {_label(finding, name, detail)}" for name, detail in cases[:NAMES_TOLD]]
     if len(cases) > NAMES_TOLD:
         lines.append(f"    and {len(cases) - NAMES_TOLD:,} more")
     return [*lines, f"    -> {finding.fix}"]
 
 
-def _label(name: str, detail: str) -> str:
-    return detail if detail.startswith(name) else f"{name}: {detail}"  # a line's detail names it
+def _label(finding: Finding, name: str, detail: str) -> str:
+    label = detail if finding.kind == "line" else f"{name}: {detail}"  # a line's detail names it
+    return _printable(label)
+
+
+def _printable(text: str) -> str:
+    """A text whose control characters, which could steer a terminal, are spelled out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _conclude(diagnosis: Diagnosis) -> str:
@@ -238,7 +252,7 @@ def render_page(diagnosis: Diagnosis) -> str:
 def _render_details(finding: Finding) -> str:
     where = f" in {escape(finding.split)}" if finding.split else ""
     rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(detail)}</td></tr>\n"
+        f"<tr><td>{escape(_printable(name))}</td><td>{escape(_printable(detail))}</td></tr>\n"
         for name, detail in zip(finding.ids, finding.details, strict=True)
     )
     cases = f'<table class="cases">{rows}</table>' if rows else ""

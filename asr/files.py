@@ -1,10 +1,10 @@
 """Writing a file so that whoever reads it sees the old one or the new one, whole."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from asr.errors import FileError
 
@@ -19,14 +19,12 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
     temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=target.parent, prefix=f".{target.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            write(cast(IO[bytes], file))
+        # Not by tempfile, whose files only their owner may read, whatever the umask says.
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+        with temporary.open("xb") as file:
+            write(file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.replace(target)
     except (OSError, RuntimeError) as error:  # torch wraps a full disk in a RuntimeError
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]

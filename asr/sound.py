@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 from numpy.lib.stride_tricks import sliding_window_view
 
-from asr.audio import Waveform, inspect_audio, read_blocks
+from asr.audio import Waveform, inspect_audio, load_channels, read_blocks
 
 FRAME_SECONDS = 0.02
 ENVELOPE_BINS = 64
@@ -27,6 +26,7 @@ SILENCE_DB = -120.0  # what digital silence counts as
 ABOVE_FLOOR_DB = 6.0
 BELOW_LOUD_DB = 25.0
 SMOOTHED_FRAMES = 5
+BURST_FRAMES, BURST_DB = 10, 10.0  # as long as the shortest word, as far above all else
 AMPLITUDE_STEPS = 4096  # of the histogram of amplitudes, up to 1
 LARGEST_AMPLITUDE = 2.0  # lossy codecs overshoot full scale
 LOUDEST = 1e6  # files of floats may hold anything, whose squares must be numbers
@@ -80,9 +80,7 @@ def measure_sound(path: FilePath) -> Sound:
     activity = _Activity(levels)
     first, last = activity.first, activity.last
     limit_hz, cliff = find_band_limit(spectrum, rate)
-    fading, balance, likeness = (
-        _compare_channels(path, rate) if info.channels > 1 else (0.0, 0.0, 1.0)
-    )
+    fading, balance, likeness = _compare_channels(path) if info.channels > 1 else (0.0, 0.0, 1.0)
     active = activity.count * FRAME_SECONDS
     return Sound(
         seconds=meter.samples / rate,
@@ -204,14 +202,18 @@ class _Activity:
     """Which frames are active: clearly above the noise, and not far below what is loud.
 
     Levels are the median of five frames, so that neither clicks nor the noise's own ups and downs
-    interrupt a silence.
+    interrupt a silence. Where the loud ones are too few for their percentile, as one word in half a
+    minute, they are what is louder than all else.
     """
 
     def __init__(self, levels: Levels) -> None:
         self.floor, self.loud = map(float, np.percentile(levels, (10, 95)))
-        near_floor = min(self.floor + ABOVE_FLOOR_DB, self.loud - ABOVE_FLOOR_DB)
         padded = np.pad(levels, SMOOTHED_FRAMES // 2, mode="edge")
         smooth = np.median(sliding_window_view(padded, SMOOTHED_FRAMES), axis=1)  # (T,)
+        burst = float(np.sort(smooth)[-min(BURST_FRAMES, len(smooth))])
+        if burst - self.loud >= BURST_DB:
+            self.loud = burst
+        near_floor = min(self.floor + ABOVE_FLOOR_DB, self.loud - ABOVE_FLOOR_DB)
         threshold = max(self.loud - BELOW_LOUD_DB, near_floor)
         self.frames = smooth > min(threshold, float(smooth.max()) - 1e-6)  # never none
         indices = np.flatnonzero(self.frames)
@@ -229,21 +231,12 @@ def _shape(levels: Levels, loud: float) -> npt.NDArray[np.int8]:
     return np.rint(means).astype(np.int8)
 
 
-def _compare_channels(path: FilePath, sample_rate: int) -> tuple[float, float, float]:
-    """`fading`, `balance` and `likeness` of the first minute.
-
-    Those of one channel where libsndfile cannot read the file (mp4, webm).
-    """
-    alone = 0.0, 0.0, 1.0
-    try:
-        samples, _ = soundfile.read(
-            path, frames=round(COMPARED_SECONDS * sample_rate), dtype="float32", always_2d=True
-        )  # (n, channels)
-    except soundfile.LibsndfileError:
-        return alone
+def _compare_channels(path: FilePath) -> tuple[float, float, float]:
+    """`fading`, `balance` and `likeness` of the first minute."""
+    samples = load_channels(path, COMPARED_SECONDS)  # (n, channels)
     powers = np.einsum("ij,ij->j", samples, samples, dtype=np.float64)
     if not powers.any():
-        return alone
+        return 0.0, 0.0, 1.0
     mean = samples.mean(axis=1, dtype=np.float64)
     fading = _decibels(float(mean @ mean)) - _decibels(float(powers.mean()))
     balance = _decibels(float(powers.max())) - _decibels(float(powers.min()))

@@ -9,12 +9,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from asr import audio
@@ -25,6 +26,7 @@ from asr.audio import (
     find_audio,
     inspect_audio,
     load_audio,
+    load_channels,
     read_blocks,
 )
 from asr.errors import AudioError
@@ -120,6 +122,15 @@ def test_channels_are_averaged(channels: int) -> None:
     wave = np.random.default_rng(1).uniform(-1, 1, (70_000, channels))
     waveform = load_audio(encode(wave, subtype="DOUBLE"))
     np.testing.assert_allclose(waveform, wave.mean(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize(("seconds", "frames"), [(1.0, 8_000), (9.0, 70_000), (100.0, 70_000)])
+def test_channels_can_be_had_as_they_are(seconds: float, frames: int) -> None:
+    wave = np.random.default_rng(1).uniform(-1, 1, (70_000, 2))
+    channels = load_channels(encode(wave, 8_000, subtype="DOUBLE"), seconds)
+    np.testing.assert_allclose(channels, wave[:frames], atol=1e-6)
+    with pytest.raises(AudioError, match="cut short"):
+        load_channels(encode(wave, 8_000)[:-9_000], 100.0)
 
 
 def test_clipping_silence_and_ten_milliseconds() -> None:
@@ -402,6 +413,27 @@ def test_corrupt_flac(position: float, bit: int) -> None:
     frames = content.index(b"\xff\xf8")  # after the metadata, which holds no sound
     content[frames + int(position * (len(content) - frames))] ^= 1 << bit
     assert "damaged" in refusal(bytes(content))
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    format=st.sampled_from(["W64", "CAF", "WAV", "AIFF", "RF64", "AU"]),
+    position=st.integers(8, 100),
+    value=st.integers(-(2**63), 2**63 - 1),
+)
+@example("CAF", 12, 2**63 - 5)
+@example("W64", 56, 2**63 - 5)
+def test_no_damaged_size_breaks_the_parser(
+    tmp_path_factory: pytest.TempPathFactory, format: str, position: int, value: int
+) -> None:
+    content = bytearray(encode(speechlike(0.1), format=format))
+    order: Literal["big", "little"] = "big" if format in ("CAF", "AIFF", "AU") else "little"
+    content[position : position + 8] = value.to_bytes(8, order, signed=True)
+    path = tmp_path_factory.mktemp("damaged") / "x"
+    path.write_bytes(content)
+    for source in (path, bytes(content)):
+        with contextlib.suppress(AudioError):
+            load_audio(source)
 
 
 @settings(deadline=None, max_examples=200)

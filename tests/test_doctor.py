@@ -2,8 +2,11 @@
 
 import argparse
 import json
+import os
 import re
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import soundfile
 import soxr
 
 from asr import cli, examining
+from asr import doctor as doctor_module
 from asr.audio import inspect_audio
 from asr.augment import AugmentConfig
 from asr.checkpoint import save_model
@@ -162,6 +166,21 @@ def plant(folder: Path) -> tuple[dict[str, list[Utterance]], dict[tuple[str, str
     )
     expect("channels", "interview")
     corpus.add("stereo", np.stack([mono, 0.7 * mono], axis=1)[::-1], characters=32)  # healthy
+    stretched = np.concatenate([mono, mono])
+    corpus.add("scaled", stretched, characters=64)
+    soundfile.write(corpus.folder / "scaled.wav", 30_000 * stretched, RATE, "FLOAT")
+    expect("beyond", "scaled")
+    expect("level", "scaled")
+    word = voices.record(0.6, 0, 0)
+    lone = voices.random.normal(0, 0.003, 16 * RATE)
+    lone[8 * RATE : 8 * RATE + len(word)] += word
+    corpus.add("lone", lone, text="perhaps")
+    expect("air", "lone")
+    corpus.add("foreign", text="what \u0430 nice day for \u0430 walk in here", characters=31)
+    expect("characters", "foreign")
+    corpus.add("twice", voices.record(41), text="9 times " + "that was endless " * 30)
+    expect("digits", "twice")
+    expect("long", "twice")
     corpus.add("whisper", voices.record(2.5) / 40, characters=32)
     expect("level", "whisper")
     corpus.add("current", voices.record(2.5) + 0.08, characters=32)
@@ -359,7 +378,10 @@ def test_few_known_sentences_are_information(healthy: Corpus, tmp_path: Path) ->
     nameless = [Utterance(u.id, u.audio, u.seconds, u.text) for u in dev.utterances]
     findings = examine({"train": healthy.utterances, "dev": nameless}).findings
     assert [f.kind for f in findings] == ["sentences", "anonymous"]
-    assert findings[1].detail.endswith("none in dev")
+    assert findings[1].detail.endswith("of 21 of 21 utterances of dev")
+    some = [*nameless[:1], *dev.utterances[1:]]
+    findings = examine({"train": healthy.utterances, "dev": some}).findings
+    assert findings[1].detail.endswith("of 1 of 21 utterances of dev")
 
 
 def test_an_utterance_is_named_once_a_kind(healthy: Corpus, tmp_path: Path) -> None:
@@ -369,7 +391,7 @@ def test_an_utterance_is_named_once_a_kind(healthy: Corpus, tmp_path: Path) -> N
         dev.add(name, soundfile.read(first.audio)[0], first.text, speaker="d", ending=ending)
         for name, ending in (("a", "wav"), ("b", "flac"), ("c", "ogg"))
     ]
-    found = examine({"train": healthy.utterances, "one": copies, "two": copies[:1]}).findings
+    found = examine({"train": healthy.utterances, "one": copies}).findings
     ids = {(f.kind, f.split): f.ids for f in found}
     assert ids == {
         ("duplicate", "one"): ("b", "c"),
@@ -379,6 +401,78 @@ def test_an_utterance_is_named_once_a_kind(healthy: Corpus, tmp_path: Path) -> N
     [leak] = [f for f in found if f.kind == "leak"]
     assert leak.details[0].startswith("the same recording as a of one; sounds the same as")
     assert leak.detail == "1 of 40 utterances"
+
+
+def test_splits_after_the_first_are_compared_with_each_other(
+    healthy: Corpus, tmp_path: Path
+) -> None:
+    dev = Corpus(tmp_path, "d", seed=10)
+    for number in range(10):
+        dev.add(f"d{number}")
+    test = [replace(u, id=f"t{u.id}") for u in dev.utterances[:2]]
+    found = named(examine({"train": healthy.utterances, "dev": dev.utterances, "test": test}))
+    speakers = {u.speaker for u in test}
+    assert found == {
+        ("leak", "dev"): {"d0", "d1"},
+        ("sentences", "dev"): {"d0", "d1"},
+        ("speakers", "dev"): {u.id for u in dev.utterances if u.speaker in speakers},
+    }
+
+
+def test_the_copy_that_is_kept_is_a_good_one(healthy: Corpus) -> None:
+    first = healthy.utterances[0]
+    wrong, good = replace(first, seconds=99.0), replace(first, id="good")
+    utterances = [wrong, good, *healthy.utterances[1:]]
+    diagnosis = examine({"train": utterances})
+    assert named(diagnosis)["duplicate", "train"] == {first.id}
+    assert select_sound(utterances, diagnosis, "train", strict=True) == utterances[1:]
+
+
+def test_an_utterance_that_is_called_like_a_line_is_another_thing(healthy: Corpus) -> None:
+    utterances = [replace(healthy.utterances[0], id="line 2"), *healthy.utterances[1:]]
+    refused = {"train": [Reject("line 2", "line", "line 2 is not JSON")]}
+    diagnosis = examine({"train": utterances}, refused=refused)
+    assert select_sound(utterances, diagnosis, "train") == utterances
+    numbered = [replace(utterances[0], text="9 lives"), *utterances[1:]]
+    assert examine({"train": numbered}, refused=refused).count(ERROR) == 2
+
+
+def test_letters_of_another_script_and_invisible_ones_are_found_where_they_are_rare(
+    tmp_path: Path,
+) -> None:
+    corpus = Corpus(tmp_path, "c", seed=11)
+    for number in range(HEALTHY):
+        corpus.add(f"u{number}")
+    texts = {"u1": "\u0430", "u2": "a\u200bb", "u3": "\U0001f600", "u4": "é"}
+    utterances = [
+        replace(u, text=u.text[:-2] + texts[u.id] if u.id in texts else u.text)
+        for u in corpus.utterances
+    ]
+    vocabulary = Vocabulary.from_transcripts(normalise(u.text) for u in utterances)
+    [finding] = examine({"train": utterances}, Requirements(vocabulary)).findings
+    assert (finding.kind, finding.severity, finding.ids) == ("odd", WARNING, ("u1", "u2", "u3"))
+    assert finding.details[0] == "'\\u0430' (cyrillic small letter a)"
+    half = [replace(u, text="да нет") for u in utterances[::2]] + utterances[1::2]
+    vocabulary = Vocabulary.from_transcripts(normalise(u.text) for u in half)
+    found = named(examine({"train": half}, Requirements(vocabulary)))
+    assert found["odd", "train"] == {"u3"}  # two scripts that are meant; u1 is cyrillic too
+
+
+def test_what_is_no_file_and_what_nobody_foresaw_are_findings(
+    healthy: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    utterances = [replace(healthy.utterances[0], audio=str(tmp_path / "pipe.wav"))]
+    [finding] = examine({"train": utterances}).findings
+    assert (finding.kind, "is a pipe or a device" in finding.details[0]) == ("audio", True)
+
+    def fail(path: str) -> None:
+        raise IndexError("out of bounds")
+
+    monkeypatch.setattr(doctor_module, "measure_sound", fail)
+    [finding] = examine({"train": healthy.utterances[:1]}).findings
+    assert finding.kind == "audio"
+    assert "cannot be measured (IndexError: out of bounds)" in finding.details[0]
 
 
 def test_cost_is_estimated_with_its_assumptions(planted) -> None:
@@ -626,6 +720,60 @@ def test_errors_are_listed_written_and_told_by_the_exit_code(
     assert "clean.jsonl: 5 utterances" in out
     assert "4 left out" in out
     assert [u.id for u in read_manifest(files[2])] == [f"h{n}" for n in range(5)]
+
+
+def test_the_cleaned_manifest_keeps_all_keys_and_finds_its_recordings(
+    doctor: Run, healthy: Corpus, tmp_path: Path
+) -> None:
+    real, deep, corpus = tmp_path / "real", tmp_path / "real" / "deep", tmp_path / "corpus"
+    deep.mkdir(parents=True)
+    corpus.mkdir()
+    utterance = healthy.utterances[0]
+    shutil.copy(utterance.audio, real / "x.wav")
+    (corpus / "link").symlink_to(deep)  # from there `..` is real, not corpus
+    record = {
+        "audio_filepath": "link/../x.wav",
+        "duration": utterance.seconds,
+        "text": utterance.text,
+        "lang": "en",
+        "speaker": "s",
+    }
+    lines = [json.dumps(record), "no JSON", json.dumps(record | {"id": "again", "text": "a 5"})]
+    (corpus / "m.jsonl").write_bytes("\n".join(lines).encode() + b"\n\xff\n")
+    code, out, _ = doctor(corpus / "m.jsonl", "--write", tmp_path / "clean.jsonl")
+    assert code == 1
+    assert "line 4 is not UTF-8 text" in out
+    [line] = (tmp_path / "clean.jsonl").read_text().splitlines()
+    assert json.loads(line) == record | {"audio_filepath": "real/x.wav"}
+    [kept] = read_manifest(tmp_path / "clean.jsonl")
+    assert measure_sound(kept.audio).seconds == utterance.seconds
+
+
+def test_names_are_told_whatever_they_begin_with_and_cannot_steer_a_terminal(
+    doctor: Run, healthy: Corpus, tmp_path: Path
+) -> None:
+    first, second = healthy.utterances[:2]
+    write_manifest(
+        tmp_path / "m.jsonl",
+        [
+            replace(first, id="7", text=f"{first.text} 7"),
+            replace(second, id="a\x1b[31mb", text=f"{second.text} 7"),
+        ],
+    )
+    _, out, _ = doctor(tmp_path / "m.jsonl", "--html", tmp_path / "page.html")
+    assert "    7: 7\n" in out
+    assert "    a\\x1b[31mb: 7\n" in out
+    assert "\x1b" not in (tmp_path / "page.html").read_text()
+
+
+def test_half_characters_are_lines_that_cannot_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text(
+        '{"id": "good\\ud800", "audio_filepath": "a.wav", "duration": 1, "text": "x"}\n'
+    )
+    utterances, [reject] = read_leniently(path)
+    assert utterances == []
+    assert '"id" holds half a character' in reject.detail
 
 
 def test_many_cases_are_cut_short_in_a_terminal_alone(
