@@ -142,6 +142,14 @@ class Augmenter:
             )
             self.responses = [align_response(response) for response in responses]
 
+    def digest(self) -> str:
+        """A hash of the folders' recordings."""
+        hashed = hashlib.blake2b(digest_size=16)
+        for recording in [*self.noises, *self.responses]:
+            hashed.update(len(recording).to_bytes(8, "little"))
+            hashed.update(recording.tobytes())
+        return hashed.hexdigest()
+
     def damage_waveform(
         self, waveform: Array, generator: np.random.Generator, timing: Timing = UNCHANGED
     ) -> Array:

@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises AsrError before anything is written where that cannot be done.
     """
-    from asr.checkpoint import average_models
+    from asr.checkpoint import average_models, read
     from asr.data import read_manifest
 
     names, output = arguments.checkpoints, arguments.output
@@ -42,8 +42,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise AsrError(f"{names[0]} alone has no average; name at least two checkpoints.")
     if any(os.path.realpath(name) == os.path.realpath(output) for name in names):
         raise AsrError(f"--output {output} is one of the checkpoints; name another file.")
-    if arguments.manifest:
-        read_manifest(arguments.manifest)  # one complaint about it, before anything is written
+    if len({os.path.realpath(name) for name in names}) < len(names):
+        raise AsrError("A checkpoint is named twice; name each once.")
+    if os.path.isfile(output) and read(output)["training"] is not None:
+        raise AsrError(
+            f"--output {output} holds a training to go on with, which would be lost; name another "
+            "file."
+        )
+    for utterance in read_manifest(arguments.manifest) if arguments.manifest else []:
+        if not os.path.isfile(utterance.audio):
+            raise AsrError(f"{utterance.audio} of {arguments.manifest} is not there.")
     average_models(names, output)
     for name in [*names, str(output)] if arguments.manifest else []:
         wer, cer = measure(name, arguments.manifest)

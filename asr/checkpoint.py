@@ -9,6 +9,7 @@ plain JSON, the language model that belongs to it and a card for people. Whateve
 path takes that of such a folder too.
 """
 
+import errno
 import json
 import os
 import pickle
@@ -352,12 +353,8 @@ def _write(path: FilePath, payload: dict[str, Any]) -> None:
         except RuntimeError as error:
             if isinstance(error.__context__, OSError):  # what the disk said, which torch hides
                 raise error.__context__ from None
+            if "PytorchStreamWriter" in str(error):  # and here it keeps it to itself
+                raise OSError(errno.EIO, str(error).splitlines()[0]) from error
             raise
 
     write_atomically(path, write)
-
-
-def remove_leftovers(folder: FilePath) -> None:
-    """Remove what saves that were killed have left in a folder."""
-    for path in Path(folder).glob(".*.pt.*"):
-        path.unlink(missing_ok=True)

@@ -30,8 +30,9 @@ from asr.augment import AugmentConfig
 from asr.data import read_manifest
 from asr.decode import DecoderConfig
 from asr.distributed import RuntimeConfig, adopt_slurm, cannot_replace_machines, launch
-from asr.errors import EXIT_CODE, AsrError, ConfigError, TrainingError
+from asr.errors import EXIT_CODE, AsrError, ConfigError, FileError, TrainingError
 from asr.features import FeaturesConfig
+from asr.files import advise
 from asr.index import Index, open_index
 from asr.lstm import EncoderConfig
 from asr.progress import Bar, complain, say
@@ -89,6 +90,7 @@ class Experiment:
             self.decoder,
             self.runtime,
             TrainingDisplay(),
+            OmegaConf.to_yaml(OmegaConf.structured(self)),
         )
         if is_first() and cannot_replace_machines():
             say(
@@ -184,17 +186,20 @@ def recipe(
 
         def entry() -> None:
             errors.clear()
-            sys.argv[1:] = shorten_names(translate_flags(sys.argv[1:]))
+            sys.argv[1:] = arrange(translate_flags(sys.argv[1:]))
             os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to the lines below
             try:
                 adopt_slurm()
-                if not is_first():
-                    sys.argv.append("hydra.output_subdir=null")  # the first one writes it
                 hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(run)()
             except AsrError as error:  # of a job in another process, the first one that failed
                 errors.append(error)
             except (HydraException, OmegaConfBaseException) as error:
                 errors.append(ConfigError(_one_line(error)))
+            except OSError as error:  # Hydra makes folders
+                if error.filename is None:
+                    raise
+                reason = f"{error.filename} cannot be used ({error.strerror}); {advise(error)}."
+                errors.append(FileError(reason))
             except KeyboardInterrupt:
                 if is_first():
                     complain(_describe_interruption())
@@ -306,21 +311,35 @@ def translate_flags(arguments: list[str]) -> list[str]:
     return translated
 
 
-def shorten_names(arguments: list[str]) -> list[str]:
-    """Let the folders of a sweep (`-m`) be named by what differs among its jobs alone.
+def arrange(arguments: list[str]) -> list[str]:
+    """Arguments as Hydra takes them: `-m` before the overrides, which stand together, and ours.
 
-    Hydra names them by all overrides. What does not differ can change, as it can for a single run:
-    the folder then goes on, or is refused with the reason.
+    Hydra writes no files: the training keeps its own configuration, once it is accepted. And the
+    folders of a sweep are named by what differs among its jobs alone; Hydra names them by all
+    overrides. What does not differ can change, as it can for a single run: the folder then goes on,
+    or is refused with the reason.
     """
-    if not {"-m", "--multirun"} & set(arguments):
-        return arguments
-    overrides = [word for word in arguments if "=" in word and not word.startswith("-")]
+    sweep = [word for word in arguments if word in ("-m", "--multirun")]
+    rest = [word for word in arguments if word not in sweep]
+    places = [place for place, word in enumerate(rest, start=1) if _is_override(word)]
+    end = max(places, default=len(rest))
+    ours = ["hydra.output_subdir=null", *(_shorten_names(rest) if sweep else [])]
+    return [*sweep, *rest[:end], *ours, *rest[end:]]
+
+
+def _is_override(word: str) -> bool:
+    return "=" in word and not word.startswith("-")
+
+
+def _shorten_names(arguments: list[str]) -> list[str]:
+    """The override that leaves what does not differ out of the names of a sweep's folders."""
+    overrides = [word for word in arguments if _is_override(word)]
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except HydraException:  # which Hydra will tell of
-        return arguments
+        return []
     same = [repr(o.key_or_group) for o in parsed if not o.is_sweep_override()]
-    return [*arguments, f"hydra.job.config.override_dirname.exclude_keys=[{','.join(same)}]"]
+    return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(same)}]"]
 
 
 def _one_line(error: Any) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from asr.errors import CheckpointError, FileError
-from asr.files import write_atomically
+from asr.errors import FileError
+from asr.files import advise, write_atomically
 
 COLLAPSE_EPOCHS = 3  # before that, every model says nothing but blanks
 COLLAPSE_RATIO = 0.999  # of the dev set's frames
@@ -30,27 +30,28 @@ class Metrics:
 
     `resume_at` is the size in bytes that the file had at the checkpoint (`position`): what was
     written after it belongs to work that is done again, and is cut off. `epochs` are the rows of
-    the epochs so far. As a context it closes both at the end.
+    the epochs so far, and `lost` says whether the file was shorter than that. As a context it closes
+    both at the end.
 
     Everything raises FileError where the disk refuses.
     """
 
     def __init__(self, folder: Path, resume_at: int = 0, step: int = 0) -> None:
         self.epochs: list[dict[str, Any]] = []
+        self.lost = False
         self._path = folder / "metrics.jsonl"
         with self._refusals():
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("ab+")
-            if self._file.tell() < resume_at:
-                raise CheckpointError(
-                    f"{self._path} is shorter than it was at the last checkpoint; put the "
-                    "file back, or train in another folder."
-                )
-            self._file.truncate(resume_at)
             self._file.seek(0)
-            for line in self._file:
+            content = self._file.read(resume_at)
+            whole = content[: content.rfind(b"\n") + 1]
+            self.lost = len(whole) < resume_at
+            self._file.truncate(len(whole))
+            for line in whole.splitlines():
                 if line.startswith(b'{"kind": "epoch"'):
-                    self.epochs.append(json.loads(line))
+                    with contextlib.suppress(ValueError):
+                        self.epochs.append(json.loads(line))
             self._board = _Board(folder / "tensorboard", step + 1)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
@@ -101,7 +102,7 @@ class Metrics:
         except OSError as error:
             raise FileError(
                 f"{self._path} or the TensorBoard files beside it could not be written "
-                f"({error.strerror}); free some space, the same command then goes on from the last "
+                f"({error.strerror}); {advise(error)}: the same command then goes on from the last "
                 "checkpoint, which is untouched."
             ) from error
 
@@ -207,9 +208,12 @@ def diagnose(epochs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of `folder/metrics.jsonl`, oldest first."""
-    with (folder / "metrics.jsonl").open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    """The lines of `folder/metrics.jsonl`, oldest first, but for damaged ones."""
+    rows = []
+    for line in (folder / "metrics.jsonl").read_bytes().splitlines():
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
 
 
 def draw_curves(folder: Path) -> Path:

@@ -41,6 +41,13 @@ from asr.text import Vocabulary, normalise
 
 StrPath = str | os.PathLike[str]
 
+STOPPING = [
+    signal.SIGINT,
+    signal.SIGTERM,
+    *([signal.SIGUSR2] if hasattr(signal, "SIGUSR2") else []),
+]
+"""What asks a training to stop; see `asr.config.asking_to_stop`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
@@ -713,14 +720,15 @@ def _worker_context() -> Any:
 
 
 def _start(loader: DataLoader[Batch | AsrError]) -> Iterator[Batch | AsrError]:
-    """The loader's iterator, whose processes never hear of Ctrl-C: it is for the trainer to answer.
+    """The loader's iterator, whose processes never hear what asks to stop: the trainer answers.
 
-    Ignoring it in `_start_worker` alone would come too late for one that is still importing.
+    Ctrl-C, `timeout`, systemd and Slurm tell all processes. Ignoring them in `_start_worker` alone
+    would come too late for one that is still importing.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         return iter(loader)
     resource_tracker.ensure_running()  # its start would let the signal through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         return iter(loader)
     finally:
@@ -729,7 +737,8 @@ def _start(loader: DataLoader[Batch | AsrError]) -> Iterator[Batch | AsrError]:
 
 def _start_worker(_: int) -> None:
     torch.set_flush_denormal(True)  # as the trainer does: the number of workers changes no bit
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_trainer, daemon=True).start()
 
 

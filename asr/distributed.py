@@ -163,6 +163,8 @@ def _end_with_the_agent() -> None:
     """Let torchrun's death ask this process to stop: it would train on, and nobody could stop it."""
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+        if _is_orphan():  # it died before that
+            os._exit(1)
 
 
 def adopt_slurm() -> None:
@@ -257,8 +259,8 @@ def launch(function: Callable[[Any], Any], argument: Any, processes: int) -> Any
         logging.getLogger(name).setLevel(logging.CRITICAL)
     signals = _PassingOnSignals()
     try:
-        with signals:
-            return elastic_launch(config, function)(argument)[0]
+        with signals, _sparing_children():
+            return elastic_launch(config, _work)(function, argument)[0]
     except ChildFailedError as error:
         if signals.interrupted:  # and the children had nothing to save
             raise KeyboardInterrupt from None
@@ -274,6 +276,46 @@ def launch(function: Callable[[Any], Any], argument: Any, processes: int) -> Any
         if isinstance(family, type) and issubclass(family, AsrError):
             raise family(sentence) from None
         raise RuntimeError(told["extraInfo"]["py_callstack"]) from None
+
+
+def _work(function: Callable[[Any], Any], argument: Any) -> Any:
+    """What a child does. Where its parent has died meanwhile, nobody takes the result: it ends."""
+    result = function(argument)
+    if _is_orphan():
+        os._exit(1)
+    return result
+
+
+def _is_orphan() -> bool:
+    parent = multiprocessing.parent_process()
+    return parent is not None and not parent.is_alive()
+
+
+@contextlib.contextmanager
+def _sparing_children() -> Iterator[None]:
+    """Within it, SIGUSR2 reaches this process alone, and none that it starts.
+
+    A signal that this thread blocks is blocked in processes that it starts; another one takes it
+    for this process, whose handler runs in the main thread as ever.
+    """
+    if not hasattr(signal, "SIGUSR2"):
+        yield
+        return
+    done = threading.Event()
+
+    def take() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
+        done.wait()
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+    taker = threading.Thread(target=take, daemon=True)
+    taker.start()
+    try:
+        yield
+    finally:
+        done.set()
+        taker.join()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _PassingOnSignals:

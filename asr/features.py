@@ -11,6 +11,7 @@ and streaming gives exactly the frames of the whole file. `mean` and `std` are m
 training set and live in the model.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -37,7 +38,7 @@ class FeaturesConfig:
     def __post_init__(self) -> None:
         if self.sample_rate <= 0:
             raise ConfigError(f"features.sample_rate is {self.sample_rate}; it must be positive.")
-        if not (0 < self.hop_ms <= self.window_ms and self.hop >= 1):
+        if not (0 < self.hop_ms <= self.window_ms < math.inf and self.hop >= 1):
             raise ConfigError(
                 f"features.hop_ms is {self.hop_ms} with a window of {self.window_ms} ms; "
                 "it must hold a sample and be at most the window."
@@ -49,7 +50,7 @@ class FeaturesConfig:
             )
         if self.mels < 1:
             raise ConfigError(f"features.mels is {self.mels}; at least one mel bin is needed.")
-        if self.floor <= 0:
+        if not 0 < self.floor < math.inf:
             raise ConfigError(f"features.floor is {self.floor}; it must be above 0.")
 
     @property

@@ -44,7 +44,7 @@ from asr.data import (
     read_lines,
 )
 from asr.errors import DataError, FileError
-from asr.files import write_atomically
+from asr.files import remove_leftovers, write_atomically
 from asr.planning import Hashes, Indices, hash_id
 from asr.text import Vocabulary, ctc_frames_needed, normalise
 
@@ -70,6 +70,7 @@ SEPARATOR = b", "
 READ_BYTES = 1 << 20  # at a time
 TOLD_BYTES = 1 << 22  # read between two reports of progress; a small manifest needs none
 # A file that was changed so recently may be changed again without its times telling.
+LEFT_SECONDS = 3600.0  # after which nobody writes a file any more
 UNSETTLED = 2.0  # seconds
 
 
@@ -190,6 +191,7 @@ def open_index(manifest: StrPath, advance: Callable[[int], object] = lambda _: N
             with tempfile.TemporaryFile(dir=beside) as aside:
                 _index_manifest(output, aside, path, advance)
 
+        remove_leftovers(file.parent, file.name, older_than=LEFT_SECONDS)
         with contextlib.suppress(FileError):
             write_atomically(file, write)
             store = _open(file, folder)

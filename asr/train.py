@@ -43,6 +43,7 @@ from asr.decode import DecoderConfig
 from asr.distributed import Place, RuntimeConfig, from_first, gather, join, sum_over_processes
 from asr.errors import AsrError, ConfigError, DataError, TrainingError
 from asr.features import FeaturesConfig
+from asr.files import lock_folder, remove_leftovers, write_atomically
 from asr.index import Index, admit, index_utterances
 from asr.lstm import LEARNING, Context, EncoderConfig
 from asr.model import AcousticModel, Emissions
@@ -116,8 +117,12 @@ class TrainingConfig:
             )
         if not 0 <= self.consistency < math.inf:
             raise ConfigError(f"training.consistency is {self.consistency}; it must be 0 or more.")
-        if self.weight_decay < 0 or self.seed < 0:
-            raise ConfigError("training.weight_decay and training.seed must not be negative.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(
+                f"training.weight_decay is {self.weight_decay}; it must be 0 or more."
+            )
+        if self.seed < 0:
+            raise ConfigError(f"training.seed is {self.seed}; it must not be negative.")
 
 
 class Listener:
@@ -162,6 +167,7 @@ class Task:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     listener: Listener = field(default_factory=Listener)
+    record: str = ""  # YAML, for people: becomes config.yaml in the folder
 
 
 class Trainer:
@@ -433,7 +439,9 @@ def train(task: Task) -> Outcome:
     process was killed, as if nothing had happened.
     Raises an AsrError where the data, the configuration or the loss makes training impossible.
     """
-    with join(task.runtime) as place:
+    with join(task.runtime) as place, contextlib.ExitStack() as stack:
+        if place.first:  # who alone reads and writes there
+            stack.enter_context(lock_folder(task.folder, task.listener.say))
         return _Run(task, place).run()
 
 
@@ -457,10 +465,10 @@ class _Run:
         self.drawn = -math.inf  # when the curves were drawn last
 
         self._check_precision()
-        self.dev_set = self._read_dev_set()
         self.augmenter = Augmenter(task.augment, task.features.sample_rate)
         torch.manual_seed(self.config.seed)
-        model = AcousticModel(task.features, task.encoder, len(task.vocabulary))
+        model = self._make_model()
+        self.dev_set = self._read_dev_set()
         self.admitted = self._admit(model)
         self.fingerprint = self._fingerprint()
         self._compare_with_first()
@@ -485,10 +493,19 @@ class _Run:
                 f"Going on in {task.folder} after {self.epoch} epochs and "
                 f"{self.step_in_epoch} steps."
             )
+        self.metrics: Metrics | None = None
         if place.first:
-            checkpoint.remove_leftovers(task.folder)
-        position = saved["training"]["metrics"] if saved is not None else 0
-        self.metrics = Metrics(task.folder, position, self.step) if place.first else None
+            remove_leftovers(task.folder)
+            if task.record:
+                path = task.folder / "config.yaml"
+                write_atomically(path, lambda file: file.write(task.record.encode()))
+            position = saved["training"]["metrics"] if saved is not None else 0
+            self.metrics = Metrics(task.folder, position, self.step)
+            if self.metrics.lost:
+                self.listener.say(
+                    f"{task.folder / 'metrics.jsonl'} lacks what was in it at the last checkpoint: "
+                    "the log, not the training, goes on with a gap."
+                )
 
         size = sum(p.numel() for p in model.parameters())
         self.listener.say(
@@ -499,12 +516,16 @@ class _Run:
         )
 
     def run(self) -> Outcome:
+        folder = self.task.folder
         with self.metrics or contextlib.nullcontext():
             self._run_epochs()
-        if self.epoch == self.config.epochs:
+        if self.epoch == self.config.epochs and self.place.first:
+            curves = folder / "curves.png"
+            if not curves.exists():  # it was killed while it drew them
+                draw_curves(folder)
             self.listener.say(
                 f"Trained. Best dev WER: {100 * self.best_wer:.2f} %. Model: "
-                f"{self.task.folder / 'best.pt'}, curves: {self.task.folder / 'curves.png'}"
+                f"{folder / 'best.pt'}, curves: {curves}"
             )
         interrupted = self.epoch < self.config.epochs
         return Outcome(self.task.folder, self.epoch, self.step, self.best_wer, interrupted)
@@ -574,9 +595,8 @@ class _Run:
             self._run_steps(steps, batches, interruption)
         finally:
             self.listener.epoch_ends()
-        if interruption.agreed:
+        if interruption.agreed or not self._validate(time.monotonic() - started, interruption):
             return
-        self._validate(time.monotonic() - started)
         self.epoch += 1
         self.step_in_epoch, self.epoch_loss, self.epoch_symbols = 0, 0.0, 0
         self.epoch_norm, self.epoch_steps = 0.0, 0
@@ -605,7 +625,7 @@ class _Run:
                 interruption.agree()
                 self._log(pending, min(steps, self.config.bad_steps_limit))
                 pending = []
-                if (due and not last) or interruption.agreed:
+                if due or last or interruption.agreed:  # the last one: before the validation
                     self._save_last()
 
     def _log(self, pending: list["_Step"], limit: int) -> None:
@@ -670,14 +690,21 @@ class _Run:
             )
         self.listener.say(f"The {what}: skipped.")
 
-    def _validate(self, seconds: float) -> None:
-        """Transcribe the dev set with the model that training has made; keep it if it is the best."""
+    def _validate(self, seconds: float, interruption: "_Interruption") -> bool:
+        """Transcribe the dev set with the model that training has made; keep it if it is the best.
+
+        Whether that was done: an interruption ends it, and it is done again.
+        """
         texts, loss, symbols, frames, blanks = {}, 0.0, 0, 0, 0
         mine = self.dev_set[self.place.rank :: self.place.processes]
         recognizer = Recognizer(self.trainer.result.eval(), self.task.vocabulary, self.task.decoder)
+        # An utterance has no pause to forget in, and the loss needs each of its frames.
+        recognizer.endpoint = None
         for index, segments in recognizer.emissions([(u.audio, u.seconds) for u in mine]):
             if isinstance(segments, AsrError):
                 raise segments
+            if interruption.asked:
+                break
             utterance = mine[index]
             emission = np.concatenate([s.log_probs for s in segments])  # (T', V)
             if np.isnan(emission).any():
@@ -701,6 +728,9 @@ class _Run:
                     )
                 )
                 symbols += len(target)
+        interruption.agree()
+        if interruption.agreed:
+            return False
         shares = gather((texts, loss, symbols, frames, blanks))
         texts = {name: text for share in shares for name, text in share[0].items()}
         report = score({u.id: u.text for u in self.dev_set}, texts)
@@ -745,6 +775,7 @@ class _Run:
             self._save_result(checkpoint.name_epoch(self.epoch + 1), report.wer)
             if self.place.first:
                 checkpoint.remove_epochs(self.task.folder, self.epoch + 1 - self.config.keep)
+        return True
 
     def _save_result(self, name: str, wer: float) -> None:
         """Write the model that training has made so far, whose WER on the dev set is `wer`."""
@@ -785,6 +816,18 @@ class _Run:
             self.task.decoder,
         )
 
+    def _make_model(self) -> AcousticModel:
+        task = self.task
+        try:
+            return AcousticModel(task.features, task.encoder, len(task.vocabulary))
+        except (MemoryError, RuntimeError) as error:
+            if not is_want_of_memory(error):
+                raise
+            raise TrainingError(
+                "The model does not fit into this machine's memory; lower encoder.hidden, "
+                "encoder.layers or encoder.stack."
+            ) from error
+
     def _check_precision(self) -> None:
         if self.config.precision == "bf16" and (
             self.place.device.type == "cpu"
@@ -798,14 +841,19 @@ class _Run:
     def _read_dev_set(self) -> list[Utterance]:
         """The dev set with normalised texts, the longest first: neighbours make full batches.
 
-        Raises DataError where it is empty and TextError for a character without a symbol: at the
-        start, not when the first epoch is over.
+        Raises DataError where it or a recording is missing and TextError for a character without a
+        symbol: at the start, not when the first epoch is over.
         """
         utterances = [replace(u, text=normalise(u.text, "plain")) for u in self.task.dev_set]
         if not utterances:
             raise DataError("The dev set holds no utterance; the best epoch is chosen on it.")
         for utterance in utterances:
             self.task.vocabulary.encode(utterance.text, utterance.id)
+            if not os.path.isfile(utterance.audio):
+                raise DataError(
+                    f"{utterance.audio}, the recording of {utterance.id} in the dev set, is not "
+                    "there; mend the manifest."
+                )
         return sorted(utterances, key=lambda u: -u.seconds)
 
     def _admit(self, model: AcousticModel) -> Index:
@@ -873,6 +921,7 @@ class _Run:
         }
         parts["the vocabulary"] = task.vocabulary.to_list()
         parts["planning.version"] = VERSION
+        parts["the recordings of noises and rooms"] = self.augmenter.digest()
         for name, index in (("training", self.admitted), ("dev", index_utterances(self.dev_set))):
             parts[f"the {name} set"] = index.digest()
         return {name: json.dumps(value) for name, value in parts.items()}
@@ -892,6 +941,12 @@ class _Run:
         """The payload of last.pt, or None where this run begins; ConfigError where it is not ours."""
         path = self.task.folder / "last.pt"
         if not path.exists():
+            best = path.with_name("best.pt")
+            if best.exists():
+                raise ConfigError(
+                    f"{best} is there without the last.pt to go on from, and would be written over; "
+                    "move it away, or train in another folder."
+                )
             return None
         saved = checkpoint.read(path)
         if saved["training"] is None:
@@ -949,7 +1004,7 @@ class _Interruption:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._asked = False
+        self.asked = False
         self.agreed = False
         self._before: dict[int, Any] = {}
 
@@ -964,15 +1019,13 @@ class _Interruption:
 
     def agree(self) -> None:
         """Set `agreed` on every process if any was asked to stop."""
-        self.agreed = bool(
-            sum_over_processes(torch.tensor(float(self._asked), device=self._device))
-        )
+        self.agreed = bool(sum_over_processes(torch.tensor(float(self.asked), device=self._device)))
 
     def _ask(self, number: int, _frame: FrameType | None) -> None:
         # An elastic launcher passes the user's Ctrl-C on: what arrives twice there was typed once.
-        if self._asked and number == signal.SIGINT and "TORCHELASTIC_RUN_ID" not in os.environ:
+        if self.asked and number == signal.SIGINT and "TORCHELASTIC_RUN_ID" not in os.environ:
             raise KeyboardInterrupt
-        self._asked = True
+        self.asked = True
 
 
 def _seed(*parts: int) -> int:

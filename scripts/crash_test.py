@@ -1,12 +1,13 @@
 """Kills a training again and again, and compares what comes of it with the unbroken run, bit for bit.
 
-    python scripts/crash_test.py [--kills 50] [--data data/digits] [--epochs 40] [--seed 0]
+    python scripts/crash_test.py [--kills 50] [--processes 1] [--data data/digits] [--seed 0]
 
 A small model is trained with the digits recipe on a few hundred utterances of data/digits, as the
 command line does it: once without a break, and once killed with SIGKILL at random moments and
 started again, by turns with no data loaders and with two. Of ten kills one falls into the start, two
 wait for a save and two for a validation; the others fall where they will.
-After each kill last.pt must be whole, and no process may be left. In the end all of the
+After each kill last.pt must be whole, and no process may be left: of several, the one that started
+the others is killed, and these have to end by themselves. In the end all of the
 checkpoints (weights, their average, optimiser, counters; best.pt and those that training.keep
 leaves) and metrics.jsonl must be the unbroken run's. The exit code is 1 where anything is not.
 """
@@ -48,6 +49,7 @@ class Recipe:
     data: Path
     epochs: int
     hidden: int
+    processes: int
 
     def command(self, folder: Path, workers: int) -> list[str]:
         """The command line that trains in `folder`, or goes on there."""
@@ -64,7 +66,7 @@ class Recipe:
             "training.checkpoint_steps=5",
             "training.keep=2",
             "--device=cpu",
-            "--processes=1",
+            f"--processes={self.processes}",
             "--threads=1",
             f"--workers={workers}",
         ]
@@ -242,13 +244,14 @@ def main() -> None:
     parser.add_argument("--utterances", type=int, default=240, help="of the training set")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--hidden", type=int, default=16, help="memory cells of a layer")
+    parser.add_argument("--processes", type=int, default=1, help="that train together")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     arguments = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         choose_data(arguments.data, arguments.utterances, root)
-        recipe = Recipe(root, arguments.epochs, arguments.hidden)
+        recipe = Recipe(root, arguments.epochs, arguments.hidden, arguments.processes)
         seconds = run_whole(recipe, root / "unbroken")
         say(f"unbroken: {seconds[0]:.1f} s to start, {seconds[1]:.1f} s of training")
         draw = random.Random(arguments.seed)

@@ -10,7 +10,7 @@ from corpus import write_tones
 from asr import checkpoint
 from asr.averaging import measure
 from asr.cli import main
-from asr.data import write_manifest
+from asr.data import Utterance, write_manifest
 from asr.decode import DecoderConfig
 from asr.errors import CheckpointError
 from asr.features import FeaturesConfig
@@ -138,10 +138,15 @@ def test_the_command_measures_only_when_asked(three, tmp_path, capsys) -> None:
 
 
 def test_the_command_refuses_in_one_sentence(three, tmp_path, capsys) -> None:
-    before = Path(three[0]).read_bytes()
+    before = [Path(path).read_bytes() for path in three]
+    gone = tmp_path / "gone.jsonl"
+    write_manifest(gone, [Utterance("gone", str(tmp_path / "gone.wav"), 1.0, "a")])
     for arguments, told in (
         ([three[0], "-o", str(tmp_path / "x.pt")], "alone has no average"),
         ([*three, "-o", three[0]], "is one of the checkpoints"),
+        ([*three, three[1], "-o", str(tmp_path / "x.pt")], "named twice"),
+        ([*three[:2], "-o", three[2]], "holds a training to go on with"),
+        ([*three, "-o", str(tmp_path / "x.pt"), "--manifest", str(gone)], "gone.wav of"),
         ([*three, str(tmp_path / "none.pt"), "-o", str(tmp_path / "x.pt")], "no such checkpoint"),
         ([*three, "-o", str(tmp_path / "x.pt"), "--manifest", "none.jsonl"], "cannot be read"),
     ):
@@ -150,4 +155,4 @@ def test_the_command_refuses_in_one_sentence(three, tmp_path, capsys) -> None:
         assert told in error
         assert error.count("\n") == 1
         assert not (tmp_path / "x.pt").exists()
-    assert Path(three[0]).read_bytes() == before
+    assert [Path(path).read_bytes() for path in three] == before

@@ -92,6 +92,12 @@ def test_start_released_is_the_model_that_comes_with_asr(name: str) -> None:
         ("augment.noise_folder=/nowhere", "/nowhere"),
         ("data.train=/nowhere/train.jsonl", "/nowhere/train.jsonl"),
         ("training.epochs=", "training.epochs"),
+        ("training.weight_decay=nan", "training.weight_decay"),
+        ("features.window_ms=inf", "features.hop_ms"),
+        ("features.floor=nan", "features.floor"),
+        ("encoder.stack=100000000000", "lower encoder.hidden, encoder.layers or encoder.stack"),
+        ("folder=/proc/nowhere", "/proc/nowhere"),
+        ("folder=/dev/null", "/dev/null"),
     ],
 )
 def test_a_bad_override_is_refused_in_one_line_by_name(

@@ -575,8 +575,9 @@ def test_workers_outlive_an_interrupt_and_end_with_their_iterator(corpus: Corpus
     first = next(batches)
     workers = multiprocessing.active_children()
     assert len(workers) == 2
-    for worker in workers:
-        os.kill(worker.pid or 0, signal.SIGINT)  # as Ctrl-C does to all of a terminal's processes
+    for worker in workers:  # as a terminal, `timeout` and Slurm do to all processes
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+            os.kill(worker.pid or 0, number)
     rest = [next(batches) for _ in range(20)]
     alone = load_batches(corpus.dataset(), corpus.planner, range(50))
     assert_same([first, *rest], [next(alone) for _ in range(21)])

@@ -53,6 +53,23 @@ def test_when_a_worker_is_killed_the_group_goes_on_from_the_last_checkpoint(
     assert compare(tmp_path / "alone", tmp_path / "nodes") == []
 
 
+def test_processes_whose_parent_is_killed_end_and_the_same_command_goes_on(
+    recipe, tmp_path
+) -> None:
+    whole, broken = (start_alone(recipe, tmp_path / name) for name in ("whole", "broken"))
+    end = time.monotonic() + SECONDS
+    while not (tmp_path / "broken" / "last.pt").exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    broken.kill()
+    again = start_alone(recipe, tmp_path / "broken")
+    broken.communicate(timeout=SECONDS)  # its pipe is closed by the last of its processes
+    for run in (again, whole):
+        output, _ = run.communicate(timeout=SECONDS)
+        assert run.returncode == 0, output
+    assert compare(tmp_path / "whole", tmp_path / "broken") == []
+
+
 PROGRAMS = {
     "srun": 'shift_to() { while [ "$1" != torchrun ]; do shift; done; exec "$@"; }; shift_to "$@"',
     "torchrun": 'exec "$PYTHON" -m torch.distributed.run "$@"',

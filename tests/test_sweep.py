@@ -1,5 +1,6 @@
 """Sweeps (`-m`): each job in its own folder and processes, here or as jobs that submitit starts."""
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -13,9 +14,10 @@ import pytest
 from conftest import ROOT
 from corpus import write_tones
 
-from asr.config import asking_to_stop, shorten_names
+from asr.config import arrange, asking_to_stop
 from asr.data import write_manifest
 
+NO_FILES = "hydra.output_subdir=null"
 SECONDS = 180  # after which a program hangs
 needs_submitit = pytest.mark.skipif(
     importlib.util.find_spec("submitit") is None, reason="the extra asr[slurm] is not installed"
@@ -55,8 +57,8 @@ def start(data: Path, folder: Path, *arguments: str) -> "subprocess.Popen[str]":
     )
 
 
-def jobs(folder: Path) -> list[str]:
-    return sorted(path.parent.name for path in Path(f"{folder}-sweep").glob("*/last.pt"))
+def jobs(folder: Path, having: str = "best.pt") -> list[str]:
+    return sorted(path.parent.name for path in Path(f"{folder}-sweep").glob(f"*/{having}"))
 
 
 def wait_for(path: Path, sweep: "subprocess.Popen[str]") -> None:
@@ -69,12 +71,16 @@ def wait_for(path: Path, sweep: "subprocess.Popen[str]") -> None:
 
 def test_a_sweeps_jobs_are_named_by_what_differs_among_them() -> None:
     fixed = ["encoder.hidden=8", "+a.b=1", "hydra/launcher=slurm"]
-    named = shorten_names(["-m", "training.seed=1,2", "encoder=forward,bidirectional", *fixed])
-    assert named[-1] == (
-        "hydra.job.config.override_dirname.exclude_keys=['encoder.hidden','a.b','hydra/launcher']"
-    )
-    for unchanged in (["training.seed=1,2"], ["-m", "training.seed=1,,2"]):
-        assert shorten_names(unchanged) == unchanged
+    swept = ["training.seed=1,2", "encoder=forward,bidirectional"]
+    short = "hydra.job.config.override_dirname.exclude_keys="
+    ours = [NO_FILES, f"{short}['encoder.hidden','a.b','hydra/launcher']"]
+    for typed in (["-m", *swept, *fixed], [*swept, *fixed, "-m"], [*swept, "--multirun", *fixed]):
+        flag = next(word for word in typed if word in ("-m", "--multirun"))
+        assert arrange(typed) == [flag, *swept, *fixed, *ours]
+    assert arrange(["training.seed=1,2"]) == ["training.seed=1,2", NO_FILES]
+    assert arrange(["-m", "training.seed=1,,2"]) == ["-m", "training.seed=1,,2", NO_FILES]
+    assert arrange(["a=1", "--cfg", "job"]) == ["a=1", NO_FILES, "--cfg", "job"]
+    assert arrange(["--cfg", "job"]) == ["--cfg", "job", NO_FILES]
 
 
 def test_every_job_trains_in_its_own_folder_and_one_that_fails_is_named(data, tmp_path) -> None:
@@ -104,7 +110,7 @@ def test_ctrl_c_saves_the_job_that_runs_and_begins_no_other(data, tmp_path) -> N
     assert "Interrupted: the same command goes on from the last checkpoint." in err
     assert "Traceback" not in err
     assert "job 2" not in out
-    assert jobs(folder) == ["training.seed=1"]
+    assert jobs(folder, "last.pt") == ["training.seed=1"]
 
 
 @pytest.fixture
@@ -160,13 +166,25 @@ def test_a_job_of_submitit_that_is_preempted_saves_and_goes_on(data, tmp_path) -
     arguments = ("training.epochs=150", "--processes=2", "hydra/launcher=submitit_local")
     sweep = start(data, folder, *arguments)
     wait_for(Path(f"{folder}-sweep/last.pt"), sweep)
-    os.kill(find_task(Path(f"{folder}-sweep/.submitit")), signal.SIGUSR2)
+    task = find_task(Path(f"{folder}-sweep/.submitit"))
+    for process in [task, *find_descendants(task)]:  # as Slurm does
+        os.kill(process, signal.SIGUSR2)
     _, err = sweep.communicate(timeout=SECONDS)
     assert sweep.returncode == 0, err
     said = "".join(path.read_text() for path in folder.parent.glob("run-sweep/.submitit/*/*.out"))
     assert said.count(" 2 process(es) on cpu") == 2
     assert said.count("Going on in") == 1
     assert said.count("Trained.") == 1
+
+
+def find_descendants(process: int) -> list[int]:
+    """All processes that it has started, and those that they have."""
+    children = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[1]) == process:
+                children.append(int(path.parent.name))
+    return [*children, *(below for child in children for below in find_descendants(child))]
 
 
 def find_task(folder: Path) -> int:

@@ -6,15 +6,19 @@ import multiprocessing
 import os
 import resource
 import signal
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+from conftest import ROOT
 from corpus import tiny_task, write_tones
 
 import asr.train
-from asr import checkpoint
+from asr import checkpoint, files
 from asr.audio import load_audio
 from asr.augment import AugmentConfig
 from asr.curves import Metrics, diagnose, read_metrics
@@ -45,6 +49,9 @@ from asr.train import (
     split,
     train,
 )
+
+sys.path.append(str(ROOT / "scripts"))
+from crash_test import differences
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +109,9 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert torch.equal(weight, theirs["weights"][name]), name
         trained = ours["training"]["weights"][name]
         assert torch.equal(trained, theirs["training"]["weights"][name]), name
-    assert str(ours["training"]["optimizer"]) == str(theirs["training"]["optimizer"])
+    assert (
+        list(differences(ours["training"]["optimizer"], theirs["training"]["optimizer"], "")) == []
+    )
     best, others = checkpoint.read(one / "best.pt"), checkpoint.read(other / "best.pt")
     assert best["facts"] == others["facts"]
     for name, weight in best["weights"].items():
@@ -982,7 +991,7 @@ def test_a_full_disk_stops_in_one_sentence_and_destroys_nothing(
     assert "Traceback" not in capfd.readouterr().err
     last = checkpoint.read(tmp_path / "last.pt")
     assert last["facts"]["epoch"] == 1
-    assert not list(tmp_path.glob(".*"))
+    assert [path.name for path in tmp_path.glob(".*")] == [".lock"]
     assert train(tiny_task(tmp_path, tones, checkpoint_steps=100)).epoch == 3
     assert_same_run(tmp_path, unbroken)
 
@@ -1016,6 +1025,9 @@ def test_a_dev_set_that_cannot_be_scored_is_refused_at_the_start(tones, tmp_path
         train(tiny_task(tmp_path, tones, dev_set=[dataclasses.replace(tones[0], text="7")]))
     with pytest.raises(DataError, match="dev set holds no utterance"):
         train(tiny_task(tmp_path, tones, dev_set=[]))
+    gone = dataclasses.replace(tones[0], audio=str(tmp_path / "gone.wav"))
+    with pytest.raises(DataError, match=r"gone\.wav, the recording of u0 in the dev set"):
+        train(tiny_task(tmp_path, tones, dev_set=[gone]))
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
@@ -1030,9 +1042,10 @@ def test_another_sample_rate_goes_all_the_way(tones, tmp_path) -> None:
 
 
 def test_what_a_killed_save_has_left_is_removed(tones, tmp_path) -> None:
-    (tmp_path / ".last.pt.abc").write_bytes(b"half")
+    for name in ("last.pt", "curves.png"):
+        (tmp_path / f".{name}.0123456789abcdef").write_bytes(b"half")
     train(tiny_task(tmp_path, tones, epochs=1))
-    assert not (tmp_path / ".last.pt.abc").exists()
+    assert [path.name for path in tmp_path.glob(".*")] == [".lock"]
 
 
 def test_an_error_within_an_epoch_closes_its_bar(tones, tmp_path) -> None:
@@ -1060,3 +1073,128 @@ def test_metrics_are_plain_json_lines(unbroken) -> None:
     with (unbroken / "metrics.jsonl").open() as file:
         first = json.loads(file.readline())
     assert set(first) == {"kind", "step", "epoch", "loss", "gradient_norm", "learning_rate"}
+
+
+# One training in a folder
+
+
+def test_a_folder_is_one_trainings_alone(tones, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(files, "WAIT_SECONDS", 0.2)
+    notes = Notes()
+    with files.lock_folder(tmp_path):
+        with pytest.raises(FileError, match="Another process is at work in"):
+            train(tiny_task(tmp_path, tones, epochs=1, listener=notes))
+        assert notes.lines == [f"Another process is at work in {tmp_path}: waiting for its end."]
+        assert not (tmp_path / "last.pt").exists()
+    assert train(tiny_task(tmp_path, tones, epochs=1)).epoch == 1
+
+
+def test_an_interruption_of_the_validation_loses_no_step(
+    tones, unbroken, tmp_path, monkeypatch
+) -> None:
+    honest = asr.train.Recognizer.emissions
+
+    def emissions(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield from honest(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(asr.train.Recognizer, "emissions", emissions)
+        assert train(tiny_task(tmp_path, tones)).interrupted
+    counters = checkpoint.read(tmp_path / "last.pt")["training"]["counters"]
+    assert (counters["epoch"], counters["step"]) == (0, counters["step_in_epoch"])
+    assert not (tmp_path / "best.pt").exists()
+    notes = Notes()
+    assert train(tiny_task(tmp_path, tones, listener=notes)).epoch == 3
+    assert f"after 0 epochs and {counters['step']} steps" in notes.lines[0]
+    assert_same_run(tmp_path, unbroken)
+
+
+def test_what_an_error_in_the_validation_stops_goes_on_behind_its_epochs_steps(
+    tones, unbroken, tmp_path, monkeypatch
+) -> None:
+    def emissions(*_: Any) -> Any:
+        raise AudioError("gone meanwhile")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(asr.train.Recognizer, "emissions", emissions)
+        with pytest.raises(AudioError, match="gone meanwhile"):
+            train(tiny_task(tmp_path, tones, checkpoint_steps=100))
+    assert checkpoint.read(tmp_path / "last.pt")["training"]["counters"]["step"] > 1
+    assert train(tiny_task(tmp_path, tones, checkpoint_steps=100)).epoch == 3
+    assert_same_run(tmp_path, unbroken)
+
+
+def test_a_best_model_whose_training_is_gone_is_not_written_over(tones, tmp_path) -> None:
+    train(tiny_task(tmp_path, tones, epochs=1))
+    (tmp_path / "last.pt").unlink()
+    before = (tmp_path / "best.pt").read_bytes(), read_metrics(tmp_path)
+    with pytest.raises(ConfigError, match=r"best\.pt is there without the last\.pt"):
+        train(tiny_task(tmp_path, tones, epochs=1))
+    assert before == ((tmp_path / "best.pt").read_bytes(), read_metrics(tmp_path))
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"kind": "epoch", "ep\n{"kind": "epo'])
+def test_a_lost_log_does_not_stop_the_training(
+    tones, unbroken, tmp_path, content: bytes | None
+) -> None:
+    assert train(tiny_task(tmp_path, tones, listener=Saboteur(4, signal.SIGTERM))).interrupted
+    path = tmp_path / "metrics.jsonl"
+    kept = path.stat().st_size
+    path.unlink() if content is None else path.write_bytes(content)
+    notes = Notes()
+    assert train(tiny_task(tmp_path, tones, listener=notes)).epoch == 3
+    assert any("goes on with a gap" in line for line in notes.lines)
+    assert path.read_bytes().endswith((unbroken / "metrics.jsonl").read_bytes()[kept:])
+    ours, theirs = (checkpoint.read(folder / "last.pt") for folder in (tmp_path, unbroken))
+    assert list(differences(ours["training"]["weights"], theirs["training"]["weights"], "")) == []
+
+
+def test_curves_that_a_kill_left_undrawn_are_drawn(tones, tmp_path) -> None:
+    train(tiny_task(tmp_path, tones, epochs=1))
+    (tmp_path / "curves.png").unlink()
+    train(tiny_task(tmp_path, tones, epochs=1))
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_the_configuration_is_kept_and_not_that_of_a_refused_command(tones, tmp_path) -> None:
+    train(tiny_task(tmp_path, tones, epochs=1, record="seed: 1\n"))
+    with pytest.raises(ConfigError, match=r"training\.seed"):
+        train(tiny_task(tmp_path, tones, epochs=1, seed=2, record="seed: 2\n"))
+    assert (tmp_path / "config.yaml").read_text() == "seed: 1\n"
+
+
+def test_other_recordings_of_noise_are_another_training(tones, tmp_path) -> None:
+    def task() -> Task:
+        augment = AugmentConfig(noise_folder=str(tmp_path / "noise"))
+        return tiny_task(tmp_path / "run", tones, epochs=1, augment=augment)
+
+    (tmp_path / "noise").mkdir()
+    for seed in (1, 2):
+        noise = np.random.default_rng(seed).normal(0, 0.1, 16_000)
+        soundfile.write(tmp_path / "noise" / "n.wav", noise, 16_000)
+        if seed == 1:
+            train(task())
+    with pytest.raises(ConfigError, match="the recordings of noises and rooms"):
+        train(task())
+
+
+def test_the_dev_loss_is_that_of_all_frames_of_a_long_recording(
+    tones, tmp_path, monkeypatch
+) -> None:
+    """Also where the model hears nothing but pauses, in which a transcription would cut it."""
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 14 * 16_000), 16_000)
+    long = Utterance("long", str(path), 14.0, "abc")
+    honest = asr.train.AcousticModel.__init__
+
+    def deaf(self: Any, *arguments: Any) -> None:
+        honest(self, *arguments)
+        with torch.no_grad():
+            self.head.bias[0] = 30.0  # blank
+
+    monkeypatch.setattr(asr.train.AcousticModel, "__init__", deaf)
+    train(tiny_task(tmp_path / "run", tones, epochs=1, learning_rate=1e-9, dev_set=[long]))
+    [row] = [row for row in read_metrics(tmp_path / "run") if row["kind"] == "epoch"]
+    assert row["blank_ratio"] == 1.0
+    assert 20 < row["dev_loss"] < 30  # nats a letter, in any of 350 frames
