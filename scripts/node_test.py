@@ -3,8 +3,8 @@
     python scripts/node_test.py [--quick] [--scenarios worker node ...] [--data data/digits] [--seed 0]
 
 Two agents of torchrun that meet at a port of localhost start one worker each: the digits recipe, a
-small model without dropout, some utterances of data/digits. After an unbroken run come, each at a random
-moment once there is a checkpoint:
+small model without dropout, some utterances of data/digits. After an unbroken run come, each at a
+random moment once there is a checkpoint:
 
 worker  one worker is killed; its agent starts it again
 node    an agent and its worker are killed, and another agent takes their place
