@@ -27,6 +27,7 @@ from asr.errors import AudioError
 SAMPLE_RATE = 16_000
 BLOCK_FRAMES = 65_536  # the one size in which everything is decoded; larger ones leave the cache
 TOLERANCE_SECONDS = 0.05  # two MP3 frames: what encoders may disagree on
+LOUDEST = 1e6  # times full scale: floats of another scale may be 32,768, damaged ones anything
 MEDIA_TOLERANCE_SECONDS = 0.25  # mp4 and webm count the codec's delay of up to 0.15 s as duration
 
 # fmt: off
@@ -37,7 +38,7 @@ EXTENSIONS = frozenset((
 ))
 # fmt: on
 
-AudioSource = str | os.PathLike[str] | bytes | BinaryIO
+AudioSource = str | os.PathLike[str] | bytes | BinaryIO | npt.NDArray[Any]
 Waveform = npt.NDArray[np.float32]  # (N,)
 Block = npt.NDArray[np.float32]  # (n, channels)
 
@@ -64,7 +65,8 @@ def load_audio(
 
     Args:
         source: a path, the bytes of a file, or a binary file, which is read from where it stands to
-            its end and need not be seekable.
+            its end and need not be seekable; or samples (N,) at `sample_rate`, float32 in -1..1 or
+            int16.
         sample_rate: samples per second of the result.
         expected_seconds: the duration that a manifest states. A recording that differs by more than
             50 ms in either direction is refused: shorter, it lost speech that its transcript has;
@@ -90,6 +92,13 @@ def read_blocks(
     What a header alone reveals is refused before the first block, what only decoding reveals (NaN,
     a stream that ends early) where it is met. Arguments, units and errors: see `load_audio`.
     """
+    if isinstance(source, np.ndarray):
+        waveform = to_waveform(source, sample_rate)
+        if not len(waveform):
+            raise AudioError("the array holds no samples; give it some")
+        _check_seconds("the array", len(waveform) / sample_rate, expected_seconds)
+        yield waveform
+        return
     with _open(source) as recording:
         resampler = Resampler(recording.sample_rate, sample_rate)
         decoded = 0  # frames
@@ -105,6 +114,11 @@ def read_blocks(
                     f"{recording.name} holds samples that are not finite numbers, the first at"
                     f" {seconds:.3f} s; export it again"
                 )
+            if max(-float(mono.min(initial=0)), float(mono.max(initial=0))) > LOUDEST:
+                raise AudioError(
+                    f"{recording.name} holds samples of more than {LOUDEST:,.0f} where 1 is full"
+                    " scale; export it again"
+                )
             decoded += len(block)
             waveform = resampler.feed(mono)
             samples += len(waveform)
@@ -115,12 +129,47 @@ def read_blocks(
         samples += len(waveform)
         if len(waveform):
             yield waveform
-        seconds = samples / sample_rate
-        if expected_seconds is not None and abs(seconds - expected_seconds) > TOLERANCE_SECONDS:
-            raise AudioError(
-                f"{recording.name} lasts {seconds:.2f} s where {expected_seconds:.2f} s are"
-                " expected; copy it again if it was cut short, or else correct the manifest"
-            )
+        _check_seconds(recording.name, samples / sample_rate, expected_seconds)
+
+
+def _check_seconds(name: str, seconds: float, expected: float | None) -> None:
+    if expected is not None and abs(seconds - expected) > TOLERANCE_SECONDS:
+        raise AudioError(
+            f"{name} lasts {seconds:.2f} s where {expected:.2f} s are expected; copy it again if it"
+            " was cut short, or else correct the manifest"
+        )
+
+
+def to_waveform(
+    samples: npt.NDArray[Any],
+    sample_rate: int,
+    before: int = 0,
+    name: str = "the array",
+    advice: str = "look where they come from",
+) -> Waveform:
+    """Samples (N,), float32 or int16, as a waveform in memory of its own; N may be 0.
+
+    `before` samples of the signal came before; `name` and `advice` are for messages. Raises
+    AudioError for another type or shape, and for samples that are not finite or beyond all reason.
+    """
+    if not isinstance(samples, np.ndarray) or samples.dtype not in (np.float32, np.int16):
+        kind = samples.dtype if isinstance(samples, np.ndarray) else type(samples).__name__
+        raise AudioError(f"{name} must be a NumPy array of float32 or int16, not {kind}")
+    if samples.ndim != 1:
+        raise AudioError(
+            f"samples of shape {samples.shape} are not one channel: give an array of shape (N,)"
+        )
+    waveform = np.array(samples, np.float32)
+    if samples.dtype == np.int16:
+        waveform /= 32_768
+    sound = np.abs(waveform) <= LOUDEST  # false for NaN too
+    if not sound.all():
+        seconds = (before + int(sound.argmin())) / sample_rate
+        raise AudioError(
+            f"{name} holds samples that are not finite numbers, or of more than {LOUDEST:,.0f} where"
+            f" 1 is full scale, the first at {seconds:.3f} s; {advice}"
+        )
+    return waveform
 
 
 def load_channels(source: AudioSource, seconds: float) -> Block:
@@ -302,8 +351,10 @@ def _open_bytes(source: AudioSource, name: str) -> BinaryIO:
                 return io.BufferedReader(file)
             with file:  # a named pipe
                 return io.BytesIO(file.read())
-        if not callable(getattr(source, "read", None)) or isinstance(source, io.TextIOBase):
-            raise AudioError(f"{name} is no source of audio; give a path, bytes or a binary file")
+        if isinstance(source, np.ndarray | io.TextIOBase) or not hasattr(source, "read"):
+            raise AudioError(
+                f"{name} is no source of audio; give a path, bytes, a binary file or samples"
+            )
         return io.BytesIO(source.read())
     except FileNotFoundError as error:
         raise AudioError(f"{name} does not exist; check the path") from error

@@ -66,10 +66,11 @@ def measure(checkpoint: str, manifest: str) -> tuple[float, float]:
     Raises AsrError where one of the recordings cannot be read.
     """
     from asr.data import read_manifest
+    from asr.decode import DecoderConfig
     from asr.recognizer import Recognizer
     from asr.scoring import score
 
-    recognizer = Recognizer.load(checkpoint, "auto")
+    recognizer = Recognizer.load(checkpoint, "auto", decoder=DecoderConfig())
     utterances = read_manifest(manifest)
     ordered = sorted(utterances, key=lambda utterance: -utterance.seconds)
     results = recognizer.transcribe_many((u.audio, u.seconds) for u in ordered)

@@ -6,6 +6,7 @@ it needs when it runs, so that `asr --help` answers at once.
 """
 
 import argparse
+import errno
 import io
 import json
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr import averaging, examining, release
-from asr.errors import EXIT_CODE, AsrError, AudioError, DataError, DecodeError, TextError
+from asr.errors import EXIT_CODE, AsrError, AudioError, DataError, TextError
 from asr.progress import Bar, complain, say, track
 from asr.text import PROFILES, normalise
 
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
     from asr.scoring import Report
 
 SOME_FAILED = 1
+MOST = 1024  # threads or processes
 INTERRUPTED = 130  # as shells report SIGINT
 READER_GONE = 141  # as shells report SIGPIPE
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 DEFAULT_RATE = 16_000  # samples per second, of raw ones
 DEFAULT_LATENCY_MS = 640.0  # of a stream
 DEFAULT_PAUSE = 0.6  # seconds
@@ -53,11 +56,19 @@ ALONE_FORMATS = ("srt", "vtt", "textgrid")  # those whose files are about one re
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code; SystemExit for `--help` and usage errors."""
+    if sys.stdin is None:  # closed, as by <&-
+        sys.stdin = io.TextIOWrapper(io.BytesIO())
+    if sys.stdout is None:
+        complain("asr: standard output is closed.")
+        return EXIT_CODE
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be valid Unicode
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
-            arguments = _build_parser().parse_args(argv)
+            arguments, unknown = _build_parser().parse_known_args(argv)
+            if unknown:  # told by the command's own usage, options rather than what follows them
+                names = [word for word in unknown if word.startswith("-")] or unknown
+                arguments.parser.error(f"unrecognized arguments: {' '.join(names)}")
             code: int = arguments.run(arguments)
         finally:
             sys.stdout.flush()
@@ -71,6 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our results has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
+    except OSError as error:
+        if error.filename is not None or error.errno not in UNWRITABLE:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        complain(f"asr: standard output cannot be written ({error.strerror}).")
+        return EXIT_CODE
 
 
 def _sentence(error: AsrError) -> str:
@@ -120,7 +137,7 @@ def _add_commands(parser: argparse.ArgumentParser) -> _Add:
         command = commands.add_parser(
             name, help=summary, description=f"{summary}.", allow_abbrev=False
         )
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, parser=command)
         declare(command)
 
     return add
@@ -137,7 +154,7 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
         "--device", default="auto", help="auto (a GPU if there is one), cpu, cuda (default: auto)"
     )
     command.add_argument(
-        "--threads", type=_positive, metavar="N", help="CPU threads (default: one for each core)"
+        "--threads", type=_few, metavar="N", help="CPU threads (default: one for each core)"
     )
 
 
@@ -216,6 +233,12 @@ def _add_compared_profile_option(command: argparse.ArgumentParser) -> None:
     _add_profile_option(command, "plain", purpose)
 
 
+def _few(text: str) -> int:
+    if _positive(text) > MOST:
+        raise argparse.ArgumentTypeError(f"{text} is more than any machine has: {MOST} at most")
+    return int(text)
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
@@ -290,9 +313,6 @@ def _transcribe(arguments: argparse.Namespace) -> int:
             document = _render(given, result, arguments.format)
         except AudioError as error:
             failures.append(_sentence(error))
-            continue
-        except DecodeError as error:  # samples beyond all reason
-            failures.append(f"{given.name} cannot be decoded: {_sentence(error)}")
             continue
         if arguments.output:
             _write(_output_path(given, arguments.output, FORMATS[arguments.format]), document)
@@ -597,7 +617,7 @@ def _declare_evaluate(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--processes",
-        type=_positive,
+        type=_few,
         default=1,
         metavar="N",
         help="share the utterances out among so many processes; on GPUs, one each (default: 1)",
@@ -609,18 +629,24 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from asr.data import read_manifest
     from asr.decoding import choose_decoder
     from asr.distributed import RuntimeConfig, count_cores, launch
-    from asr.recognizer import choose_device
+    from asr.files import check_writable
+    from asr.recognizer import BATCH_SECONDS, choose_device, group_by_seconds
     from asr.scoring import score
 
+    if arguments.output:
+        check_writable(arguments.output / "report.json")
     utterances = read_manifest(arguments.manifest)
     load_model(arguments.checkpoint)  # one complaint about it, rather than one of each process
+    longest_first = sorted(utterances, key=lambda utterance: -utterance.seconds)
+    batches = list(group_by_seconds(((u.seconds, u) for u in longest_first), BATCH_SECONDS))
+    processes = min(arguments.processes, len(batches))
     runtime = RuntimeConfig(
         device=choose_device(arguments.device),
-        processes=arguments.processes,
-        threads=arguments.threads or max(1, count_cores() // arguments.processes),
+        processes=processes,
+        threads=arguments.threads or max(1, count_cores() // processes),
     )
-    task = (arguments.checkpoint, utterances, runtime, choose_decoder(arguments))
-    found: dict[str, dict[str, Any]] = launch(_transcribe_share, task, arguments.processes)
+    task = (arguments.checkpoint, batches, runtime, choose_decoder(arguments))
+    found: dict[str, dict[str, Any]] = launch(_transcribe_share, task, processes)
     report = score(
         {utterance.id: utterance.text for utterance in utterances},
         {utterance.id: found[utterance.id]["pred_text"] for utterance in utterances},
@@ -650,7 +676,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _transcribe_share(
-    task: tuple[str, list[Any], Any, tuple[Any, Any]],
+    task: tuple[str, list[list[Any]], Any, tuple[Any, Any]],
 ) -> dict[str, dict[str, Any]]:
     """What every process does: its share of the batches; returns the results of all by id.
 
@@ -658,11 +684,9 @@ def _transcribe_share(
     """
     from asr.decoding import prepare
     from asr.distributed import gather, join
-    from asr.recognizer import BATCH_SECONDS, Recognizer, group_by_seconds
+    from asr.recognizer import Recognizer
 
-    checkpoint, utterances, runtime, decoder = task
-    longest_first = sorted(utterances, key=lambda utterance: -utterance.seconds)
-    batches = list(group_by_seconds(((u.seconds, u) for u in longest_first), BATCH_SECONDS))
+    checkpoint, batches, runtime, decoder = task
     with join(runtime) as place:
         first = len(batches) * place.rank // place.processes
         last = len(batches) * (place.rank + 1) // place.processes
@@ -752,6 +776,8 @@ def _parse_json_text(line: str, keys: Sequence[str], where: str) -> tuple[str, s
 def _print_report(report: "Report", unread: int = 0) -> None:
     """The summary line, the table of errors, the worst utterances."""
     say(report.summary())
+    low, high = report.wer_interval()
+    say(f"95 % interval of the WER, over utterances: {100 * low:.2f} to {100 * high:.2f} %")
     if unread:
         say(
             f"{unread} of {len(report.utterances)} recordings could not be transcribed: "
@@ -798,6 +824,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     from asr.data import read_manifest
     from asr.decoding import choose_decoder, prepare, tune_decoder
     from asr.distributed import count_cores
+    from asr.files import check_writable
 
     _check_picture(arguments.picture)
     if (arguments.output or Path(arguments.checkpoint)).is_dir():
@@ -805,6 +832,8 @@ def _tune(arguments: argparse.Namespace) -> int:
             f"{arguments.output or arguments.checkpoint} is a folder, a released model stays as it "
             "is; name a file for the tuned copy with --output."
         )
+    output = arguments.output or Path(arguments.checkpoint)
+    check_writable(output)
     utterances = read_manifest(arguments.manifest)
     config, hotwords = choose_decoder(arguments)
     if config.kind != "beam":
@@ -815,11 +844,13 @@ def _tune(arguments: argparse.Namespace) -> int:
     best, lines = tune_decoder(
         recognizer, utterances, arguments.trials, threads, arguments.profile, arguments.picture
     )
-    output = arguments.output or Path(arguments.checkpoint)
     save_decoder_config(arguments.checkpoint, best, output)
     for line in lines:
         say(line)
-    say(f"saved in {output}: asr transcribe --lm {config.language_model} now uses these weights")
+    use = ["asr transcribe", f"--checkpoint {output}"]
+    use += [f"--lm {config.language_model}"] if config.language_model else []
+    use += [f"--lexicon {config.lexicon}"] if config.lexicon else []
+    say(f"saved in {output}: {' '.join(use)} uses these weights")
     if arguments.picture:
         say(f"picture: {arguments.picture}")
     return 0
@@ -973,6 +1004,11 @@ def _info(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _plain(name: str) -> str:
+    """A file's name in characters that the picture's font has."""
+    return name.encode("latin-1", "backslashreplace").decode("latin-1")
+
+
 def _check_picture(picture: Path | None) -> None:
     if picture and picture.suffix.lower() != ".png":
         raise AsrError(f"{picture} is not the name of a PNG picture; let it end in .png.")
@@ -1046,7 +1082,8 @@ def _describe_manifest(path: Path, picture: Path | None) -> None:
         figure = Figure(figsize=(8, 4), layout="constrained")
         axes = figure.subplots()
         axes.hist(seconds, bins=50)
-        axes.set(xlabel="seconds", ylabel="utterances", title=path.name)
+        axes.set(xlabel="seconds", ylabel="utterances")
+        axes.set_title(_plain(path.name), parse_math=False)
         _save_picture(figure, picture)
 
 
@@ -1096,7 +1133,8 @@ def _draw_recording(
     figure = Figure(figsize=(12, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     librosa.display.waveshow(waveform, sr=sample_rate, ax=above)
-    above.set(title=title, xlabel="", ylabel="amplitude")
+    above.set(xlabel="", ylabel="amplitude")
+    above.set_title(_plain(title), parse_math=False)
     hop = max(sample_rate // 100, len(waveform) // 4000)  # as many columns as can be seen
     window = 1 << (sample_rate // 40).bit_length()
     power = librosa.feature.melspectrogram(

@@ -341,7 +341,8 @@ def read_kaldi(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance]
 def read_folder(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance], list[Reject]]:
     """Recordings x.wav (or another format) at any depth, each with its transcript x.txt beside it.
 
-    An utterance's id is its path below the folder, without the ending.
+    An utterance's id is its path below the folder, without the ending, and its speaker the first
+    folder in that, where there is one.
 
     Raises DataError where there is neither a recording nor a transcript, or no folder.
     """
@@ -352,7 +353,8 @@ def read_folder(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance
     ]
 
     def identify(stem: str) -> tuple[str, str]:
-        return Path(stem).relative_to(folder).as_posix(), ""
+        name = Path(stem).relative_to(folder)
+        return name.as_posix(), name.parts[0] if len(name.parts) > 1 else ""
 
     candidates = _pair(folder, transcripts, identify)
     if not candidates:

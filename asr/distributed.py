@@ -29,6 +29,8 @@ from asr import errors
 from asr.errors import AsrError, ConfigError, TrainingError
 
 CAUSE_SECONDS = 1.0  # from the end of a process that fails until the others tell that it is lost
+MOST = 1024  # threads or processes on a machine
+MOST_MINUTES = 10_000
 SET_PARENT_DEATH_SIGNAL = 1  # Linux's PR_SET_PDEATHSIG
 
 
@@ -51,14 +53,12 @@ class RuntimeConfig:
             )
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("runtime.device is 'cuda', but torch finds no GPU here; use 'cpu'.")
-        for key, least in (
-            ("processes", 0),
-            ("threads", 0),
-            ("workers", -1),
-            ("timeout_minutes", 1),
-        ):
-            if getattr(self, key) < least:
-                raise ConfigError(f"runtime.{key} is {getattr(self, key)}; at least {least}.")
+        for key, least in (("processes", 0), ("threads", 0), ("workers", -1)):
+            check_count(f"runtime.{key}", getattr(self, key), least)
+        if not 1 <= self.timeout_minutes <= MOST_MINUTES:
+            raise ConfigError(
+                f"runtime.timeout_minutes is {self.timeout_minutes}; from 1 to {MOST_MINUTES}."
+            )
 
     def resolve(self) -> "RuntimeConfig":
         """The same with every automatic value replaced by what this machine has."""
@@ -78,6 +78,12 @@ class RuntimeConfig:
         return RuntimeConfig(
             device, processes, self.threads or cores, workers, self.timeout_minutes
         )
+
+
+def check_count(name: str, count: int, least: int) -> None:
+    """Raise ConfigError for a number of threads or processes that no machine has."""
+    if not least <= count <= MOST:
+        raise ConfigError(f"{name} is {count}; it must be from {least} to {MOST:,}.")
 
 
 def count_cores() -> int:
@@ -152,6 +158,9 @@ def _join(runtime: RuntimeConfig) -> Iterator[Place]:
         ) from error
     # Not after an error: the others would see a closed connection before the error that caused it.
     dist.destroy_process_group()
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        # Whoever is quick to join again, in a sweep, shall not find the meeting point that is closing.
+        os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
 
 
 def is_lost_peer(error: RuntimeError) -> bool:

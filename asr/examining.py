@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import tempfile
 from html import escape
 from pathlib import Path
 
@@ -121,6 +120,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
     """Refuse, before any work is done, what cannot be meant."""
+    from asr.files import check_writable
+
     manifests = [Path(name) for name in arguments.manifests]
     if len({path.resolve() for path in manifests}) < len(manifests):
         raise AsrError("A manifest is named twice; name each split once.")
@@ -147,14 +148,7 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
             other = taken[path.resolve()]
             raise AsrError(f"--{option} {path} would be written over {other}; name another file.")
         taken[path.resolve()] = f"what --{option} names"
-        try:  # now, not when hours of examination are over
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path.parent):
-                pass
-        except OSError as error:
-            raise AsrError(
-                f"--{option} {path} cannot be written ({error.strerror}); choose another folder."
-            ) from error
+        check_writable(path)
 
 
 def _write(path: Path, text: str) -> None:

@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import secrets
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,6 +48,22 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise FileError where a file could not be written, before hours of work end with that.
+
+    Missing folders are made.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise FileError(
+            f"{target} cannot be written ({error.strerror}); {advise(error)}."
+        ) from error
 
 
 def advise(error: OSError) -> str:

@@ -18,6 +18,12 @@ from asr.stream import Stream
 
 PIECE_SECONDS = 0.1  # of the signal between two partial texts
 SAMPLE_BYTES = 2
+FILES = (
+    b"RIFF",
+    b"fLaC",
+    b"OggS",
+    b"\x1aE\xdf\xa3",
+)  # and mp4: how files begin, and samples do not
 
 
 def read_samples(file: BinaryIO, sample_rate: int) -> Iterator[npt.NDArray[np.int16]]:
@@ -27,7 +33,14 @@ def read_samples(file: BinaryIO, sample_rate: int) -> Iterator[npt.NDArray[np.in
     """
     size = SAMPLE_BYTES * _piece(sample_rate)
     rest = b""
+    begun = False
     while data := cast(BufferedReader, file).read1(size):  # without waiting for more
+        if not begun and (data[:4] in FILES or data[4:8] == b"ftyp"):
+            raise AudioError(
+                "standard input is a file of sound, and its bytes would be taken for samples; give "
+                "its name instead of -, or send samples, as ffmpeg -f s16le -ac 1 does"
+            )
+        begun = True
         data = rest + data
         samples = len(data) // SAMPLE_BYTES
         rest = data[samples * SAMPLE_BYTES :]

@@ -21,6 +21,7 @@ from asr.estimation import (
     estimate,
     read_sentences,
 )
+from asr.files import check_writable
 from asr.language import LanguageModel, find_kind
 from asr.progress import Bar, complain
 
@@ -162,11 +163,7 @@ def _check_output(output: Path, sources: Sequence[str], quantise: bool) -> None:
         there = source != STANDARD_INPUT and os.path.exists(source) and output.exists()
         if there and output.samefile(source):
             raise AsrError(f"{output} would be written over {source}; name another file.")
-    folder = next(parent for parent in output.absolute().parents if os.path.exists(parent))
-    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-        raise AsrError(
-            f"{output} cannot be written: {folder} is no folder that takes files; choose another."
-        )
+    check_writable(output)
 
 
 def _write_model(model: LanguageModel, output: Path, quantise: bool) -> None:

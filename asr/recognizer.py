@@ -20,6 +20,7 @@ import torch
 from asr.audio import AudioSource, read_blocks
 from asr.checkpoint import RELEASED, load_decoder_config, load_model
 from asr.decode import Decoder, DecoderConfig, GreedyDecoder, Hypothesis, join
+from asr.distributed import check_count
 from asr.endpoint import EndpointConfig, Endpointer
 from asr.errors import AsrError, ConfigError
 from asr.lstm import Context
@@ -104,20 +105,25 @@ class Recognizer:
         """The recogniser of a checkpoint, on "cpu", "cuda", "cuda:1", or "auto": a GPU if any.
 
         `threads` is torch's number of CPU threads, for the whole process; None leaves it alone.
-        `decoder` and `hotwords` as in `load_decoder`; None decodes greedily. The numbers for a beam
-        that suit the model are in its checkpoint: `asr.checkpoint.load_decoder_config`.
-        Raises CheckpointError for a file that is no good, ConfigError for a device that is not here.
+        `decoder` and `hotwords` as in `load_decoder`. None: with the language model of a released
+        one, as the command line does, else greedily. The numbers for a beam that suit the model are
+        in its checkpoint: `asr.checkpoint.load_decoder_config`.
+        Raises CheckpointError for a file that is no good, ConfigError for a device that is not here
+        and for an impossible number of threads.
         """
         name = choose_device(device)
         if threads is not None:
+            check_count("threads", threads, 1)
             torch.set_num_threads(threads)
         model, vocabulary = load_model(path, name)
+        if decoder is None and (own := load_decoder_config(path)).language_model:
+            decoder = own
         return cls(model, vocabulary, decoder, hotwords)
 
     @classmethod
     def default(cls, device: str = "cpu", threads: int | None = None) -> "Recognizer":
         """The English model that comes with asr, with its language model; see `load`."""
-        return cls.load(RELEASED, device, threads, load_decoder_config(RELEASED))
+        return cls.load(RELEASED, device, threads)
 
     @property
     def sample_rate(self) -> int:
@@ -129,6 +135,8 @@ class Recognizer:
     ) -> Hypothesis:
         """What is said in a recording; empty where it is silent or shorter than a window.
 
+        It is a path, the bytes of a file, a binary file, or samples (N,) at `sample_rate`, float32 in
+        -1..1 or int16.
         `heard` is called with the seconds of the recording that were just read, as it goes on.
         Raises AudioError where it cannot be read.
         """

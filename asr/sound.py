@@ -29,7 +29,6 @@ SMOOTHED_FRAMES = 5
 BURST_FRAMES, BURST_DB = 10, 10.0  # as long as the shortest word, as far above all else
 AMPLITUDE_STEPS = 4096  # of the histogram of amplitudes, up to 1
 LARGEST_AMPLITUDE = 2.0  # lossy codecs overshoot full scale
-LOUDEST = 1e6  # files of floats may hold anything, whose squares must be numbers
 FLAT_PART = 0.99  # of the block's peak: samples above it in a row of three are a flat top
 COMPARED_SECONDS = 60.0  # of a recording with several channels
 TOP_PART = 0.98  # of the recording's peak: blocks that reach it are looked at for flat tops
@@ -153,7 +152,6 @@ class _Meter:
         self._flat: list[tuple[float, int]] = []  # of each block: its peak, samples on flat tops
 
     def feed(self, block: Waveform) -> None:
-        block = np.clip(block, -LOUDEST, LOUDEST)
         sizes = np.abs(block)
         peak = float(sizes.max())
         runs = sizes >= FLAT_PART * peak

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from asr.audio import Resampler
+from asr.audio import Resampler, to_waveform
 from asr.decode import Decoder, Hypothesis
 from asr.endpoint import Endpointer
 from asr.errors import AsrError, AudioError
@@ -184,7 +184,8 @@ class Stream:
         """Check and keep the next samples."""
         self._require_open()
         rate = self._check_rate(sample_rate)
-        waveform = self._check_samples(samples, rate)  # (N,)
+        name, advice = "the stream", "this piece is left out"
+        waveform = to_waveform(samples, rate, self._samples, name, advice)  # (N,)
         if self._rate is None:
             self._rate = rate
             self._resampler = Resampler(rate, self._model_rate)
@@ -231,28 +232,6 @@ class Stream:
                 f"{rate:,}; begin another one"
             )
         return int(rate)
-
-    def _check_samples(self, samples: npt.NDArray[Any], rate: int) -> npt.NDArray[np.float32]:
-        """The samples as float32 in memory of their own, which the caller may not change."""
-        if not isinstance(samples, np.ndarray) or samples.dtype not in (np.float32, np.int16):
-            kind = samples.dtype if isinstance(samples, np.ndarray) else type(samples).__name__
-            raise AudioError(f"a stream takes NumPy arrays of float32 or int16, not {kind}")
-        if samples.ndim != 1:
-            raise AudioError(
-                f"samples of shape {samples.shape} are not one channel: give the stream an array "
-                "of shape (N,)"
-            )
-        waveform = np.array(samples, np.float32)
-        if samples.dtype == np.int16:
-            waveform /= 32_768
-        finite = np.isfinite(waveform)
-        if not finite.all():
-            seconds = (self._samples + int(finite.argmin())) / rate
-            raise AudioError(
-                f"the stream holds samples that are not finite numbers, the first at {seconds:.3f} "
-                "s; this piece is left out"
-            )
-        return waveform
 
 
 def accept_many(

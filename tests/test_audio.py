@@ -364,7 +364,7 @@ def test_sources_that_are_no_recordings(tmp_path: Path, monkeypatch: pytest.Monk
     assert "not audio" in refusal(bytes(1000))
     assert "not audio" in refusal(b"%PDF-1.7" + bytes(range(256)))
     assert "cannot be opened" in refusal("a\0b.wav")
-    for source in (None, 3, [1.0], np.zeros(100), io.StringIO("text")):
+    for source in (None, 3, [1.0], io.StringIO("text")):
         assert "no source of audio" in refusal(source)  # type: ignore[arg-type]
     closed = io.BytesIO(encode(sine(0.1)))
     closed.close()
@@ -375,6 +375,30 @@ def test_sources_that_are_no_recordings(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(audio.io, "FileIO", forbid)
     assert refusal(text).startswith(f"{text} cannot be opened (Permission denied)")
+
+
+def test_samples_are_a_recording_too() -> None:
+    samples = np.random.default_rng(0).uniform(-1, 1, 16_000).astype(np.float32)
+    waveform = load_audio(samples)
+    assert np.array_equal(waveform, samples)
+    assert not np.shares_memory(waveform, samples)
+    whole = np.array([-32_768, 0, 16_384], np.int16)
+    assert load_audio(whole).tolist() == [-1.0, 0.0, 0.5]
+    for wrong, sentence in (
+        (np.zeros(9), "float32 or int16, not float64"),
+        (np.zeros((9, 2), np.float32), "not one channel"),
+        (np.zeros(0, np.float32), "holds no samples"),
+        (np.full(9, np.nan, np.float32), "the first at 0.000 s"),
+    ):
+        assert sentence in refusal(wrong)
+    with pytest.raises(AudioError, match="lasts 1"):
+        load_audio(samples, expected_seconds=2.0)
+
+
+@pytest.mark.parametrize("loud", [2e6, 3e38])
+def test_samples_beyond_all_reason_are_refused(loud: float) -> None:
+    content = encode(np.full(16_000, loud), subtype="FLOAT")
+    assert "more than 1,000,000 where 1 is full scale" in refusal(content)
 
 
 @pytest.mark.parametrize("format", ["WAV", "AIFF", "OGG"])

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -22,11 +22,14 @@ import soundfile
 import torch
 
 from asr import cli
+from asr import distributed as asr_distributed
 from asr.alignment import align
 from asr.checkpoint import save_model
 from asr.data import Utterance, write_manifest
 from asr.decode import Hypothesis, Word
+from asr.distributed import RuntimeConfig
 from asr.endpoint import EndpointConfig
+from asr.errors import ConfigError
 from asr.features import FeaturesConfig
 from asr.formats import to_ctm, to_srt, to_textgrid, to_vtt
 from asr.lstm import EncoderConfig
@@ -739,7 +742,61 @@ def write_bad(folder: Path) -> dict[Path, str]:
     return {folder / name: word for name, word in words.items()}
 
 
+def run_program(*words: object, **streams: Any) -> "subprocess.CompletedProcess[str]":
+    """A command in a process of its own, whose streams can be closed."""
+    code = "import sys; from asr.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, *map(str, words)]
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, **streams)
+
+
+class TestStreams:
+    def test_a_full_or_closed_output_is_one_sentence(self, checkpoint: Path) -> None:
+        with open("/dev/full", "w") as full:
+            done = run_program("info", checkpoint, stdout=full)
+        assert done.returncode == 2
+        assert one_sentence(done.stderr).startswith("asr: standard output cannot be written (No sp")
+        done = run_program("info", checkpoint, preexec_fn=lambda: os.close(1))
+        assert (done.returncode, done.stderr) == (2, "asr: standard output is closed.\n")
+
+    def test_a_closed_input_is_an_empty_one(self, checkpoint: Path) -> None:
+        words = ("transcribe", "-", "--checkpoint", checkpoint)
+        done = run_program(*words, preexec_fn=lambda: os.close(0))
+        assert done.returncode == 1
+        assert "is empty (0 bytes)" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 class TestBadInput:
+    def test_misspelt_options_are_told_by_their_command(self, asr: Run, speech: Path) -> None:
+        code, _, err = asr("stream", "--nbest", "3", speech, "--checkpoint", "CHECKPOINT")
+        assert code == 2
+        assert err.startswith("usage: asr stream")
+        assert err.endswith("unrecognized arguments: --nbest\n")
+
+    def test_more_threads_than_any_machine_has(self, asr: Run, speech: Path) -> None:
+        for words in (
+            ("transcribe", speech, "--threads", 2**31),
+            ("evaluate", speech, "--processes", 9999),
+        ):
+            code, _, err = asr(*words, "--checkpoint", "CHECKPOINT")
+            assert (code, err.endswith("is more than any machine has: 1024 at most\n")) == (2, True)
+        with pytest.raises(ConfigError, match="threads is 0; it must be from 1 to 1,024"):
+            Recognizer.load("none.pt", threads=0)
+        with pytest.raises(ConfigError, match=r"runtime\.processes is 9999"):
+            RuntimeConfig(processes=9999)
+
+    def test_outputs_that_cannot_be_written_are_told_before_the_work(
+        self, asr: Run, checkpoint: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "file").touch()
+        for words in (
+            ("evaluate", "none.jsonl", "-o", tmp_path / "file"),
+            ("tune", "none.jsonl", "-o", tmp_path / "file" / "x.pt"),
+        ):
+            code, out, err = asr(*words, "--checkpoint", "CHECKPOINT")
+            assert (code, out) == (2, "")
+            assert "cannot be written" in one_sentence(err)
+
     def test_odd_recordings_are_transcribed(
         self, asr: Run, checkpoint: Path, tmp_path: Path
     ) -> None:
@@ -786,7 +843,7 @@ class TestBadInput:
         code, out, err = asr("transcribe", loud, speech, "--checkpoint", "CHECKPOINT")
         assert code == 1
         assert out.startswith(f"{speech}\t")
-        assert f"  {loud} cannot be decoded: frame 0 of 25 holds NaN" in err
+        assert f"  {loud} holds samples of more than 1,000,000 where 1 is full scale" in err
 
     def test_manifest_faults_stop_the_work(self, asr: Run, speech: Path) -> None:
         good = {"audio_filepath": "speech.wav", "duration": 1.5, "text": "words"}
@@ -861,6 +918,22 @@ class TestEvaluate:
     @pytest.fixture
     def manifest(self, tmp_path: Path) -> Path:
         return self.write_manifests(tmp_path, 1.0)
+
+    def test_no_process_is_without_work(
+        self, asr: Run, manifest: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        started = []
+        honest = asr_distributed.launch
+
+        def launch(function: Any, task: Any, processes: int) -> Any:
+            started.append(processes)
+            return honest(function, task, processes)
+
+        monkeypatch.setattr(asr_distributed, "launch", launch)
+        words = ["evaluate", manifest.with_name("good.jsonl"), "--checkpoint", "CHECKPOINT"]
+        code, _, err = asr(*words, "--processes", "100")
+        assert (code, started) == (0, [1])  # one batch
+        assert "6/6 utterances" in err
 
     def test_good_recordings(self, asr: Run, checkpoint: Path, manifest: Path) -> None:
         output = manifest.parent / "results"
@@ -945,7 +1018,8 @@ class TestScore:
         code, out, err = asr("score", files / reference, files / hypothesis)
         assert (code, err) == (0, "")
         assert out.startswith("WER 33.33 % (S 0, I 1, D 1 of 6 words)")
-        table = [line.split() for line in out.splitlines()[2:6]]
+        assert out.splitlines()[1] == ("95 % interval of the WER, over utterances: 0.00 to 33.33 %")
+        table = [line.split() for line in out.splitlines()[3:7]]
         assert table == [
             ["substitutions", "0", "0.00", "%"],
             ["insertions", "1", "16.67", "%"],

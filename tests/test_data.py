@@ -322,7 +322,7 @@ def test_read_folder(tmp_path: Path) -> None:
     write_text(tmp_path / "README.txt", "About this corpus")
     utterances, rejects = read_folder(tmp_path)
     assert sorted(utterances, key=lambda utterance: utterance.id) == [
-        Utterance("anna/x", str(tmp_path / "anna" / "x.wav"), 0.25, "right"),
+        Utterance("anna/x", str(tmp_path / "anna" / "x.wav"), 0.25, "right", "anna"),
         Utterance("x", str(tmp_path / "x.wav"), 0.25, "turn left"),
     ]
     assert by_id(rejects) == {"README": "audio missing", "anna/y.1": "transcript missing"}

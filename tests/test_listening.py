@@ -210,6 +210,15 @@ def test_samples_that_straddle_reads(asr: Run, monkeypatch: pytest.MonkeyPatch) 
     assert {piece.dtype for piece in pieces} == {np.dtype(np.int16)}
 
 
+@pytest.mark.parametrize("format", ["WAV", "FLAC", "OGG"])
+def test_files_on_standard_input_are_no_samples(asr: Run, format: str) -> None:
+    content = io.BytesIO()
+    soundfile.write(content, np.zeros(16_000), 16_000, format=format)
+    code, out, err = asr("stream", "-", content=content.getvalue())
+    assert (code, out) == (1, "")
+    assert "give its name instead of -" in err
+
+
 def test_odd_number_of_bytes(asr: Run) -> None:
     content = pcm("16000.wav")
     _, even, _ = asr("stream", "-", content=content)

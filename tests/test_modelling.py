@@ -191,7 +191,7 @@ class TestTrain:
             (["text.txt", "-o", "folder/../text.txt"], "text.txt would be written over text.txt"),
             (["text.txt", "-o", "folder"], "folder is a folder or a device"),
             (["text.txt", "-o", os.devnull], f"{os.devnull} is a folder or a device"),
-            (["text.txt", "-o", "text.txt/model.lm"], "text.txt is no folder that takes files"),
+            (["text.txt", "-o", "text.txt/model.lm"], "text.txt/model.lm cannot be written"),
             (
                 ["text.txt", "-o", "model.gz"],
                 "model.gz would be a binary, which is never compressed",
@@ -377,7 +377,7 @@ class TestConvert:
             (hand, "name another file"),
             (tmp_path / "link", "name another file"),
             (tmp_path, "is a folder"),
-            (hand / "model.lm", "is no folder that takes files"),
+            (hand / "model.lm", "model.lm cannot be written"),
             (tmp_path / "model.lm.gz", "let its name end in .arpa.gz"),
         ):
             code, out, err = lm("convert", hand, output)

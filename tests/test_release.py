@@ -99,6 +99,7 @@ def test_every_door_decodes_it_with_its_own_language_model(
     assert (config.kind, config.alpha, config.beta) == ("beam", 0.7, 1.5)
     assert Path(config.language_model) == released / "language-model.lm"
     expected = Recognizer.load(released, decoder=config).transcribe(tmp_path / "talk.wav").text
+    assert Recognizer.load(released).transcribe(tmp_path / "talk.wav").text == expected
     assert expected
     monkeypatch.setattr("asr.recognizer.RELEASED", released)
     assert Recognizer.default().transcribe(tmp_path / "talk.wav").text == expected
@@ -112,7 +113,8 @@ def test_every_door_decodes_it_with_its_own_language_model(
     assert text() == expected
     assert text("--decoder", "beam") == expected
     assert text("--alpha", "0.7") == expected
-    greedy = Recognizer.load(released).transcribe(tmp_path / "talk.wav").text
+    plain = Recognizer.load(released, decoder=DecoderConfig())
+    greedy = plain.transcribe(tmp_path / "talk.wav").text
     assert text("--decoder", "greedy") == greedy != expected
     moved = tmp_path / "elsewhere"
     shutil.move(released, moved)

@@ -33,7 +33,7 @@ from signals import (
 from asr.beam import BeamDecoder, BeamState
 from asr.decode import DecoderConfig, GreedyDecoder, Hypothesis, join
 from asr.endpoint import EndpointConfig
-from asr.errors import AsrError, AudioError, ConfigError, DecodeError
+from asr.errors import AsrError, AudioError, ConfigError
 from asr.language import LanguageModel
 from asr.lstm import Context
 from asr.model import read_chunks
@@ -302,9 +302,11 @@ class TestTogether:
         samples = make_signal(1.0, 16_000)
         pieces = [samples, samples, samples, np.full(16_000, 3e38, np.float32)]
         results = accept_many([good, finished, slow, loud], pieces, 16_000)
-        kinds = [Partial, AudioError, AudioError, DecodeError]
+        kinds = [Partial, AudioError, AudioError, AudioError]
         assert [type(result) for result in results] == kinds
-        for result, sentence in zip(results[1:], ("is finished", "8,000", "NaN"), strict=True):
+        for result, sentence in zip(
+            results[1:], ("is finished", "8,000", "more than 1,000,000"), strict=True
+        ):
             assert isinstance(result, AsrError)
             assert sentence in str(result)
         other = recognizers["beam"].stream(LATENCY_MS)
@@ -459,7 +461,7 @@ class TestRefused:
             (
                 np.array([0, np.nan, 0], np.float32),
                 None,
-                r"not finite numbers, the first at 0\.500",
+                r"not finite numbers, .* the first at 0\.500",
             ),
             (np.array([np.inf], np.float32), None, "not finite"),
             (np.array([-np.inf], np.float32), 16_000, "not finite"),
@@ -510,17 +512,6 @@ class TestRefused:
         recognizer = Recognizer(make_model("bidirectional"), Vocabulary.english())
         with pytest.raises(ConfigError, match=r"cannot stream.*encoder=latency_controlled"):
             recognizer.stream()
-
-    def test_samples_beyond_all_numbers_end_one_stream_only(
-        self, recognizers: dict[str, Recognizer]
-    ) -> None:
-        stream, other = recognizers["greedy"].stream(), recognizers["greedy"].stream()
-        samples = make_signal(1.0, 16_000)
-        other.accept(samples[:9_000])
-        with pytest.raises(DecodeError, match="NaN"):
-            stream.accept(np.full(16_000, 3e38, np.float32))
-        other.accept(samples[9_000:])
-        check_same(other.finish(), recognizers["greedy"].transcribe(to_wav(samples, 16_000)))
 
 
 @pytest.mark.parametrize("kind", DECODERS)
