@@ -116,10 +116,9 @@ class Planner:
         # longest that is still to come.
         longest = np.maximum.accumulate(seconds[order][::-1])[::-1]
         fitting = np.clip(self._batch_seconds // longest, 1, self._max_utterances)
-        sizes = fitting.astype(np.int64).tolist()
         starts = [0]
         while starts[-1] < len(order):
-            starts.append(starts[-1] + sizes[starts[-1]])
+            starts.append(starts[-1] + int(fitting[starts[-1]]))
         starts[-1] = len(order)
 
         numbers = np.repeat(np.arange(len(starts) - 1), np.diff(starts))

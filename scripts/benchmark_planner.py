@@ -35,8 +35,8 @@ from asr.text import Vocabulary
 
 EPOCHS = 3
 AUGMENT = AugmentConfig(
-    silence_seconds=1.0, tempo=0.1
-)  # all that makes recordings longer or shorter
+    silence_seconds=1.0
+)  # all of conf/augment/standard.yaml that changes lengths
 WORDS_PER_SECOND = 2.3
 WORDS = (
     "the of and a to in he was that it his her with as had you for she not at but be on they have him "
