@@ -218,6 +218,15 @@ def _choose_endpoint(arguments: argparse.Namespace) -> "EndpointConfig | None":
     return EndpointConfig(silence=arguments.pause) if arguments.pause else None
 
 
+def _choose_operating_point(
+    arguments: argparse.Namespace,
+) -> "tuple[float | None, EndpointConfig | None] | None":
+    """What was asked for `Recognizer.set_operating_point`; None for nothing."""
+    if arguments.latency is None and arguments.pause is None:
+        return None
+    return arguments.latency, _choose_endpoint(arguments)
+
+
 def _add_profile_option(command: argparse.ArgumentParser, default: str, purpose: str) -> None:
     profiles = "; ".join(f"{name}: {description}" for name, description in PROFILES.items())
     command.add_argument(
@@ -330,8 +339,8 @@ def _recognise(
 
     decoder, hotwords = choose_decoder(arguments)
     recognizer = _load_recognizer(arguments, decoder, hotwords)
-    if arguments.latency is not None or arguments.pause is not None:
-        recognizer.set_operating_point(arguments.latency, _choose_endpoint(arguments))
+    if point := _choose_operating_point(arguments):
+        recognizer.set_operating_point(*point)
     if decoder.kind == "beam":
         prepare(recognizer)
     sources = (given.open() for given in inputs)
@@ -606,6 +615,7 @@ def _to_json(value: object) -> str:
 def _declare_evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("manifest", metavar="MANIFEST", help="JSONL, as asr.data reads it")
     _add_model_options(command)
+    _add_latency_options(command, f"default: recordings up to {WHOLE_SECONDS:g} s are heard whole")
     _add_decoder_options(command)
     _add_compared_profile_option(command)
     command.add_argument(
@@ -645,7 +655,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         processes=processes,
         threads=arguments.threads or max(1, count_cores() // processes),
     )
-    task = (arguments.checkpoint, batches, runtime, choose_decoder(arguments))
+    point = _choose_operating_point(arguments)
+    task = (arguments.checkpoint, batches, runtime, choose_decoder(arguments), point)
     found: dict[str, dict[str, Any]] = launch(_transcribe_share, task, processes)
     report = score(
         {utterance.id: utterance.text for utterance in utterances},
@@ -676,7 +687,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _transcribe_share(
-    task: tuple[str, list[list[Any]], Any, tuple[Any, Any]],
+    task: tuple[str, list[list[Any]], Any, tuple[Any, Any], Any],
 ) -> dict[str, dict[str, Any]]:
     """What every process does: its share of the batches; returns the results of all by id.
 
@@ -686,12 +697,14 @@ def _transcribe_share(
     from asr.distributed import gather, join
     from asr.recognizer import Recognizer
 
-    checkpoint, batches, runtime, decoder = task
+    checkpoint, batches, runtime, decoder, point = task
     with join(runtime) as place:
         first = len(batches) * place.rank // place.processes
         last = len(batches) * (place.rank + 1) // place.processes
         share = [utterance for batch in batches[first:last] for utterance in batch]
         recognizer = Recognizer.load(checkpoint, str(place.device), None, *decoder)
+        if point:
+            recognizer.set_operating_point(*point)
         if place.first and decoder[0].kind == "beam":
             prepare(recognizer)
         results = recognizer.transcribe_many((u.audio, u.seconds) for u in share)

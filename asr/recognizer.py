@@ -203,7 +203,8 @@ class Recognizer:
         """What is said in a signal while it arrives, at most `latency_ms` behind it.
 
         That is the algorithm's own part of the wait, see `AcousticModel.latency_seconds`. Without
-        `endpoint` the signal is one segment. ConfigError: the encoder is bidirectional, or needs
+        `endpoint` the signal is one segment. What `set_operating_point` says is for recordings: give
+        both here too. ConfigError: the encoder is bidirectional, or needs
         more time.
         """
         self.model.encoder.require_streaming()

@@ -44,6 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     source, output = arguments.checkpoint, arguments.output
     if source.is_dir() and (source / "best.pt").exists():
         source = source / "best.pt"
+    if source.is_dir():
+        raise AsrError(f"{source} is a released model already; name a training's checkpoint.")
     payload = checkpoint.read(source)
     if output.exists() and not (output / checkpoint.CONFIGURATION).is_file():
         raise AsrError(f"{output} exists and is no released model; name another folder.")
@@ -82,7 +84,7 @@ def read_results(path: Path) -> dict[str, Any]:
             _ = [found[kind][key] for kind in decoders(results) for key in ("wer", "low", "high")]
     except (ValueError, TypeError, KeyError, AttributeError, StopIteration) as error:
         raise DataError(
-            f"{path} holds no results of an evaluate.py ({error!r}); name its --output."
+            f"{path} holds no results of an evaluate.py; name what its --output wrote."
         ) from error
     return dict(results)
 

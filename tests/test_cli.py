@@ -919,6 +919,22 @@ class TestEvaluate:
     def manifest(self, tmp_path: Path) -> Path:
         return self.write_manifests(tmp_path, 1.0)
 
+    def test_the_operating_point_is_that_of_transcribe(
+        self, asr: Run, manifest: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        output, point = manifest.parent / "fast", ("--latency", "200", "--pause", "0.1")
+        words = ("evaluate", manifest.with_name("good.jsonl"), "--checkpoint", "CHECKPOINT")
+        texts = {}
+        for options in (point, ()):
+            assert asr(*words, *options, "--output", output)[0] == 0
+            lines = (output / "hypotheses.jsonl").read_text().splitlines()
+            texts[options] = [json.loads(line)["pred_text"] for line in lines]
+        code, out, _ = asr(
+            "transcribe", manifest.with_name("u5.wav"), "--checkpoint", "CHECKPOINT", *point
+        )
+        assert (code, out.strip()) == (0, texts[point][5])
+        assert texts[point] != texts[()]
+
     def test_no_process_is_without_work(
         self, asr: Run, manifest: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -197,3 +197,10 @@ def test_the_command_line_and_the_library_mean_the_same_model() -> None:
 def test_weights_are_finite_in_half_precision(released: Path) -> None:
     for weight in checkpoint.read(released)["weights"].values():
         assert np.isfinite(weight.numpy()).all()
+
+
+def test_a_released_model_is_not_released_again(released: Path, tmp_path: Path, capsys) -> None:
+    capsys.readouterr()
+    assert asr(["release", str(released), str(tmp_path / "again")]) == 2
+    assert "is a released model already" in capsys.readouterr().err
+    assert not (tmp_path / "again").exists()
