@@ -56,7 +56,7 @@ from asr.index import admit
 from asr.lstm import EncoderConfig
 from asr.model import AcousticModel
 from asr.planning import Planner
-from asr.sound import ENVELOPE_BINS, Sound, alikeness, measure_sound
+from asr.sound import ENVELOPE_BINS, FOLD_HZ, Sound, alikeness, measure_sound
 from asr.text import Vocabulary, normalise
 
 SILENT_PEAK = 0.001  # -60 dB: what a muted microphone leaves
@@ -68,6 +68,7 @@ FULL_SCALE, CLIPPED_CREST = 0.98, 1.3  # lossy codecs bend flat tops, but leave 
 BEYOND = 2.0  # amplitude: more than a lossy codec overshoots
 OFFSET, OFFSET_DB = 0.05, -6.0  # amplitude; against the speech: leaks into the lowest mel bins
 NARROW_HZ = 4300.0  # half the rate of a telephone, and the width of a cliff
+IMAGE = 0.9  # real speech reaches 0.2; linear interpolation, held and repeated samples 0.99
 CLIFF_DB = 30.0  # speech itself may fall by 25 dB
 FADING_DB = -10.0  # uncorrelated channels lose 3 dB in their mean
 DIFFERENT_LIKENESS, DIFFERENT_BALANCE_DB = 0.3, 20.0  # two voices, both of them heard
@@ -236,7 +237,7 @@ def select_sound(
 
 _NUMBERS = (
     "seconds sample_rate channels peak level swing offset flat crest lead trail pause span active "
-    "limit_hz cliff fading balance likeness"
+    "limit_hz cliff image fading balance likeness"
 ).split()
 _MEASURED = np.dtype(
     [(name, np.float32) for name in _NUMBERS]
@@ -481,7 +482,9 @@ class _Examination:
         if 0 < narrow.sum() <= len(indices) / 2:  # else it is what the corpus is
             for place in np.flatnonzero(narrow).tolist():
                 rate = self.measured["sample_rate"][indices[place]]
-                detail = f"nothing above {limits[place]:,.0f} Hz at {rate:,.0f} samples per second"
+                image = self.measured["image"][indices[place]] >= IMAGE
+                what = "a mirror image of what is below alone" if image else "nothing"
+                detail = f"{what} above {limits[place]:,.0f} Hz at {rate:,.0f} samples per second"
                 self._find("narrow", int(indices[place]), detail)
             limits = limits[~narrow]
         high = self.requirements.features.high_hz
@@ -740,8 +743,10 @@ def _groups(indices: Indices, keys: npt.NDArray[Any]) -> Iterator[Indices]:
 
 def _limit_bands(measured: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The upper edges of bands (n,) in Hz, where there is a cliff; else half the sample rate."""
-    nyquist = measured["sample_rate"] / 2
-    return np.where(measured["cliff"] >= CLIFF_DB, measured["limit_hz"], nyquist)
+    limits = np.where(
+        measured["cliff"] >= CLIFF_DB, measured["limit_hz"], measured["sample_rate"] / 2
+    )
+    return np.where(measured["image"] >= IMAGE, np.minimum(limits, FOLD_HZ), limits)
 
 
 def _spread(values: Floats) -> tuple[float, float]:

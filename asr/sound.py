@@ -30,6 +30,8 @@ BURST_FRAMES, BURST_DB = 10, 10.0  # as long as the shortest word, as far above 
 AMPLITUDE_STEPS = 4096  # of the histogram of amplitudes, up to 1
 LARGEST_AMPLITUDE = 2.0  # lossy codecs overshoot full scale
 FLAT_PART = 0.99  # of the block's peak: samples above it in a row of three are a flat top
+FOLD_HZ = 4000.0  # half the rate of a telephone: around it cheap resampling mirrors the spectrum
+FOLD_BINS = range(3, 33)  # from there, both ways, which are compared: 150 to 1,650 Hz
 COMPARED_SECONDS = 60.0  # of a recording with several channels
 TOP_PART = 0.98  # of the recording's peak: blocks that reach it are looked at for flat tops
 
@@ -61,6 +63,9 @@ class Sound:
     active: float
     limit_hz: float  # the upper edge of the band; half the sample rate where nothing is cut off
     cliff: float  # dB by which all above the edge lies below the 500 Hz under it
+    image: (
+        float  # how the spectrum above 4 kHz follows that below, mirrored: real sound 0, an image 1
+    )
     fading: float  # dB that the mean of the channels has lost against them; 0 for one channel
     balance: float  # dB between the loudest and the quietest channel
     likeness: float  # correlation of the first two channels
@@ -98,6 +103,7 @@ def measure_sound(path: FilePath) -> Sound:
         active=active,
         limit_hz=limit_hz,
         cliff=cliff,
+        image=meter.image(),
         fading=fading,
         balance=balance,
         likeness=likeness,
@@ -149,6 +155,8 @@ class _Meter:
         self._powers: list[npt.NDArray[np.float64]] = []
         self._spectrum = np.zeros(self.hop // 2 + 1)
         self._amplitudes = np.zeros(round(LARGEST_AMPLITUDE * AMPLITUDE_STEPS) + 1, np.int64)
+        self._image = np.zeros((5, len(FOLD_BINS)))  # sums for the correlation of two bands
+        self._image_frames = 0
         self._flat: list[tuple[float, int]] = []  # of each block: its peak, samples on flat tops
 
     def feed(self, block: Waveform) -> None:
@@ -174,7 +182,35 @@ class _Meter:
         squares = np.einsum("ij,ij->i", frames, frames, dtype=np.float64)
         self._powers.append(np.maximum(squares / self.hop - means**2, 0.0))
         bins = np.fft.rfft(frames * self.window, axis=1)
-        self._spectrum += (bins.real**2 + bins.imag**2).sum(axis=0, dtype=np.float64)
+        powers = bins.real**2 + bins.imag**2  # (T, bins)
+        self._spectrum += powers.sum(axis=0, dtype=np.float64)
+        self._compare_bands(powers)
+
+    def _compare_bands(self, powers: npt.NDArray[np.floating]) -> None:
+        """Add up how loud frames' spectra above 4 kHz and below, mirrored, go together."""
+        fold = round(FOLD_HZ * FRAME_SECONDS)  # bins lie 1 / FRAME_SECONDS apart
+        if not len(powers) or powers.shape[1] <= fold + FOLD_BINS.stop:
+            return
+        sums = powers.sum(axis=1)
+        loud = sums > 10 ** (-BELOW_LOUD_DB / 10) * np.percentile(sums, 95)
+        steps = np.array(FOLD_BINS)
+        below, above = (
+            np.log(powers[loud][:, places] + 1e-12).astype(np.float64)
+            for places in (fold - steps, fold + steps)
+        )
+        below -= below.mean(axis=1, keepdims=True)  # loudness alone is no likeness
+        above -= above.mean(axis=1, keepdims=True)
+        parts = (below, above, below * above, below**2, above**2)
+        self._image += [part.sum(axis=0) for part in parts]
+        self._image_frames += len(below)
+
+    def image(self) -> float:
+        """The correlation of the two bands over the loud frames; 0 where there are none."""
+        x, y, xy, xx, yy = self._image
+        n = max(self._image_frames, 1)
+        shared = float((xy - x * y / n).sum())
+        scale = float((xx - x * x / n).sum()) * float((yy - y * y / n).sum())
+        return float(shared / np.sqrt(max(scale, 1e-12)))
 
     def finish(self) -> tuple[Levels, npt.NDArray[np.float64]]:
         """The levels (T,) of all frames, at least one, and the mean power spectrum (bins,)."""

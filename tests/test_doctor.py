@@ -157,7 +157,12 @@ def plant(folder: Path) -> tuple[dict[str, list[Utterance]], dict[tuple[str, str
     expect("air", "paused", "late")
     narrow = soxr.resample(soxr.resample(voices.record(2.5), RATE, 8000), 8000, RATE)
     corpus.add("telephone", narrow, characters=32)
-    expect("narrow", "telephone")
+    low = soxr.resample(voices.record(2.5), RATE, 8000)
+    corpus.add(
+        "linear", np.interp(np.arange(2 * len(low)) / 2, np.arange(len(low)), low), characters=32
+    )
+    corpus.add("held", np.repeat(low, 2), characters=32)
+    expect("narrow", "telephone", "linear", "held")
     mono = voices.record(2.5)
     corpus.add("inverted", np.stack([mono, -mono], axis=1), characters=32)
     expect("phase", "inverted")
@@ -256,6 +261,9 @@ def test_findings_say_how_bad_it_is_and_what_to_do(planted) -> None:
     assert details["speakers", "known"] == "speaker both is in dev too"
     assert details["air", "late"].startswith("begins with 4.5 s")
     assert details["air", "paused"].startswith("is interrupted with 4.9 s")
+    assert details["narrow", "linear"].startswith(
+        "a mirror image of what is below alone above 4,000"
+    )
     assert re.match(r"nothing above (3,[5-9]|4,0)\d\d Hz at 16,000", details["narrow", "telephone"])
 
 
