@@ -64,7 +64,8 @@ STEADY_DB = 6.0  # speech rises above its own pauses by 10 dB in loud noise, by 
 SHORT_SECONDS = 0.3  # 7 encoder frames of 40 ms: hardly the shortest word
 DEAD_AIR_SECONDS = 4.0  # readers who hesitate, children too, stay below
 FLAT_PART = 1e-3  # of the active samples on flat tops: audible; unclipped recordings have 0.0002
-FULL_SCALE, CLIPPED_CREST = 0.98, 1.3  # lossy codecs bend flat tops, but leave all peaks as high
+# Lossy codecs bend flat tops, but leave all peaks as high; of 7,561 readings 3 are below, 1 at 1.29.
+FULL_SCALE, CLIPPED_CREST = 0.98, 1.25
 BEYOND = 2.0  # amplitude: more than a lossy codec overshoots
 OFFSET, OFFSET_DB = 0.05, -6.0  # amplitude; against the speech: leaks into the lowest mel bins
 NARROW_HZ = 4300.0  # half the rate of a telephone, and the width of a cliff
