@@ -44,14 +44,16 @@ class Metrics:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("ab+")
             self._file.seek(0)
-            content = self._file.read(resume_at)
-            whole = content[: content.rfind(b"\n") + 1]
-            self.lost = len(whole) < resume_at
-            self._file.truncate(len(whole))
-            for line in whole.splitlines():
+            whole = 0  # bytes of the lines that stay
+            for line in self._file:
+                if whole + len(line) > resume_at or not line.endswith(b"\n"):
+                    break
+                whole += len(line)
                 if line.startswith(b'{"kind": "epoch"'):
                     with contextlib.suppress(ValueError):
                         self.epochs.append(json.loads(line))
+            self.lost = whole < resume_at
+            self._file.truncate(whole)
             self._board = _Board(folder / "tensorboard", step + 1)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
@@ -210,9 +212,10 @@ def diagnose(epochs: Sequence[Mapping[str, Any]]) -> list[str]:
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of `folder/metrics.jsonl`, oldest first, but for damaged ones."""
     rows = []
-    for line in (folder / "metrics.jsonl").read_bytes().splitlines():
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
+    with (folder / "metrics.jsonl").open("rb") as file:
+        for line in file:
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
     return rows
 
 

@@ -390,17 +390,18 @@ class _Examination:
 
     def _find_odd_characters(self, known: frozenset[str]) -> None:
         """Characters of the vocabulary that hardly any text has, and that nobody meant to be in it."""
-        having: dict[str, list[int]] = defaultdict(
-            list
-        )  # a script's, or the invisible and symbols'
+        scripts = {c: script for c in known if (script := _script(c))}
+        if len(set(scripts.values()) - {OTHER}) < 2 and OTHER not in scripts.values():  # all meant
+            return
+        having: dict[str, list[int]] = defaultdict(list)  # utterances by script, or OTHER
         for index, utterance in enumerate(self.utterances):
-            for script in {_script(c) for c in set(normalise(utterance.text)) & known} - {""}:
+            for script in {scripts[c] for c in scripts.keys() & set(normalise(utterance.text))}:
                 having[script].append(index)
         for script, indices in having.items():
             if script == OTHER or len(indices) < ODD_PART * len(self.utterances):
                 for index in indices:
                     text = normalise(self.utterances[index].text)
-                    odd = sorted({c for c in text if _script(c) == script})
+                    odd = sorted({c for c in text if scripts.get(c) == script})
                     names = (
                         f"{c!a} ({unicodedata.name(c, 'without a name').lower()})" for c in odd
                     )
@@ -539,9 +540,8 @@ class _Examination:
 
     def _note_copies(self, group: Indices, words: str) -> None:
         """Of recordings that are the same, all that a later split has too, and else all but one."""
-        group = group[
-            np.lexsort((group, self.doubted[group], self.refused[group]))
-        ]  # the best first
+        best_first = np.lexsort((group, self.doubted[group], self.refused[group]))
+        group = group[best_first]
         splits = self.split[group]
         for index in group.tolist():
             first = int(group[splits == self.split[index]][0])
