@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from asr.audio import load_audio
-    from asr.decode import Hypothesis
+    from asr.audio.waveform import load_audio
+    from asr.decoder.hypothesis import Hypothesis
     from asr.errors import AsrError
     from asr.recognizer import Recognizer
     from asr.scoring import Report, score
@@ -32,11 +32,11 @@ __all__ = [
 
 _HOME = {
     "AsrError": "asr.errors",
-    "Hypothesis": "asr.decode",
+    "Hypothesis": "asr.decoder.hypothesis",
     "Recognizer": "asr.recognizer",
     "Report": "asr.scoring",
     "Vocabulary": "asr.text",
-    "load_audio": "asr.audio",
+    "load_audio": "asr.audio.waveform",
     "score": "asr.scoring",
 }
 

@@ -10,10 +10,8 @@ path takes that of such a folder too.
 """
 
 import errno
-import json
 import os
 import pickle
-import shutil
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,28 +19,18 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import Tensor
 
-from asr.decode import DecoderConfig
-from asr.errors import AsrError, CheckpointError, FileError
+from asr.decoder.config import DecoderConfig
+from asr.encoder import LEARNING, EncoderConfig
+from asr.errors import AsrError, CheckpointError
 from asr.features import FeaturesConfig
 from asr.files import write_atomically
-from asr.lstm import LEARNING, EncoderConfig
 from asr.model import AcousticModel
+from asr.release import FilePath, read_release
 from asr.text import Vocabulary
 
 FORMAT = "asr checkpoint"
 VERSION = 1
-
-FilePath = str | os.PathLike[str]
-
-RELEASED = Path(__file__).parent / "models" / "english"
-"""The released model that comes with the package."""
-
-WEIGHTS, CONFIGURATION = "model.safetensors", "config.json"  # of a released model
-SCALE = ".scale"  # behind a matrix's name: that of its rows
-SMALLEST = 1e-30  # largest weight of a row that is taken for one
-LANGUAGE_MODEL, RESULTS, CARD = "language-model.lm", "results.json", "card.md"
 
 
 def save_model(
@@ -205,78 +193,9 @@ def describe(path: FilePath) -> dict[str, object]:
     }
 
 
-def save_release(
-    folder: FilePath,
-    payload: dict[str, Any],
-    language_model: FilePath | None,
-    results: FilePath | None,
-    card: str,
-) -> None:
-    """Write a checkpoint's payload as a released model; `folder` is replaced whole, if at all.
-
-    Its matrices become whole numbers of 8 bits, with a scale for each row; their vectors float16.
-    Raises FileError where the disk refuses.
-    """
-    from safetensors.torch import save_file
-
-    target = Path(folder)
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    decoder = {**payload["decoder"], "lexicon": "", "hotwords": ""}
-    decoder["language_model"] = LANGUAGE_MODEL if language_model else ""
-    decoder["kind"] = "beam" if language_model else "greedy"
-    configuration = {key: payload[key] for key in ("format", "version", "features", "encoder")}
-    configuration |= {key: payload[key] for key in ("vocabulary", "facts")} | {"decoder": decoder}
-    try:
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a release that was killed
-        unfinished.mkdir(parents=True)
-        save_file(_pack(payload["weights"]), unfinished / WEIGHTS)
-        document = json.dumps(configuration, indent=1, ensure_ascii=False)
-        (unfinished / CONFIGURATION).write_text(f"{document}\n", "utf-8")
-        (unfinished / CARD).write_text(card, "utf-8")
-        for source, name in ((language_model, LANGUAGE_MODEL), (results, RESULTS)):
-            if source:
-                shutil.copyfile(source, unfinished / name)
-        shutil.rmtree(target, ignore_errors=True)
-        unfinished.replace(target)
-    except OSError as error:
-        raise FileError(
-            f"{target} cannot be written ({error.strerror}); free some space or name another folder."
-        ) from error
-
-
-def _pack(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as a released model stores them; see `_unpack`."""
-    packed = {}
-    for name, weight in weights.items():
-        if name.startswith("features."):
-            packed[name] = weight.contiguous()
-        elif weight.ndim == 2:
-            scale = weight.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST) / 127
-            packed[name] = (weight / scale).round().to(torch.int8)
-            packed[name + SCALE] = scale.contiguous()
-        else:
-            packed[name] = weight.half().contiguous()
-    return packed
-
-
-def _unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The float32 weights that `_pack` was given: those of a matrix to half of its row's scale."""
-    return {
-        name: part.float() * packed[name + SCALE] if name + SCALE in packed else part.float()
-        for name, part in packed.items()
-        if not name.endswith(SCALE)
-    }
-
-
-def read_card(path: FilePath) -> str:
-    """What a released model says of itself, in Markdown; "" for any other checkpoint."""
-    card = Path(path) / CARD
-    return card.read_text("utf-8") if card.is_file() else ""
-
-
 def read(path: FilePath) -> dict[str, Any]:
     """The payload of a checkpoint or a released model, on the CPU. Raises CheckpointError."""
-    payload = _read_release(Path(path)) if os.path.isdir(path) else _read_file(path)
+    payload = read_release(Path(path)) if os.path.isdir(path) else _read_file(path)
     name = os.fspath(path)
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise CheckpointError(
@@ -301,27 +220,6 @@ def read(path: FilePath) -> dict[str, Any]:
             f"{name}: the checkpoint lacks {', '.join(sorted(missing))}; it is damaged."
         )
     return payload
-
-
-def _read_release(folder: Path) -> Any:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not (folder / CONFIGURATION).exists():
-        inside = "best.pt" if (folder / "best.pt").exists() else "a checkpoint such as best.pt"
-        raise CheckpointError(f"{folder} is a folder but no released model; name {inside} in it.")
-    try:
-        payload = json.loads((folder / CONFIGURATION).read_text("utf-8"))
-        payload |= {"weights": _unpack(load_file(folder / WEIGHTS))}
-        decoder = payload["decoder"]
-        if decoder["language_model"]:
-            decoder["language_model"] = str(folder / decoder["language_model"])
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder}: this released model is incomplete or damaged ({error}); install asr again, "
-            "or have `asr release` write it again."
-        ) from error
-    return payload | {"training": None}
 
 
 def _read_file(path: FilePath) -> Any:

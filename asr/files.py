@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from asr.errors import FileError
+
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-from asr.errors import FileError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 WAIT_SECONDS = 60.0  # for who was there before and may be about to end

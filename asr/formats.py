@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import PurePath
 
-from asr.decode import Hypothesis, Word
+from asr.decoder.hypothesis import Hypothesis, Word
 
 CUE_CHARACTERS = 42  # a subtitle's line
 CUE_PAUSE_SECONDS = 1.0  # a longer silence starts a new subtitle

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from asr.checkpoint import load_decoder_config
-from asr.data import Utterance, read_manifest
-from asr.decode import Decoder, DecoderConfig, Hypothesis
-from asr.decoding import prepare
-from asr.distributed import count_cores
+from asr.cli.options import prepare
+from asr.data.manifest import Utterance, read_manifest
+from asr.decoder.build import load_decoder
+from asr.decoder.config import Decoder, DecoderConfig
+from asr.decoder.hypothesis import Hypothesis
 from asr.errors import EXIT_CODE, AsrError, DataError
 from asr.files import write_atomically
 from asr.progress import complain, track
-from asr.recognizer import Recognizer, load_decoder
+from asr.recognizer import Recognizer
+from asr.runtime.device import count_cores
 from asr.stream import Segment
 from asr.text import PROFILES
 

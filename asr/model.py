@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from asr.encoder import Context, Encoder, EncoderConfig, advance
 from asr.errors import ConfigError
 from asr.features import FeaturesConfig, LogMel, read_features
-from asr.lstm import Context, Encoder, EncoderConfig, advance
 
 MOST_FRAMES = 10_000  # of a chunk and its right context together
 

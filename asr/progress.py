@@ -11,9 +11,10 @@ from datetime import timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Self, TypeVar
 
-if TYPE_CHECKING:  # rich is imported when something is shown: `asr --help` must not pay for it
+if TYPE_CHECKING:
     from rich.live import Live
     from rich.progress import Progress
+
 
 PLAIN_LINE_SECONDS = 10.0
 

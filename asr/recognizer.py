@@ -17,14 +17,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from asr.audio import AudioSource, read_blocks
-from asr.checkpoint import RELEASED, load_decoder_config, load_model
-from asr.decode import Decoder, DecoderConfig, GreedyDecoder, Hypothesis, join
-from asr.distributed import check_count
+from asr.audio.containers import AudioSource
+from asr.audio.waveform import read_blocks
+from asr.checkpoint import load_decoder_config, load_model
+from asr.decoder.build import load_decoder
+from asr.decoder.config import Decoder, DecoderConfig
+from asr.decoder.hypothesis import Hypothesis, join
+from asr.encoder import Context
 from asr.endpoint import EndpointConfig, Endpointer
-from asr.errors import AsrError, ConfigError
-from asr.lstm import Context
+from asr.errors import AsrError
 from asr.model import AcousticModel
+from asr.release import RELEASED
+from asr.runtime.device import check_count, choose_device
 from asr.stream import Segment, SegmentStream, Stream, read_segments
 from asr.text import Vocabulary
 
@@ -328,36 +332,6 @@ class Recognizer:
         return expected or samples / self.sample_rate, np.concatenate(begin)
 
 
-def load_decoder(
-    config: DecoderConfig,
-    vocabulary: Vocabulary,
-    frame_seconds: float,
-    hotwords: Mapping[str, float] | None = None,
-) -> Decoder:
-    """The decoder that `config` describes, its files read, with `hotwords` and their weights.
-
-    Raises LanguageError for a language model, DataError for another file that cannot be used,
-    ConfigError for what does not go together.
-    """
-    if config.kind == "greedy":
-        if hotwords:
-            raise ConfigError("the greedy decoder knows no hotwords: choose decoder.kind 'beam'")
-        return GreedyDecoder(vocabulary, frame_seconds)
-    from asr.beam import BeamDecoder  # not needed, and not loaded, for greedy decoding
-    from asr.language import LanguageModel
-    from asr.lexicon import read_hotwords, read_words
-
-    found = read_hotwords(config.hotwords, config.hotword_weight) if config.hotwords else {}
-    return BeamDecoder(
-        vocabulary,
-        frame_seconds,
-        config,
-        LanguageModel.read(config.language_model) if config.language_model else None,
-        read_words(config.lexicon) if config.lexicon else None,
-        {**found, **(hotwords or {})},
-    )
-
-
 def group_by_seconds(items: Iterable[tuple[float, T]], batch_seconds: float) -> Iterator[list[T]]:
     """Batches of neighbours, each given with its seconds, so that none pads to over `batch_seconds`.
 
@@ -374,21 +348,3 @@ def group_by_seconds(items: Iterable[tuple[float, T]], batch_seconds: float) -> 
         batch.append(item)
     if batch:
         yield batch
-
-
-def choose_device(name: str) -> str:
-    """A device that torch can use: `name`, or for "auto" the first GPU, else the CPU.
-
-    Raises ConfigError where there is no such device.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    if name != "cpu" and (kind != "cuda" or (number and not number.isdecimal())):
-        raise ConfigError(f"There is no device {name!r}; choose auto, cpu, cuda or cuda:0.")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"Device {name!r} was asked for, but torch finds {torch.cuda.device_count()} GPUs here; "
-            "choose auto or cpu."
-        )
-    return name

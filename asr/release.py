@@ -1,69 +1,117 @@
-"""What the command `asr release` does: a training's model made into a folder for others, with its card.
+"""Released models: a folder of plain JSON, small weights, a language model and a model card."""
 
-Only light modules are imported here: the command line reads the declaration of every command.
-"""
-
-import argparse
 import json
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from asr.errors import AsrError, DataError
-from asr.progress import say
+import torch
+from torch import Tensor
+
+from asr.errors import AsrError, CheckpointError, DataError, FileError
+
+FilePath = str | os.PathLike[str]
+
+RELEASED = Path(__file__).parent / "models" / "english"
+"""The released model that comes with the package."""
+
+WEIGHTS, CONFIGURATION = "model.safetensors", "config.json"  # of a released model
+SCALE = ".scale"  # behind a matrix's name: that of its rows
+SMALLEST = 1e-30  # largest weight of a row that is taken for one
+LANGUAGE_MODEL, RESULTS, CARD = "language-model.lm", "results.json", "card.md"
 
 
-def declare(command: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    command.add_argument(
-        "checkpoint", type=Path, metavar="RUN", help="a run's folder (its best.pt), or a checkpoint"
-    )
-    command.add_argument("output", type=Path, metavar="FOLDER", help="the released model")
-    command.add_argument(
-        "--lm", type=Path, metavar="FILE", help="language model that goes with it, a binary"
-    )
-    command.add_argument(
-        "--results",
-        type=Path,
-        metavar="FILE",
-        help="what evaluate.py measured (JSON): the card's tables",
-    )
-    command.add_argument(
-        "--notes",
-        type=Path,
-        metavar="FILE",
-        help="Markdown for the card: data and licences, commands, what the model cannot do",
-    )
+def save_release(
+    folder: FilePath,
+    payload: dict[str, Any],
+    language_model: FilePath | None,
+    results: FilePath | None,
+    card: str,
+) -> None:
+    """Write a checkpoint's payload as a released model; `folder` is replaced whole, if at all.
+
+    Its matrices become whole numbers of 8 bits, with a scale for each row; their vectors float16.
+    Raises FileError where the disk refuses.
+    """
+    from safetensors.torch import save_file
+
+    target = Path(folder)
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    decoder = {**payload["decoder"], "lexicon": "", "hotwords": ""}
+    decoder["language_model"] = LANGUAGE_MODEL if language_model else ""
+    decoder["kind"] = "beam" if language_model else "greedy"
+    configuration = {key: payload[key] for key in ("format", "version", "features", "encoder")}
+    configuration |= {key: payload[key] for key in ("vocabulary", "facts")} | {"decoder": decoder}
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a release that was killed
+        unfinished.mkdir(parents=True)
+        save_file(_pack(payload["weights"]), unfinished / WEIGHTS)
+        document = json.dumps(configuration, indent=1, ensure_ascii=False)
+        (unfinished / CONFIGURATION).write_text(f"{document}\n", "utf-8")
+        (unfinished / CARD).write_text(card, "utf-8")
+        for source, name in ((language_model, LANGUAGE_MODEL), (results, RESULTS)):
+            if source:
+                shutil.copyfile(source, unfinished / name)
+        shutil.rmtree(target, ignore_errors=True)
+        unfinished.replace(target)
+    except OSError as error:
+        raise FileError(
+            f"{target} cannot be written ({error.strerror}); free some space or name another folder."
+        ) from error
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Write the released model; the exit code. Raises AsrError before anything is written."""
-    from asr import checkpoint
-    from asr.language import LanguageModel
+def _pack(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as a released model stores them; see `_unpack`."""
+    packed = {}
+    for name, weight in weights.items():
+        if name.startswith("features."):
+            packed[name] = weight.contiguous()
+        elif weight.ndim == 2:
+            scale = weight.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST) / 127
+            packed[name] = (weight / scale).round().to(torch.int8)
+            packed[name + SCALE] = scale.contiguous()
+        else:
+            packed[name] = weight.half().contiguous()
+    return packed
 
-    source, output = arguments.checkpoint, arguments.output
-    if source.is_dir() and (source / "best.pt").exists():
-        source = source / "best.pt"
-    if source.is_dir():
-        raise AsrError(f"{source} is a released model already; name a training's checkpoint.")
-    payload = checkpoint.read(source)
-    if output.exists() and not (output / checkpoint.CONFIGURATION).is_file():
-        raise AsrError(f"{output} exists and is no released model; name another folder.")
-    if arguments.lm:
-        LanguageModel.read(arguments.lm)
-        if arguments.lm.suffix != ".lm":
-            raise AsrError(
-                f"{arguments.lm} is no binary; make one with: asr lm convert {arguments.lm} OUT.lm"
-            )
-    results = read_results(arguments.results) if arguments.results else {}
-    notes = read_text(arguments.notes) if arguments.notes else ""
-    card = "\n".join(write_card(output.name, payload, results, notes))
-    checkpoint.save_release(output, payload, arguments.lm, arguments.results, card)
-    sizes = {path.name: path.stat().st_size for path in sorted(output.iterdir())}
-    for name, size in sizes.items():
-        say(f"{name:<20}{size / 1e6:8.2f} MB")
-    say(f"{output}: {sum(sizes.values()) / 1e6:.2f} MB; asr info {output} shows its card")
-    return 0
+
+def _unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The float32 weights that `_pack` was given: those of a matrix to half of its row's scale."""
+    return {
+        name: part.float() * packed[name + SCALE] if name + SCALE in packed else part.float()
+        for name, part in packed.items()
+        if not name.endswith(SCALE)
+    }
+
+
+def read_card(path: FilePath) -> str:
+    """What a released model says of itself, in Markdown; "" for any other checkpoint."""
+    card = Path(path) / CARD
+    return card.read_text("utf-8") if card.is_file() else ""
+
+
+def read_release(folder: Path) -> Any:
+    """The payload of a released model's folder. Raises CheckpointError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not (folder / CONFIGURATION).exists():
+        inside = "best.pt" if (folder / "best.pt").exists() else "a checkpoint such as best.pt"
+        raise CheckpointError(f"{folder} is a folder but no released model; name {inside} in it.")
+    try:
+        payload = json.loads((folder / CONFIGURATION).read_text("utf-8"))
+        payload |= {"weights": _unpack(load_file(folder / WEIGHTS))}
+        decoder = payload["decoder"]
+        if decoder["language_model"]:
+            decoder["language_model"] = str(folder / decoder["language_model"])
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder}: this released model is incomplete or damaged ({error}); install asr again, "
+            "or have `asr release` write it again."
+        ) from error
+    return payload | {"training": None}
 
 
 def read_text(path: Path) -> str:

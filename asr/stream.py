@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from asr.audio import Resampler, to_waveform
-from asr.decode import Decoder, Hypothesis
+from asr.audio.waveform import Resampler, to_waveform
+from asr.decoder.config import Decoder
+from asr.decoder.hypothesis import Hypothesis
+from asr.encoder import Context
 from asr.endpoint import Endpointer
 from asr.errors import AsrError, AudioError
-from asr.lstm import Context
 from asr.model import AcousticModel, read_chunks
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000  # hertz; as for files

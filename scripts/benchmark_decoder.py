@@ -37,10 +37,11 @@ from benchmark_decoder_rivals import Decode, serve
 from rivals import Worker, WorkerError, build_environment
 
 from asr import score
-from asr.beam import BeamDecoder
-from asr.decode import DecoderConfig, Hypothesis
+from asr.decoder.beam import BeamDecoder
+from asr.decoder.config import DecoderConfig
+from asr.decoder.hypothesis import Hypothesis
 from asr.errors import EXIT_CODE
-from asr.language import LanguageModel
+from asr.lm.model import LanguageModel
 from asr.progress import Bar, complain, say
 from asr.text import Vocabulary
 

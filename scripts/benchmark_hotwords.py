@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from asr.beam import BeamDecoder
-from asr.decode import DecoderConfig
+from asr.decoder.beam import BeamDecoder
+from asr.decoder.config import DecoderConfig
 from asr.errors import EXIT_CODE, AsrError
 from asr.files import write_atomically
-from asr.language import LanguageModel
+from asr.lm.model import LanguageModel
 from asr.progress import complain, say, track
 from asr.scoring import score
 from asr.text import Vocabulary

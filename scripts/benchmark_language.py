@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from asr.errors import EXIT_CODE, AsrError
-from asr.estimation import EstimationConfig, estimate, read_sentences
-from asr.language import LanguageModel
-from asr.ngram import NGramTable
+from asr.lm.estimation import EstimationConfig, estimate, read_sentences
+from asr.lm.model import LanguageModel
+from asr.lm.ngrams import NGramTable
 from asr.progress import complain, say
 
 WORDS = 200_000

@@ -23,13 +23,14 @@ from pathlib import Path
 
 import numpy as np
 
-from asr.augment import AugmentConfig
-from asr.data import Utterance, read_manifest, write_manifest
+from asr.data.augment import AugmentConfig
+from asr.data.index import open_index
+from asr.data.manifest import Utterance, read_manifest, write_manifest
+from asr.data.planning import Planner
+from asr.data.selection import admit
+from asr.encoder import EncoderConfig
 from asr.features import FeaturesConfig
-from asr.index import admit, open_index
-from asr.lstm import EncoderConfig
 from asr.model import AcousticModel
-from asr.planning import Planner
 from asr.progress import Bar, say, track
 from asr.text import Vocabulary
 

@@ -38,14 +38,14 @@ import numpy as np
 import torch
 from rivals import Worker, WorkerError, build_environment
 
-from asr.audio import load_audio
+from asr.audio.waveform import load_audio
 from asr.checkpoint import load_decoder_config, load_model
-from asr.data import read_manifest
-from asr.decode import DecoderConfig
+from asr.data.manifest import read_manifest
+from asr.decoder.config import DecoderConfig
+from asr.encoder import EncoderConfig
 from asr.errors import EXIT_CODE, AsrError, ConfigError
 from asr.features import FeaturesConfig
 from asr.files import write_atomically
-from asr.lstm import EncoderConfig
 from asr.model import AcousticModel
 from asr.progress import Bar, complain, say
 from asr.recognizer import Recognizer

@@ -51,28 +51,25 @@ from omegaconf import OmegaConf
 from rivals import Worker, WorkerError, build_environment
 from torch import Tensor, nn
 
-import asr.train
-from asr.audio import load_audio
-from asr.augment import AugmentConfig, Augmenter
-from asr.data import (
-    Batch,
-    SpeechDataset,
-    Utterance,
-    load_batches,
-    read_manifest,
-    summarise_rejects,
-)
-from asr.distributed import Place, RuntimeConfig, gather, join, launch
+import asr.training.run
+from asr.audio.waveform import load_audio
+from asr.data.augment import AugmentConfig, Augmenter
+from asr.data.index import Index
+from asr.data.loading import Batch, SpeechDataset, load_batches
+from asr.data.manifest import Utterance, read_manifest, summarise_rejects
+from asr.data.planning import Planner
+from asr.data.selection import admit
+from asr.encoder import Context, Encoder, EncoderConfig
 from asr.errors import EXIT_CODE, AsrError, ConfigError
 from asr.features import FeaturesConfig
 from asr.files import write_atomically
-from asr.index import Index, admit
-from asr.lstm import Context, Encoder, EncoderConfig
 from asr.model import AcousticModel
-from asr.planning import Planner
 from asr.progress import Bar, complain, say
+from asr.runtime.distributed import Place, RuntimeConfig, gather, join, launch
 from asr.text import Vocabulary
-from asr.train import Listener, Task, Trainer, TrainingConfig
+from asr.training.config import Listener, TrainingConfig
+from asr.training.run import Task
+from asr.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = ROOT / "data" / "digits" / "train.jsonl"
@@ -774,13 +771,13 @@ def measure_training(bench: Bench) -> dict[str, Any]:
             runtime=RuntimeConfig("cpu", 1, bench.threads, WORKERS),
             listener=watch,
         )
-        asr.train.Trainer, before = Watched, asr.train.Trainer
+        asr.training.run.Trainer, before = Watched, asr.training.run.Trainer
         try:
-            asr.train.train(task)
+            asr.training.run.train(task)
         except Enough:
             pass
         finally:
-            asr.train.Trainer = before
+            asr.training.run.Trainer = before
     epochs = watch.epochs[1:]  # the first warms up
     columns = {key: [epoch[key] for epoch in epochs] for key in epochs[0]}
     heard = sum(u.seconds for u in dev)

@@ -25,8 +25,8 @@ import numpy as np
 import soundfile
 from rivals import WorkerError, build_environment
 
-from asr.audio import SAMPLE_RATE, load_audio
-from asr.data import read_manifest
+from asr.audio.waveform import SAMPLE_RATE, load_audio
+from asr.data.manifest import read_manifest
 from asr.errors import EXIT_CODE, AsrError, DataError
 from asr.files import write_atomically
 from asr.progress import complain, say, track
@@ -97,7 +97,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, float | str]
     waveform = load_audio(folder / "long.wav")[: round(SHORT_SECONDS * SAMPLE_RATE)]
     soundfile.write(folder / "short.wav", waveform, SAMPLE_RATE, "PCM_16")
     model = ["--checkpoint", options.checkpoint] if options.checkpoint else []
-    start = "import sys; from asr.cli import main; sys.exit(main())"
+    start = "import sys; from asr.cli.main import main; sys.exit(main())"
     ours = [sys.executable, "-c", start, "transcribe", "--threads", "1", *model]
     rival = [] if options.no_rival else build_rival(options.environments)
     run([*ours, str(folder / "short.wav")])  # compiles the decoder, reads the files

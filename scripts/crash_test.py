@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from asr import checkpoint
-from asr.data import read_manifest, write_manifest
+from asr.data.manifest import read_manifest, write_manifest
 from asr.errors import EXIT_CODE, AsrError, DataError
 from asr.progress import complain, say
 

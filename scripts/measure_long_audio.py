@@ -32,13 +32,13 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from asr.audio import read_blocks
-from asr.data import Utterance, read_manifest
-from asr.decode import Hypothesis
+from asr.audio.waveform import read_blocks
+from asr.data.manifest import Utterance, read_manifest
+from asr.decoder.hypothesis import Hypothesis
+from asr.encoder import Context
 from asr.endpoint import EndpointConfig
 from asr.errors import AsrError, FileError
 from asr.files import write_atomically
-from asr.lstm import Context
 from asr.measuring import amount, finish, load, make_parser, write_document
 from asr.progress import Bar, complain, say, track
 from asr.recognizer import STREAM_LATENCY_MS, Recognizer

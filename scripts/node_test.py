@@ -38,9 +38,9 @@ from pathlib import Path
 from crash_test import choose_data, compare
 
 from asr import checkpoint
-from asr.curves import read_metrics
 from asr.errors import EXIT_CODE, AsrError
 from asr.progress import complain, say
+from asr.training.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 GOING_ON = re.compile(r"Going on in .* after (\d+) epochs and (\d+) steps")

@@ -14,12 +14,11 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from asr.checkpoint import RELEASED, RESULTS
 from asr.errors import DataError
 from asr.files import write_atomically
 from asr.measuring import finish
 from asr.progress import complain, say
-from asr.release import read_results, read_text, write_rest, write_table
+from asr.release import RELEASED, RESULTS, read_results, read_text, write_rest, write_table
 
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from asr.augment import AugmentConfig
-from asr.data import Utterance
-from asr.distributed import RuntimeConfig
+from asr.data.augment import AugmentConfig
+from asr.data.manifest import Utterance
+from asr.encoder import EncoderConfig
 from asr.features import FeaturesConfig
-from asr.lstm import EncoderConfig
+from asr.runtime.distributed import RuntimeConfig
 from asr.text import Vocabulary
-from asr.train import Listener, Task, TrainingConfig
+from asr.training.config import Listener, TrainingConfig
+from asr.training.run import Task
 
 
 def write_tones(folder: Path, count: int = 12) -> list[Utterance]:

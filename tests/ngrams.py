@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from asr.language import LanguageModel
-from asr.ngram import LN10, NGrams, NGramTable
+from asr.lm.model import LanguageModel
+from asr.lm.ngrams import LN10, NGrams, NGramTable
 
 # By hand: p(b|a) is listed; p(a|b) = backoff(b) * p(a); <s> a b is a trigram; b </s> is none.
 HAND = """\\data\\

@@ -10,10 +10,10 @@ import pytest
 import soundfile
 import torch
 
-from asr.decode import Hypothesis
+from asr.decoder.hypothesis import Hypothesis
+from asr.encoder import EncoderConfig
 from asr.endpoint import EndpointConfig
 from asr.features import FeaturesConfig
-from asr.lstm import EncoderConfig
 from asr.model import AcousticModel
 from asr.recognizer import Recognizer
 from asr.stream import Partial

@@ -12,8 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.alignment import align
-from asr.decode import GreedyDecoder, Hypothesis
+from asr.decoder.alignment import align
+from asr.decoder.greedy import GreedyDecoder
+from asr.decoder.hypothesis import Hypothesis
 from asr.errors import DecodeError, TextError
 from asr.text import BLANK, Vocabulary, ctc_frames_needed
 

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ngrams import HAND, Entries, arpa_text, assert_same, models, read, saved, tables
 
-from asr import arpa
 from asr.errors import LanguageError
-from asr.language import LanguageModel
-from asr.ngram import LN10, NGramTable
+from asr.lm import arpa
+from asr.lm.model import LanguageModel
+from asr.lm.ngrams import LN10, NGramTable
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ import soxr
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from asr import audio
-from asr.audio import (
-    AudioSource,
+from asr.audio import containers, mp3, waveform
+from asr.audio.containers import AudioSource
+from asr.audio.waveform import (
     Resampler,
     change_speed,
     find_audio,
@@ -244,7 +244,7 @@ def test_samples_do_not_depend_on_the_block_size(
 ) -> None:
     path = next((shared / "LibriSpeech" / "dev-mini").rglob("*-0002.mp3"))
     expected = load_audio(path)
-    monkeypatch.setattr(audio, "BLOCK_FRAMES", 1_000)
+    monkeypatch.setattr(containers, "BLOCK_FRAMES", 1_000)
     np.testing.assert_array_equal(load_audio(path), expected)
 
 
@@ -252,7 +252,7 @@ def test_blocks_are_read_lazily_and_release_their_file(tmp_path: Path) -> None:
     path = tmp_path / "long.wav"
     path.write_bytes(encode(np.zeros(1_000_000)))
     blocks = read_blocks(path)
-    assert len(next(blocks)) == audio.BLOCK_FRAMES
+    assert len(next(blocks)) == containers.BLOCK_FRAMES
     blocks.close()  # type: ignore[attr-defined]  # a file left open is a warning, thus an error
     with pytest.raises(AudioError):
         next(read_blocks(tmp_path / "missing.wav"))
@@ -278,7 +278,7 @@ def test_mp3_lengths_are_exact_with_a_xing_header_and_whole_without(
     whole = load_audio(content)
     assert len(whole) == 32_000
 
-    tag = audio._read_xing(content)
+    tag = mp3.read_xing(content)
     bare = load_audio(content[tag.frame_bytes :])  # of varying bit rate: no length can be estimated
     begin = round(tag.skip * 16_000 / sample_rate)
     assert len(bare) - begin - len(whole) in range(2 * 1152 * 16_000 // sample_rate)
@@ -299,20 +299,20 @@ def test_mp3_tags_are_skipped() -> None:
         content + b"TAG" + bytes(125),
     ):
         np.testing.assert_array_equal(load_audio(tagged), expected)
-    tag = audio._read_xing(content)
+    tag = mp3.read_xing(content)
     protected = bytearray(content[: tag.frame_bytes])
     protected[1] &= 0xFE  # a checksum lies between the header and what follows
     protected[6:] = content[4 : tag.frame_bytes - 2]
-    assert audio._read_xing(bytes(protected)) == tag
+    assert mp3.read_xing(bytes(protected)) == tag
 
 
 @settings(deadline=None, max_examples=300)
 @given(st.binary(max_size=200), st.sampled_from([b"Xing", b"Info"]), st.integers(0, 255))
 def test_no_xing_header_breaks_the_parser(content: bytes, name: bytes, bits: int) -> None:
     header = b"\xff\xfb" + bytes([bits, bits])
-    if audio._is_mp3(header):
+    if mp3.is_mp3(header):
         for at in (9, 17, 32):
-            tag = audio._read_xing(header + bytes(at) + name + content)
+            tag = mp3.read_xing(header + bytes(at) + name + content)
             assert tag.frame_bytes >= 0
             assert tag.skip >= 0
             assert tag.drop >= 0
@@ -373,7 +373,7 @@ def test_sources_that_are_no_recordings(tmp_path: Path, monkeypatch: pytest.Monk
     def forbid(*arguments: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(audio.io, "FileIO", forbid)
+    monkeypatch.setattr(containers.io, "FileIO", forbid)
     assert refusal(text).startswith(f"{text} cannot be opened (Permission denied)")
 
 
@@ -516,7 +516,7 @@ def test_inspect_states_the_file_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "x.flac"
     path.write_bytes(encode(speechlike(1.5, 44_100, 2), 44_100, "FLAC", "PCM_24"))
     info = inspect_audio(path)
-    assert info == audio.AudioInfo(1.5, 44_100, 2, "FLAC", "PCM_24", 66_150)
+    assert info == waveform.AudioInfo(1.5, 44_100, 2, "FLAC", "PCM_24", 66_150)
     with pytest.raises(AudioError, match="does not exist"):
         inspect_audio(tmp_path / "missing")
     with pytest.raises(AudioError, match="cut short"):

@@ -14,7 +14,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.augment import (
+from asr.data.augment import (
     AugmentConfig,
     Augmenter,
     Timing,

@@ -8,13 +8,13 @@ import torch
 from corpus import write_tones
 
 from asr import checkpoint
-from asr.averaging import measure
-from asr.cli import main
-from asr.data import Utterance, write_manifest
-from asr.decode import DecoderConfig
+from asr.cli.average import measure
+from asr.cli.main import main
+from asr.data.manifest import Utterance, write_manifest
+from asr.decoder.config import DecoderConfig
+from asr.encoder import EncoderConfig
 from asr.errors import CheckpointError
 from asr.features import FeaturesConfig
-from asr.lstm import EncoderConfig
 from asr.model import AcousticModel
 from asr.text import Vocabulary
 

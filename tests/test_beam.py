@@ -17,12 +17,14 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from ngrams import Entries, arpa_text, log10_slowly
 
-import asr.beam
-import asr.search
-from asr.beam import BeamDecoder
-from asr.decode import DecoderConfig, GreedyDecoder, Hypothesis
+import asr.decoder.beam
+import asr.decoder.search
+from asr.decoder.beam import BeamDecoder
+from asr.decoder.config import DecoderConfig
+from asr.decoder.greedy import GreedyDecoder
+from asr.decoder.hypothesis import Hypothesis
 from asr.errors import AsrError, ConfigError, DecodeError, TextError
-from asr.language import LanguageModel
+from asr.lm.model import LanguageModel
 from asr.text import BLANK, Vocabulary
 
 SECONDS = 0.04
@@ -746,7 +748,7 @@ class TestStreaming:
     ) -> None:
         log_probs = lingering(3000, 5, np.random.default_rng(2), 3.0)
         whole = full.decode(log_probs)
-        monkeypatch.setattr(asr.beam, "FIRST_HISTORY", 0)
+        monkeypatch.setattr(asr.decoder.beam, "FIRST_HISTORY", 0)
         state = full.start()
         room = len(state.history)
         full.advance(state, log_probs)
@@ -886,7 +888,11 @@ class TestArrays:
                     decoder = BeamDecoder(LARGER, SECONDS, config, *arguments)
                     for same in (self.log_probs, fixed, unaligned, self.log_probs.astype(">f4")):
                         decoder.decode(same)
-        kernels: list[Any] = [asr.search.advance, asr.search.conclude, asr.search.trace]
+        kernels: list[Any] = [
+            asr.decoder.search.advance,
+            asr.decoder.search.conclude,
+            asr.decoder.search.trace,
+        ]
         assert [len(kernel.signatures) for kernel in kernels] == [1, 1, 1]
 
 

@@ -13,9 +13,9 @@ from corpus import write_tones
 from test_prepare import load
 from torch import nn
 
-from asr.data import write_manifest
+from asr.data.manifest import write_manifest
+from asr.encoder import Context, EncoderConfig
 from asr.features import FeaturesConfig
-from asr.lstm import Context, EncoderConfig
 from asr.model import AcousticModel
 
 SCRIPT = ROOT / "scripts" / "benchmark_training.py"

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from asr import checkpoint
+from asr.encoder import EncoderConfig
 from asr.errors import CheckpointError, FileError
 from asr.features import FeaturesConfig
 from asr.files import write_atomically
-from asr.lstm import EncoderConfig
 from asr.model import AcousticModel
 from asr.text import Vocabulary
 

@@ -21,20 +21,21 @@ import pytest
 import soundfile
 import torch
 
-from asr import cli
-from asr import distributed as asr_distributed
-from asr.alignment import align
 from asr.checkpoint import save_model
-from asr.data import Utterance, write_manifest
-from asr.decode import Hypothesis, Word
-from asr.distributed import RuntimeConfig
+from asr.cli.main import main
+from asr.cli.output import FORMATS
+from asr.data.manifest import Utterance, write_manifest
+from asr.decoder.alignment import align
+from asr.decoder.hypothesis import Hypothesis, Word
+from asr.encoder import EncoderConfig
 from asr.endpoint import EndpointConfig
 from asr.errors import ConfigError
 from asr.features import FeaturesConfig
 from asr.formats import to_ctm, to_srt, to_textgrid, to_vtt
-from asr.lstm import EncoderConfig
 from asr.model import AcousticModel
 from asr.recognizer import BATCH_SECONDS, Recognizer
+from asr.runtime import distributed as asr_distributed
+from asr.runtime.distributed import RuntimeConfig
 from asr.scoring import score
 from asr.text import Vocabulary
 
@@ -73,13 +74,13 @@ def asr(
 ) -> Iterator[Run]:
     """Run a command in this process: (exit code, stdout, stderr). CHECKPOINT is filled in."""
     # Threads gain nothing on seconds of audio.
-    monkeypatch.setattr("asr.distributed.count_cores", lambda: 1)
+    monkeypatch.setattr("asr.runtime.distributed.count_cores", lambda: 1)
 
     def run(*words: object) -> tuple[int, str, str]:
         argv = [str(checkpoint) if word == "CHECKPOINT" else str(word) for word in words]
         capfd.readouterr()
         try:
-            code = cli.main(argv)
+            code = main(argv)
         except SystemExit as stop:
             code = int(stop.code or 0)
         out, err = capfd.readouterr()
@@ -141,7 +142,7 @@ class TestProgram:
         """Law 6."""
         script = (
             "import sys\n"
-            "from asr.cli import main\n"
+            "from asr.cli.main import main\n"
             "try: main(['--help'])\n"
             "except SystemExit: pass\n"
             "heavy = {'torch', 'numpy', 'numba', 'hydra', 'omegaconf', 'rich', 'soundfile', 'jiwer'}\n"
@@ -218,7 +219,7 @@ class TestProgram:
     def test_a_reader_that_leaves(self, tmp_path: Path) -> None:
         (tmp_path / "ref").write_text("a some words\n")
         program = subprocess.Popen(
-            [sys.executable, "-m", "asr.cli", "score", tmp_path / "ref", tmp_path / "ref"],
+            [sys.executable, "-m", "asr", "score", tmp_path / "ref", tmp_path / "ref"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
@@ -244,7 +245,7 @@ class TestProgram:
             "import sys\n"
             "for name in ('torchaudio', 'librosa', 'matplotlib', 'hydra', 'jiwer', 'av', 'scipy'):\n"
             "    sys.modules[name] = None\n"
-            "from asr.cli import main\n"
+            "from asr.cli.main import main\n"
             f"sys.exit(main(['transcribe', {str(speech)!r}, '--checkpoint', {str(checkpoint)!r}]))"
         )
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -547,7 +548,7 @@ class TestSubtitles:
         assert (folder / "deep" / "a.vtt").read_text().startswith("WEBVTT\n")
 
     def test_every_format_into_a_folder(self, asr: Run, checkpoint: Path, speech: Path) -> None:
-        for name in cli.FORMATS:
+        for name in FORMATS:
             options = ["--checkpoint", "CHECKPOINT", "--format", name, "-o", speech.parent / "out"]
             assert asr("transcribe", speech, *options)[0] == 0
         written = {path.name: path.read_text() for path in (speech.parent / "out").iterdir()}
@@ -744,7 +745,7 @@ def write_bad(folder: Path) -> dict[Path, str]:
 
 def run_program(*words: object, **streams: Any) -> "subprocess.CompletedProcess[str]":
     """A command in a process of its own, whose streams can be closed."""
-    code = "import sys; from asr.cli import main; sys.exit(main())"
+    code = "import sys; from asr.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", code, *map(str, words)]
     return subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, **streams)
 

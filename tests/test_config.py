@@ -11,8 +11,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from asr import checkpoint
-from asr.config import Experiment, translate_flags
-from asr.lstm import LEARNING
+from asr.encoder import LEARNING
+from asr.recipe import Experiment, translate_flags
+from asr.release import RELEASED
 
 CONF = ROOT / "conf"
 RECIPES = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -66,7 +67,7 @@ def test_start_released_is_the_model_that_comes_with_asr(name: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         experiment = OmegaConf.to_object(compose(name, ["+start=released"]))
     assert isinstance(experiment, Experiment)
-    payload = checkpoint.read(checkpoint.RELEASED)
+    payload = checkpoint.read(RELEASED)
     assert asdict(experiment.features) == payload["features"]
     ours = asdict(experiment.encoder)
     learning = [key.removeprefix("encoder.") for key in LEARNING]

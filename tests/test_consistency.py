@@ -12,17 +12,21 @@ from corpus import tiny_task, write_tones
 from numpy.typing import NDArray
 
 from asr import checkpoint
-from asr.augment import AugmentConfig, Augmenter, random_generator
-from asr.curves import read_metrics
-from asr.data import Batch, Example, SpeechDataset, Utterance, collate, load_batches
-from asr.distributed import Place, RuntimeConfig, launch
+from asr.data.augment import AugmentConfig, Augmenter, random_generator
+from asr.data.loading import Batch, Example, SpeechDataset, collate, load_batches
+from asr.data.manifest import Utterance
+from asr.data.planning import Planner
+from asr.encoder import EncoderConfig
 from asr.errors import ConfigError
 from asr.features import FeaturesConfig, LogMel
-from asr.lstm import EncoderConfig
 from asr.model import AcousticModel
-from asr.planning import Planner
+from asr.runtime.distributed import Place, RuntimeConfig, launch
 from asr.text import Vocabulary
-from asr.train import Listener, Trainer, TrainingConfig, disagreement, split, train
+from asr.training.config import Listener, TrainingConfig
+from asr.training.loss import disagreement
+from asr.training.metrics import read_metrics
+from asr.training.run import train
+from asr.training.trainer import Trainer, split
 
 RATE = 16_000
 WARPED = AugmentConfig(mel_shift=3.0, tempo=0.1, time_masks=3, mel_mask_bins=6)

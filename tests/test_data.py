@@ -21,26 +21,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.augment import UNCHANGED, AugmentConfig, Augmenter, Timing
-from asr.data import (
-    Batch,
-    Example,
-    Reject,
-    SpeechDataset,
-    Utterance,
-    collate,
-    load_batches,
-    read_common_voice,
-    read_folder,
-    read_kaldi,
-    read_librispeech,
-    read_manifest,
-    summarise_rejects,
-    write_manifest,
-)
+from asr.data.augment import UNCHANGED, AugmentConfig, Augmenter, Timing
+from asr.data.corpora import read_common_voice, read_folder, read_kaldi, read_librispeech
+from asr.data.loading import Batch, Example, SpeechDataset, collate, load_batches
+from asr.data.manifest import Reject, Utterance, read_manifest, summarise_rejects, write_manifest
+from asr.data.planning import Planner
 from asr.errors import AudioError, DataError, FileError, TextError
 from asr.features import FeaturesConfig, LogMel
-from asr.planning import Planner
 from asr.text import Vocabulary
 
 ENGLISH = Vocabulary.english()

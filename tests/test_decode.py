@@ -14,7 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.decode import DecoderConfig, GreedyDecoder, Hypothesis, Word, join
+from asr.decoder.config import DecoderConfig
+from asr.decoder.greedy import GreedyDecoder
+from asr.decoder.hypothesis import Hypothesis, Word, join
 from asr.errors import ConfigError, DecodeError
 from asr.text import BLANK, Vocabulary
 

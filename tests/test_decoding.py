@@ -14,18 +14,20 @@ import pytest
 import soundfile
 import torch
 
-from asr import cli
-from asr.beam import BeamDecoder
 from asr.checkpoint import load_decoder_config, load_model, save_decoder_config, save_model
-from asr.data import Utterance, write_manifest
-from asr.decode import DecoderConfig
+from asr.cli.main import main
+from asr.data.manifest import Utterance, write_manifest
+from asr.decoder.beam import BeamDecoder
+from asr.decoder.build import load_decoder
+from asr.decoder.config import DecoderConfig
+from asr.decoder.hotwords import read_hotwords
+from asr.decoder.lexicon import read_words
+from asr.encoder import EncoderConfig
 from asr.errors import AsrError, CheckpointError, ConfigError, DataError
 from asr.features import FeaturesConfig
-from asr.language import LanguageModel
-from asr.lexicon import read_hotwords, read_words
-from asr.lstm import EncoderConfig
+from asr.lm.model import LanguageModel
 from asr.model import AcousticModel
-from asr.recognizer import Recognizer, load_decoder
+from asr.recognizer import Recognizer
 from asr.text import Vocabulary
 
 Run = Callable[..., tuple[int, str, str]]
@@ -81,13 +83,13 @@ def asr(
     folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Run]:
     """Run a command with the checkpoint, in its folder: (exit code, stdout, stderr)."""
-    monkeypatch.setattr("asr.distributed.count_cores", lambda: 1)
+    monkeypatch.setattr("asr.runtime.distributed.count_cores", lambda: 1)
     monkeypatch.chdir(folder)
 
     def run(command: str, *words: object) -> tuple[int, str, str]:
         capfd.readouterr()
         try:
-            code = cli.main([command, "--checkpoint", "model.pt", *map(str, words)])
+            code = main([command, "--checkpoint", "model.pt", *map(str, words)])
         except SystemExit as stop:
             code = int(stop.code or 0)
         out, err = capfd.readouterr()
@@ -250,7 +252,7 @@ class TestTune:
         # From now on the weights act without being named, and `asr info` shows them.
         _, evaluated, _ = asr("evaluate", *options, "dev.jsonl")
         assert f"WER {rate} %" in evaluated
-        assert cli.main(["info", "model.pt"]) == 0
+        assert main(["info", "model.pt"]) == 0
         # A greedy transcription stays what it was.
         assert "beam" not in asr("transcribe", "0.wav")[1]
 
@@ -329,17 +331,17 @@ def test_first_use_tells_that_it_compiles(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """What takes longer than a moment is told in one line, what does not is silent."""
-    from asr import decoding
+    from asr.cli import options
 
     recognizer = Recognizer.load(folder / "model.pt", decoder=DecoderConfig("beam"))
-    decoding.prepare(recognizer)
+    options.prepare(recognizer)
     capfd.readouterr()
-    decoding.prepare(recognizer)
+    options.prepare(recognizer)
     assert capfd.readouterr().err == ""
-    monkeypatch.setattr(decoding, "NOTICE_SECONDS", 0.0)
+    monkeypatch.setattr(options, "NOTICE_SECONDS", 0.0)
     decode = recognizer.decoder.decode
     monkeypatch.setattr(recognizer.decoder, "decode", lambda m: (time.sleep(0.05), decode(m)))
-    decoding.prepare(recognizer)
+    options.prepare(recognizer)
     lines = capfd.readouterr().err.splitlines()
     assert lines
     assert all(line.startswith("compiling the beam decoder, only this once") for line in lines)

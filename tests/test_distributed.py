@@ -13,20 +13,19 @@ from conftest import ROOT
 from corpus import tiny_task, write_tones
 
 from asr import checkpoint
-from asr.curves import read_metrics
-from asr.data import Utterance
-from asr.distributed import (
+from asr.data.manifest import Utterance
+from asr.errors import ConfigError, TrainingError
+from asr.runtime.distributed import (
     RuntimeConfig,
-    adopt_slurm,
     cannot_replace_machines,
-    expand_counts,
-    first_host,
     join,
     launch,
     sum_over_processes,
 )
-from asr.errors import ConfigError, TrainingError
-from asr.train import Listener, Task, train
+from asr.runtime.slurm import adopt_slurm, expand_counts, first_host
+from asr.training.config import Listener
+from asr.training.metrics import read_metrics
+from asr.training.run import Task, train
 
 TWO = RuntimeConfig(device="cpu", processes=2, threads=1, workers=0, timeout_minutes=2)
 STEP = {
@@ -171,7 +170,7 @@ def test_who_has_lost_another_says_so(monkeypatch) -> None:
     monkeypatch.setattr(os, "environ", os.environ | {"RANK": "0", "WORLD_SIZE": "2"})
     monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
-    monkeypatch.setattr("asr.distributed.CAUSE_SECONDS", 0)
+    monkeypatch.setattr("asr.runtime.distributed.CAUSE_SECONDS", 0)
     gloo = (
         "[third_party/gloo/gloo/transport/tcp/pair.cc:5] Connection closed by peer. Look there.\n"
     )

@@ -15,21 +15,24 @@ import pytest
 import soundfile
 import soxr
 
-from asr import cli, examining
-from asr import doctor as doctor_module
-from asr.audio import inspect_audio
-from asr.augment import AugmentConfig
+from asr.audio.waveform import inspect_audio
 from asr.checkpoint import save_model
-from asr.data import Reject, Utterance, read_manifest, write_manifest
-from asr.diagnosis import ERROR, INFORMATION, KINDS, WARNING, Diagnosis
-from asr.doctor import Requirements, examine, read_leniently, select_sound
+from asr.cli import doctor as doctor_command
+from asr.cli.main import main
+from asr.data.augment import AugmentConfig
+from asr.data.manifest import Reject, Utterance, read_manifest, write_manifest
+from asr.doctor import examination as doctor_module
+from asr.doctor import report
+from asr.doctor.examination import Requirements, examine
+from asr.doctor.findings import ERROR, INFORMATION, KINDS, WARNING, Diagnosis
+from asr.doctor.manifests import read_leniently, select_sound
+from asr.doctor.sound import measure_sound
+from asr.encoder import EncoderConfig
 from asr.errors import AudioError, DataError
 from asr.features import FeaturesConfig
-from asr.lstm import EncoderConfig
 from asr.model import AcousticModel
-from asr.sound import measure_sound
 from asr.text import Vocabulary, normalise
-from asr.train import TrainingConfig
+from asr.training.config import TrainingConfig
 
 Run = Callable[..., tuple[int, str, str]]
 RATE = 16_000
@@ -630,7 +633,7 @@ def doctor(capfd: pytest.CaptureFixture[str]) -> Run:
     def run(*words: object) -> tuple[int, str, str]:
         capfd.readouterr()
         try:
-            code = cli.main(["doctor", "--threads", "1", *map(str, words)])
+            code = main(["doctor", "--threads", "1", *map(str, words)])
         except SystemExit as stop:
             code = int(stop.code or 0)
         out, err = capfd.readouterr()
@@ -792,8 +795,8 @@ def test_many_cases_are_cut_short_in_a_terminal_alone(
         path, [Utterance(u.id, u.audio, u.seconds, f"{u.text} 7", "x") for u in healthy.utterances]
     )
     code, out, _ = doctor(path, "--json", tmp_path / "all.json")
-    assert (code, out.count(": 7")) == (1, examining.NAMES_TOLD)
-    assert f"and {40 - examining.NAMES_TOLD} more" in out
+    assert (code, out.count(": 7")) == (1, report.NAMES_TOLD)
+    assert f"and {40 - report.NAMES_TOLD} more" in out
     assert len(json.loads((tmp_path / "all.json").read_text())["findings"][0]["ids"]) == 40
     code, out, _ = doctor(path, "--vocabulary", "transcripts")
     assert code == 0
@@ -880,7 +883,7 @@ def test_nothing_left_is_no_manifest(doctor: Run, tmp_path: Path) -> None:
 
 def test_the_defaults_are_those_of_the_recipes() -> None:
     parser = argparse.ArgumentParser()
-    examining.declare(parser)
+    doctor_command.declare(parser)
     arguments = parser.parse_args(["m.jsonl"])
     assert arguments.fastest == AugmentConfig().fastest
     assert arguments.batch_seconds == TrainingConfig().batch_seconds == Requirements().batch_seconds

@@ -22,22 +22,23 @@ from omegaconf import OmegaConf
 from test_prepare import load
 
 from asr import scoring
-from asr.audio import Resampler
+from asr.audio.waveform import Resampler
 from asr.checkpoint import save_model
-from asr.cli import main as asr
-from asr.config import Experiment
-from asr.curves import Metrics
-from asr.data import Utterance, read_manifest, write_manifest
-from asr.decode import DecoderConfig, Hypothesis, Word
+from asr.cli.main import main as asr
+from asr.data.manifest import Utterance, read_manifest, write_manifest
+from asr.decoder.config import DecoderConfig
+from asr.decoder.hypothesis import Hypothesis, Word
+from asr.encoder import EncoderConfig
 from asr.errors import DataError
 from asr.features import FeaturesConfig
-from asr.language import LanguageModel
-from asr.lstm import EncoderConfig
+from asr.lm.model import LanguageModel
 from asr.model import AcousticModel
+from asr.recipe import Experiment
 from asr.recognizer import Recognizer
 from asr.scoring import score
 from asr.text import Vocabulary
-from asr.train import train
+from asr.training.metrics import Metrics
+from asr.training.run import train
 
 prepare = load(ROOT / "recipes" / "english" / "prepare.py")
 evaluate = load(ROOT / "recipes" / "english" / "evaluate.py")

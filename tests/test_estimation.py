@@ -26,14 +26,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.errors import AsrError, ConfigError, TextError
-from asr.estimation import (
-    EstimationConfig,
-    EstimationWarning,
-    _sorted,
-    estimate,
-    read_sentences,
-)
-from asr.language import LanguageModel, query
+from asr.lm.estimation import EstimationConfig, EstimationWarning, _sorted, estimate, read_sentences
+from asr.lm.model import LanguageModel, query
 
 DATA = Path(__file__).parent / "data"
 LN10 = math.log(10)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.audio import load_audio
+from asr.audio.waveform import load_audio
 from asr.errors import AudioError, ConfigError
 from asr.features import FeaturesConfig, LogMel, mel_filters, read_features
 

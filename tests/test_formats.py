@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.decode import Hypothesis, Word
+from asr.decoder.hypothesis import Hypothesis, Word
 from asr.formats import to_ctm, to_json, to_srt, to_textgrid, to_txt, to_vtt
 
 

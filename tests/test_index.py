@@ -21,25 +21,25 @@ from corpus import tiny_task, write_tones
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from asr import checkpoint, config, data, index
-from asr.audio import TOLERANCE_SECONDS
-from asr.augment import AugmentConfig, Augmenter, Timing
-from asr.curves import read_metrics
-from asr.data import (
-    Reject,
-    SpeechDataset,
-    Utterance,
-    read_librispeech,
-    read_manifest,
-    write_manifest,
-)
-from asr.distributed import RuntimeConfig, launch
+from asr import checkpoint
+from asr import recipe as config
+from asr.audio.containers import TOLERANCE_SECONDS
+from asr.data import index
+from asr.data import manifest as data
+from asr.data.augment import AugmentConfig, Augmenter, Timing
+from asr.data.corpora import read_librispeech
+from asr.data.index import Index, index_utterances, open_index
+from asr.data.loading import SpeechDataset
+from asr.data.manifest import Reject, Utterance, read_manifest, write_manifest
+from asr.data.planning import Planner, hash_id
+from asr.data.selection import admit
 from asr.errors import ConfigError, DataError
 from asr.features import FeaturesConfig, LogMel
-from asr.index import Index, admit, index_utterances, open_index
-from asr.planning import Planner, hash_id
+from asr.runtime.distributed import RuntimeConfig, launch
 from asr.text import Vocabulary, ctc_frames_needed, normalise
-from asr.train import Listener, train
+from asr.training.config import Listener
+from asr.training.metrics import read_metrics
+from asr.training.run import train
 
 ENGLISH = Vocabulary.english()
 NOW = [Utterance("a", "a.wav", 1.5, "One  two"), Utterance("é", "/far/b.wav", 2.0, "book", "7")]

@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ngrams import HAND, Entries, arpa_text, assert_same, log10_slowly, models, read, tables
 
-from asr import arpa, language
 from asr.errors import FileError, LanguageError
-from asr.language import LanguageModel
-from asr.ngram import LN10, NGramTable, query
+from asr.lm import arpa
+from asr.lm import model as language
+from asr.lm.model import LanguageModel
+from asr.lm.ngrams import LN10, NGramTable, query
 
 
 @pytest.fixture
@@ -317,7 +318,7 @@ class TestFiles:
         def full(*arguments: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(language, "_write_binary", full)
+        monkeypatch.setattr(language, "write_binary", full)
         with pytest.raises(FileError, match=r"model\.lm could not be written \(No space"):
             hand.write(path)
         assert path.read_bytes() == before

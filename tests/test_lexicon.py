@@ -9,18 +9,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from asr.decoder.hotwords import Hotwords, build_hotwords, read_hotwords
+from asr.decoder.lexicon import MASK_SYMBOLS, Nodes, build_lexicon, look_ahead, read_words, spell
 from asr.errors import AsrError, ConfigError, DataError, TextError
-from asr.lexicon import (
-    MASK_SYMBOLS,
-    Hotwords,
-    Nodes,
-    build_hotwords,
-    build_lexicon,
-    look_ahead,
-    read_hotwords,
-    read_words,
-    spell,
-)
 from asr.text import BLANK, Vocabulary
 
 VOCABULARY = Vocabulary.from_list([BLANK, " ", "a", "b", "c"])

@@ -21,8 +21,11 @@ import soundfile
 import torch
 from signals import ARPA, SAMPLE, check_stable, make_model, make_signal, make_talk, to_wav
 
-from asr import cli, listening, recognizer
+from asr import recognizer
 from asr.checkpoint import save_model
+from asr.cli import options
+from asr.cli import stream as listening
+from asr.cli.main import main
 from asr.endpoint import EndpointConfig
 from asr.recognizer import Recognizer
 from asr.stream import Partial
@@ -55,7 +58,7 @@ def asr(
     checkpoints: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Run]:
     """Run a command with the checkpoint, in its folder: (exit code, stdout, stderr)."""
-    monkeypatch.setattr("asr.distributed.count_cores", lambda: 1)
+    monkeypatch.setattr("asr.runtime.distributed.count_cores", lambda: 1)
     monkeypatch.chdir(checkpoints)
 
     def run(*words: str, content: bytes = b"") -> tuple[int, str, str]:
@@ -63,7 +66,7 @@ def asr(
         capfd.readouterr()
         argv = [*words] if "--checkpoint" in words else [*words, "--checkpoint", "model.pt"]
         try:
-            code = cli.main(argv)
+            code = main(argv)
         except SystemExit as stop:
             code = int(stop.code or 0)
         out, err = capfd.readouterr()
@@ -297,7 +300,7 @@ def test_realtime_waits_for_each_piece(asr: Run, monkeypatch: pytest.MonkeyPatch
 
 
 def test_live_pipe_answers_before_its_end_and_ctrl_c_finishes(checkpoints: Path) -> None:
-    command = "import sys, asr.cli; sys.exit(asr.cli.main())"
+    command = "import sys, asr.cli; sys.exit(asr.main())"
     words = ["stream", *LIVE, "--checkpoint", "model.pt", "--threads", "1", "-"]
     program = subprocess.Popen(
         [sys.executable, "-c", command, *words],
@@ -341,7 +344,7 @@ def show(asr: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
         terminal = Terminal()
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", terminal)
-            assert cli.main(["stream", "--checkpoint", "model.pt", *words]) == 0
+            assert main(["stream", "--checkpoint", "model.pt", *words]) == 0
         return terminal.getvalue()
 
     return run
@@ -497,6 +500,6 @@ class TestMicrophone:
 
 def test_the_command_line_tells_the_defaults_of_the_library() -> None:
     """It names them without importing them, so that help comes at once."""
-    assert cli.DEFAULT_LATENCY_MS == recognizer.STREAM_LATENCY_MS
-    assert EndpointConfig().silence == cli.DEFAULT_PAUSE
-    assert cli.WHOLE_SECONDS == recognizer.WHOLE_SECONDS
+    assert listening.DEFAULT_LATENCY_MS == recognizer.STREAM_LATENCY_MS
+    assert EndpointConfig().silence == options.DEFAULT_PAUSE
+    assert options.WHOLE_SECONDS == recognizer.WHOLE_SECONDS

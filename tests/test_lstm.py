@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from asr.encoder import Context, Encoder, EncoderConfig, EncoderStream, advance
 from asr.errors import ConfigError
-from asr.lstm import Context, Encoder, EncoderConfig, EncoderStream, MemoryCell, advance
+from asr.lstm import MemoryCell
 
 KINDS = ("forward", "bidirectional", "latency_controlled")
 

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.audio import load_audio
+from asr.audio.waveform import load_audio
+from asr.encoder import Context, EncoderConfig
 from asr.errors import ConfigError
 from asr.features import FeaturesConfig
-from asr.lstm import Context, EncoderConfig
 from asr.model import AcousticModel, EmissionStream, read_chunks
 
 

@@ -12,9 +12,11 @@ from types import SimpleNamespace
 import pytest
 from ngrams import HAND, assert_same
 
-from asr import cli, modelling, progress
-from asr.estimation import EstimationConfig, estimate
-from asr.language import LanguageModel
+from asr import progress
+from asr.cli import lm as modelling
+from asr.cli.main import main
+from asr.lm.estimation import EstimationConfig, estimate
+from asr.lm.model import LanguageModel
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -26,7 +28,7 @@ def lm(capfd: pytest.CaptureFixture[str]) -> Run:
     def run(*words: object) -> tuple[int, str, str]:
         capfd.readouterr()
         try:
-            code = cli.main(["lm", *map(str, words)])
+            code = main(["lm", *map(str, words)])
         except SystemExit as stop:
             code = int(stop.code or 0)
         out, err = capfd.readouterr()

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 from corpus import write_tones
 
-from asr.data import write_manifest
+from asr.data.manifest import write_manifest
 
 sys.path.append(str(ROOT / "scripts"))
 import node_test

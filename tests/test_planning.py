@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from asr.augment import AugmentConfig
+from asr.data.augment import AugmentConfig
+from asr.data.planning import EpochPlan, Planner, mix, shard
 from asr.errors import ConfigError, DataError
-from asr.planning import EpochPlan, Planner, mix, shard
 
 SPEEDS = AugmentConfig(speeds=[0.9, 1.0, 1.1])
 ALL = AugmentConfig(speeds=[0.9, 1.0, 1.1], silence_seconds=1.0, tempo=0.15)

@@ -17,13 +17,15 @@ from hypothesis import strategies as st
 from signals import at, check_same, make_model, make_talk, to_wav
 
 from asr.checkpoint import save_model
-from asr.decode import GreedyDecoder, Hypothesis, join
+from asr.decoder.greedy import GreedyDecoder
+from asr.decoder.hypothesis import Hypothesis, join
+from asr.encoder import EncoderConfig
 from asr.endpoint import EndpointConfig, Endpointer
 from asr.errors import AsrError, AudioError, CheckpointError, ConfigError
 from asr.features import FeaturesConfig
-from asr.lstm import EncoderConfig
 from asr.model import AcousticModel
-from asr.recognizer import Recognizer, choose_device, group_by_seconds
+from asr.recognizer import Recognizer, group_by_seconds
+from asr.runtime.device import choose_device
 from asr.stream import Segment, Stream
 from asr.text import Vocabulary
 

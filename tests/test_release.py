@@ -11,11 +11,12 @@ import torch
 from conftest import ROOT
 from signals import ARPA, RATES, make_model, make_talk
 
-from asr import checkpoint, cli
+from asr import checkpoint, release
 from asr.checkpoint import load_decoder_config, load_model, save_model
-from asr.cli import main as asr
-from asr.decode import DecoderConfig
-from asr.language import LanguageModel
+from asr.cli import options
+from asr.cli.main import main as asr
+from asr.decoder.config import DecoderConfig
+from asr.lm.model import LanguageModel
 from asr.recognizer import Recognizer
 from asr.text import Vocabulary
 
@@ -88,7 +89,7 @@ def test_it_is_the_model_in_a_quarter_of_the_space(run: Path, released: Path) ->
 def test_a_row_of_zeros_stays_one(run: Path, tmp_path: Path) -> None:
     payload = checkpoint.read(run / "best.pt")
     payload["weights"]["head.weight"][3] = 0
-    checkpoint.save_release(tmp_path / "zeros", payload, None, None, "")
+    release.save_release(tmp_path / "zeros", payload, None, None, "")
     assert not checkpoint.read(tmp_path / "zeros")["weights"]["head.weight"][3].any()
 
 
@@ -188,7 +189,7 @@ def test_a_full_disk_leaves_the_former_one(run: Path, released: Path, monkeypatc
 
 
 def test_the_command_line_and_the_library_mean_the_same_model() -> None:
-    assert cli._released() == checkpoint.RELEASED
+    assert options.released_folder() == release.RELEASED
     assert Recognizer.default().transcribe(ROOT / "docs" / "sample.flac").text == (
         "the old man opened the door and looked out into the rain"
     )

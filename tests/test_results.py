@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 from test_prepare import load
 
-from asr.checkpoint import RELEASED, RESULTS
+from asr.release import RELEASED, RESULTS
 
 results = load(ROOT / "scripts" / "results.py")
 

@@ -10,16 +10,19 @@ import torch
 from corpus import tiny_task, write_tones
 
 from asr import checkpoint
-from asr.augment import AugmentConfig
-from asr.curves import read_metrics
-from asr.data import Batch, Utterance
-from asr.distributed import Place
+from asr.data.augment import AugmentConfig
+from asr.data.loading import Batch
+from asr.data.manifest import Utterance
+from asr.encoder import EncoderConfig
 from asr.errors import CheckpointError, ConfigError
 from asr.features import FeaturesConfig
-from asr.lstm import EncoderConfig
 from asr.model import AcousticModel
+from asr.runtime.distributed import Place
 from asr.text import Vocabulary
-from asr.train import Listener, Trainer, TrainingConfig, train
+from asr.training.config import Listener, TrainingConfig
+from asr.training.metrics import read_metrics
+from asr.training.run import train
+from asr.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

@@ -30,12 +30,14 @@ from signals import (
     words_of,
 )
 
-from asr.beam import BeamDecoder, BeamState
-from asr.decode import DecoderConfig, GreedyDecoder, Hypothesis, join
+from asr.decoder.beam import BeamDecoder, BeamState
+from asr.decoder.config import DecoderConfig
+from asr.decoder.greedy import GreedyDecoder
+from asr.decoder.hypothesis import Hypothesis, join
+from asr.encoder import Context
 from asr.endpoint import EndpointConfig
 from asr.errors import AsrError, AudioError, ConfigError
-from asr.language import LanguageModel
-from asr.lstm import Context
+from asr.lm.model import LanguageModel
 from asr.model import read_chunks
 from asr.recognizer import Recognizer
 from asr.stream import Partial, Stream, accept_many

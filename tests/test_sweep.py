@@ -14,8 +14,9 @@ import pytest
 from conftest import ROOT
 from corpus import write_tones
 
-from asr.config import arrange, asking_to_stop
-from asr.data import write_manifest
+from asr.data.manifest import write_manifest
+from asr.recipe import arrange
+from asr.runtime.signals import asking_to_stop
 
 NO_FILES = "hydra.output_subdir=null"
 SECONDS = 180  # after which a program hangs

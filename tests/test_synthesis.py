@@ -10,9 +10,9 @@ import pytest
 from conftest import ROOT
 from test_prepare import load
 
-from asr import synthesis
-from asr.audio import load_audio
-from asr.data import read_manifest
+from asr.audio.waveform import load_audio
+from asr.data import synthesis
+from asr.data.manifest import read_manifest
 from asr.errors import DataError
 
 pytest.importorskip("espeakng_loader")

@@ -17,13 +17,17 @@ import torch
 from conftest import ROOT
 from corpus import tiny_task, write_tones
 
-import asr.train
+import asr.training.curves
+import asr.training.diagnosis
+import asr.training.run
+import asr.training.trainer
 from asr import checkpoint, files
-from asr.audio import load_audio
-from asr.augment import AugmentConfig
-from asr.curves import Metrics, diagnose, read_metrics
-from asr.data import Batch, Utterance
-from asr.distributed import Place, RuntimeConfig, gather, join, launch, sum_over_processes
+from asr.audio.waveform import load_audio
+from asr.data.augment import AugmentConfig
+from asr.data.loading import Batch
+from asr.data.manifest import Utterance
+from asr.data.planning import Planner
+from asr.encoder import Context, EncoderConfig
 from asr.errors import (
     AudioError,
     CheckpointError,
@@ -34,21 +38,15 @@ from asr.errors import (
     TrainingError,
 )
 from asr.features import FeaturesConfig
-from asr.lstm import Context, EncoderConfig
 from asr.model import AcousticModel
-from asr.planning import Planner
+from asr.runtime.distributed import Place, RuntimeConfig, gather, join, launch, sum_over_processes
 from asr.text import Vocabulary
-from asr.train import (
-    Listener,
-    Task,
-    Trainer,
-    TrainingConfig,
-    ctc_losses,
-    is_want_of_memory,
-    largest_batch,
-    split,
-    train,
-)
+from asr.training.config import Listener, TrainingConfig
+from asr.training.diagnosis import diagnose
+from asr.training.loss import ctc_losses
+from asr.training.metrics import Metrics, read_metrics
+from asr.training.run import Task, largest_batch, train
+from asr.training.trainer import Trainer, is_want_of_memory, split
 
 sys.path.append(str(ROOT / "scripts"))
 from crash_test import differences
@@ -433,7 +431,9 @@ def test_a_bad_step_changes_not_a_bit(kind: str, first: int, accumulate: int) ->
 
 
 def test_an_infinite_loss_without_a_trace_in_the_gradient_is_a_bad_step(monkeypatch) -> None:
-    monkeypatch.setattr(asr.train, "ctc_losses", lambda *a: ctc_losses(*a) + float("inf"))
+    monkeypatch.setattr(
+        asr.training.trainer, "ctc_losses", lambda *a: ctc_losses(*a) + float("inf")
+    )
     trainer = tiny_trainer()
     before = state_of(trainer)
     _, norm = trainer.step(tiny_batch(), 0, 0.0)
@@ -476,7 +476,7 @@ def spoilt(monkeypatch):
             bad = torch.tensor([float("nan") if i in ids else 1.0 for i in batch.ids])
             return ctc_losses(log_probs, lengths, batch) * bad
 
-        monkeypatch.setattr(asr.train, "ctc_losses", spoilt_losses)
+        monkeypatch.setattr(asr.training.trainer, "ctc_losses", spoilt_losses)
 
     return spoil_losses
 
@@ -749,7 +749,7 @@ def test_a_rehearsed_run_is_the_same_run(tones, averaged, tmp_path, monkeypatch)
         original(trainer, batch)
 
     original = Trainer.rehearse
-    monkeypatch.setattr(asr.train, "REHEARSING", ("cpu",))
+    monkeypatch.setattr(asr.training.run, "REHEARSING", ("cpu",))
     monkeypatch.setattr(Trainer, "rehearse", rehearse)
     values = {"average_decay": 0.5}
     task = tiny_task(tmp_path, tones, listener=Saboteur(4, signal.SIGTERM), **values)
@@ -780,8 +780,8 @@ def test_too_large_a_batch_is_told_before_the_first_step(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(asr.train, "REHEARSING", ("cpu",))
-    monkeypatch.setattr(asr.train, "ctc_losses", fail)
+    monkeypatch.setattr(asr.training.run, "REHEARSING", ("cpu",))
+    monkeypatch.setattr(asr.training.trainer, "ctc_losses", fail)
     told = (
         r"^\d+ utterance\(s\) of \d+ feature frames.*batch_seconds \(now 6\).*accumulate \(now 2\)"
     )
@@ -851,7 +851,7 @@ def test_divergence_is_called_by_its_name(losses, norms, diverged: bool) -> None
 
 
 def test_a_run_says_that_it_collapsed_also_when_resumed(tones, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(asr.curves, "COLLAPSE_RATIO", -1.0)
+    monkeypatch.setattr(asr.training.diagnosis, "COLLAPSE_RATIO", -1.0)
     notes = Notes()
     values = {"epochs": 3, "learning_rate": 1e-9}  # it cannot learn
     task = tiny_task(tmp_path, tones, listener=Saboteur(5, signal.SIGTERM), **values)
@@ -1092,14 +1092,14 @@ def test_a_folder_is_one_trainings_alone(tones, tmp_path, monkeypatch) -> None:
 def test_an_interruption_of_the_validation_loses_no_step(
     tones, unbroken, tmp_path, monkeypatch
 ) -> None:
-    honest = asr.train.Recognizer.emissions
+    honest = asr.training.run.Recognizer.emissions
 
     def emissions(*arguments: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         yield from honest(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(asr.train.Recognizer, "emissions", emissions)
+        patched.setattr(asr.training.run.Recognizer, "emissions", emissions)
         assert train(tiny_task(tmp_path, tones)).interrupted
     counters = checkpoint.read(tmp_path / "last.pt")["training"]["counters"]
     assert (counters["epoch"], counters["step"]) == (0, counters["step_in_epoch"])
@@ -1117,7 +1117,7 @@ def test_what_an_error_in_the_validation_stops_goes_on_behind_its_epochs_steps(
         raise AudioError("gone meanwhile")
 
     with monkeypatch.context() as patched:
-        patched.setattr(asr.train.Recognizer, "emissions", emissions)
+        patched.setattr(asr.training.run.Recognizer, "emissions", emissions)
         with pytest.raises(AudioError, match="gone meanwhile"):
             train(tiny_task(tmp_path, tones, checkpoint_steps=100))
     assert checkpoint.read(tmp_path / "last.pt")["training"]["counters"]["step"] > 1
@@ -1186,14 +1186,14 @@ def test_the_dev_loss_is_that_of_all_frames_of_a_long_recording(
     path = tmp_path / "long.wav"
     soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 14 * 16_000), 16_000)
     long = Utterance("long", str(path), 14.0, "abc")
-    honest = asr.train.AcousticModel.__init__
+    honest = asr.training.run.AcousticModel.__init__
 
     def deaf(self: Any, *arguments: Any) -> None:
         honest(self, *arguments)
         with torch.no_grad():
             self.head.bias[0] = 30.0  # blank
 
-    monkeypatch.setattr(asr.train.AcousticModel, "__init__", deaf)
+    monkeypatch.setattr(asr.training.run.AcousticModel, "__init__", deaf)
     train(tiny_task(tmp_path / "run", tones, epochs=1, learning_rate=1e-9, dev_set=[long]))
     [row] = [row for row in read_metrics(tmp_path / "run") if row["kind"] == "epoch"]
     assert row["blank_ratio"] == 1.0

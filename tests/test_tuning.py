@@ -6,22 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asr.beam import BeamDecoder
-from asr.decode import DecoderConfig, Hypothesis, Word
-from asr.errors import DataError
-from asr.language import LanguageModel
-from asr.scoring import score
-from asr.text import Vocabulary
-from asr.tuning import (
-    Trial,
+from asr.decoder.beam import BeamDecoder
+from asr.decoder.confidence import (
     auroc,
     calibrate,
     calibration_error,
     fit_confidence,
     judge,
     reliability,
-    tune,
 )
+from asr.decoder.config import DecoderConfig
+from asr.decoder.hypothesis import Hypothesis, Word
+from asr.decoder.tuning import Trial, tune
+from asr.errors import DataError
+from asr.lm.model import LanguageModel
+from asr.scoring import score
+from asr.text import Vocabulary
 
 ARPA = """\\data\\
 ngram 1=7

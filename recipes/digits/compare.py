@@ -24,21 +24,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from asr.audio import load_audio
-from asr.augment import AugmentConfig, Augmenter, random_generator
-from asr.data import Batch, Example, Utterance, collate, read_manifest
-from asr.decode import GreedyDecoder
-from asr.distributed import Place
+from asr.audio.waveform import load_audio
+from asr.data.augment import AugmentConfig, Augmenter, random_generator
+from asr.data.loading import Batch, Example, collate
+from asr.data.manifest import Utterance, read_manifest
+from asr.data.planning import Planner
+from asr.decoder.greedy import GreedyDecoder
+from asr.encoder import EncoderConfig
 from asr.errors import EXIT_CODE, AsrError
 from asr.features import FeaturesConfig, LogMel
 from asr.files import write_atomically
-from asr.lstm import EncoderConfig
 from asr.model import AcousticModel
-from asr.planning import Planner
 from asr.progress import complain, say, track
+from asr.runtime.distributed import Place
 from asr.scoring import score
 from asr.text import Vocabulary
-from asr.train import Trainer, TrainingConfig
+from asr.training.config import TrainingConfig
+from asr.training.trainer import Trainer
 
 VOCABULARY = Vocabulary.english()
 FEATURES = FeaturesConfig(mels=40)

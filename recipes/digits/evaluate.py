@@ -6,7 +6,7 @@ Everything else it is given goes to `asr evaluate`, which does the work.
 import argparse
 import sys
 
-from asr.cli import main
+from asr.cli.main import main
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from asr import synthesis
+from asr.data import synthesis
+from asr.data.synthesis import Block, plan, speak
 from asr.errors import EXIT_CODE, AsrError, DataError
 from asr.progress import Bar
-from asr.synthesis import Block, plan, speak
 
 # Chosen for their spread of pitch and timbre, before any model was trained; every other voice of
 # the wheel is used for training.

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from asr.audio import find_audio, load_audio
+from asr.audio.waveform import find_audio, load_audio
 from asr.errors import DataError
 
 FAINT_DB = -60.0  # of full scale, the white noise's root mean square

@@ -8,8 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from asr.curves import read_metrics
 from asr.errors import DataError
+from asr.training.metrics import read_metrics
 
 AUDIO_HOURS = re.compile(r"Training set: \d+ utterances, ([\d.]+) h\.")
 

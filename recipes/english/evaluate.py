@@ -43,9 +43,18 @@ import numpy as np
 from alarms import find_noises, make_sounds
 from curve import Epoch, draw, read_runs
 
-from asr.beam import BeamDecoder
 from asr.checkpoint import load_decoder_config
-from asr.decode import Decoder, Hypothesis
+from asr.decoder.beam import BeamDecoder
+from asr.decoder.confidence import (
+    auroc,
+    calibrate,
+    calibration_error,
+    fit_confidence,
+    judge,
+    reliability,
+)
+from asr.decoder.config import Decoder
+from asr.decoder.hypothesis import Hypothesis
 from asr.errors import AsrError
 from asr.files import write_atomically
 from asr.measuring import (
@@ -63,7 +72,6 @@ from asr.measuring import (
 from asr.progress import say, track
 from asr.recognizer import Recognizer
 from asr.scoring import Report, score
-from asr.tuning import auroc, calibrate, calibration_error, fit_confidence, judge, reliability
 
 MOST_ERROR = 0.05  # expected calibration error
 LEAST_AUROC = 0.75

@@ -25,11 +25,12 @@ from typing import Any
 import numpy as np
 from evaluate import Rates, rates
 
-from asr.audio import TOLERANCE_SECONDS, Resampler, read_blocks
-from asr.data import Utterance
+from asr.audio.containers import TOLERANCE_SECONDS
+from asr.audio.waveform import Resampler, read_blocks
+from asr.data.manifest import Utterance
+from asr.encoder import Context
 from asr.errors import AsrError, ConfigError, DataError
 from asr.files import write_atomically
-from asr.lstm import Context
 from asr.measuring import (
     add_sets,
     decode,

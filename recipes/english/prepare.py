@@ -28,22 +28,15 @@ import numpy as np
 import soundfile
 from synthesise import synthesise
 
-from asr.audio import find_audio
-from asr.augment import align_response
-from asr.data import (
-    Reject,
-    Utterance,
-    read_common_voice,
-    read_kaldi,
-    read_librispeech,
-    summarise_rejects,
-    write_manifest,
-)
+from asr.audio.waveform import find_audio
+from asr.cli.lm import train as train_language_model
+from asr.data.augment import align_response
+from asr.data.corpora import read_common_voice, read_kaldi, read_librispeech
+from asr.data.manifest import Reject, Utterance, summarise_rejects, write_manifest
 from asr.errors import EXIT_CODE, AsrError, AudioError, DataError, FileError
-from asr.estimation import EstimationConfig, read_sentences
 from asr.files import write_atomically
-from asr.language import LanguageModel
-from asr.modelling import train as train_language_model
+from asr.lm.estimation import EstimationConfig, read_sentences
+from asr.lm.model import LanguageModel
 from asr.progress import Bar, complain, say, track
 from asr.text import Vocabulary
 

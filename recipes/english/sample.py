@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from asr.data.synthesis import SAMPLE_RATE, Speaker
 from asr.errors import EXIT_CODE, AsrError
 from asr.progress import complain, say
-from asr.synthesis import SAMPLE_RATE, Speaker
 
 TEXT = "the old man opened the door and looked out into the rain"
 VOICE = "en-us+f2"

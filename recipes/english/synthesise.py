@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from asr import synthesis
-from asr.data import Utterance, read_manifest, write_manifest
+from asr.data import synthesis
+from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.errors import DataError, FileError
 from asr.progress import Bar, say
 

@@ -3,8 +3,8 @@
 Run prepare.py first. Whatever interrupts it, the same command goes on where it stopped.
 """
 
-from asr.config import Experiment, recipe
-from asr.train import Outcome
+from asr.recipe import Experiment, recipe
+from asr.training.config import Outcome
 
 
 @recipe(__file__, "english")

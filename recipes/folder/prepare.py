@@ -14,7 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from asr.data import Utterance, read_folder, summarise_rejects, write_manifest
+from asr.data.corpora import read_folder
+from asr.data.manifest import Utterance, summarise_rejects, write_manifest
 from asr.errors import EXIT_CODE, AsrError, DataError
 from asr.progress import complain, say
 from asr.text import PROFILES

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from asr.cli import main
+from asr.cli.main import main
 from asr.progress import say
 
 DECODER_OPTIONS = ("--decoder", "--lm", "--lexicon", "--hotwords", "--hotword", "--beam")

@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from download import fetch, missing_bytes, require_space, unpack
 
-from asr.data import Utterance, read_librispeech, summarise_rejects, write_manifest
+from asr.data.corpora import read_librispeech
+from asr.data.manifest import Utterance, summarise_rejects, write_manifest
 from asr.errors import EXIT_CODE, AsrError, DataError
 from asr.progress import complain, say
 

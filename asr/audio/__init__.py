@@ -1,0 +1,1 @@
+"""Recordings: files, bytes and samples become 16 kHz mono waveforms."""

@@ -1,0 +1,359 @@
+"""Opening recordings of every format, and comparing what a header promises with what is there."""
+
+import io
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from asr.audio.mp3 import DECODER_DELAY, Block, is_mp3, measure_frame, read_xing, skip_tags, trim
+from asr.errors import AudioError
+
+BLOCK_FRAMES = 65_536  # the one size in which everything is decoded; larger ones leave the cache
+TOLERANCE_SECONDS = 0.05  # two MP3 frames: what encoders may disagree on
+MEDIA_TOLERANCE_SECONDS = 0.25  # mp4 and webm count the codec's delay of up to 0.15 s as duration
+
+AudioSource = str | os.PathLike[str] | bytes | BinaryIO | npt.NDArray[Any]
+Waveform = npt.NDArray[np.float32]  # (N,)
+
+
+@dataclass
+class Recording:
+    """An open recording: what its header says, and its samples on demand."""
+
+    name: str
+    sample_rate: int
+    channels: int
+    format: str
+    subtype: str
+    blocks: Iterator[Block]
+    frames: int | None  # None where only decoding tells
+    rough_seconds: float = 0.0  # what is known without `frames`
+
+    def check_length(self, decoded: int, sample_rate: int | None = None) -> None:
+        """Raises AudioError where fewer frames are there than promised, or too few for a sample."""
+        if 2 * decoded * (sample_rate or self.sample_rate) < self.sample_rate:  # as soxr rounds
+            raise AudioError(f"{self.name} holds no samples; record or export it again")
+        promised, tolerance = self.rough_seconds, MEDIA_TOLERANCE_SECONDS
+        if self.frames is not None:
+            promised, tolerance = self.frames / self.sample_rate, TOLERANCE_SECONDS
+        seconds = decoded / self.sample_rate
+        if promised - seconds > tolerance:
+            raise AudioError(
+                f"{self.name} is damaged or cut short: its header promises {promised:.2f} s and"
+                f" {seconds:.2f} s can be decoded; copy or export it again"
+            )
+
+
+@contextmanager
+def open_recording(source: AudioSource) -> Iterator[Recording]:
+    """Open a recording and check what its header promises. Raises AudioError."""
+    name = _name(source)
+    with ExitStack() as stack:
+        file = stack.enter_context(_open_bytes(source, name))
+        magic = file.read(12)
+        if not magic:
+            raise AudioError(f"{name} is empty (0 bytes); record or copy it again")
+        try:
+            recording = _recognise(file, magic, name, stack)
+            if not 1_000 <= recording.sample_rate <= 1_000_000:
+                raise AudioError(
+                    f"{name} claims an impossible {recording.sample_rate:,} samples per second;"
+                    " export it again"
+                )
+            yield recording
+        except soundfile.LibsndfileError as error:
+            if error.code == 1:  # SF_ERR_UNRECOGNISED_FORMAT
+                raise AudioError(
+                    f"{name} is not audio in a known format; convert it to wav, flac, mp3 or ogg"
+                ) from error
+            raise AudioError(
+                f"{name} is damaged and cannot be decoded; copy or export it again"
+            ) from error
+
+
+def _name(source: AudioSource) -> str:
+    """How messages call a source."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"<{len(source):,} bytes>"
+    name = getattr(source, "name", None)
+    return name if isinstance(name, str) else f"<{type(source).__name__}>"
+
+
+def _open_bytes(source: AudioSource, name: str) -> BinaryIO:
+    """The encoded recording as a seekable file at its beginning."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return io.BytesIO(source)
+    try:
+        if isinstance(source, (str, os.PathLike)):
+            if Path(source).is_dir():
+                raise AudioError(f"{name} is a folder, not a recording; name the files in it")
+            file = io.FileIO(source)
+            if file.seekable():
+                file.name = ""  # by which soundfile takes whatever is named .raw for headerless
+                return io.BufferedReader(file)
+            with file:  # a named pipe
+                return io.BytesIO(file.read())
+        if isinstance(source, np.ndarray | io.TextIOBase) or not hasattr(source, "read"):
+            raise AudioError(
+                f"{name} is no source of audio; give a path, bytes, a binary file or samples"
+            )
+        return io.BytesIO(source.read())
+    except FileNotFoundError as error:
+        raise AudioError(f"{name} does not exist; check the path") from error
+    except (OSError, ValueError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise AudioError(f"{name} cannot be opened ({reason}); check its access rights") from error
+
+
+def _recognise(file: BinaryIO, magic: bytes, name: str, stack: ExitStack) -> Recording:
+    """Open with the decoder that the first bytes, not the file's name, ask for."""
+    if magic[4:8] == b"ftyp":
+        return _open_media(file, "mov", name, stack)
+    if magic[:4] == b"\x1aE\xdf\xa3":  # EBML: webm, mkv
+        return _open_media(file, "matroska", name, stack)
+    if magic[:3] == b"ID3" or is_mp3(magic):
+        file.seek(0)
+        data = file.read()
+        start = skip_tags(data)
+        if is_mp3(data[start : start + 4]):
+            return _open_mp3(data, start, name, stack)
+    elif magic[:4] == b"OggS":
+        _check_ogg(file, name)
+    file = _check_size(file, magic, name)
+    file.seek(0)
+    sound: _SoundFile = stack.enter_context(_SoundFile(_Tolerant(file)))
+    return sound.record(name, sound.frames, sound.read_blocks())
+
+
+class _Tolerant:
+    """A file for libsndfile, which in a damaged header can ask for a place before its beginning.
+
+    Such a seek leaves it where it is; an error inside libsndfile's callback would be printed and lost.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.tell = file.tell
+        self.read = file.read
+        self.readinto = file.readinto  # type: ignore[attr-defined]
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except (ValueError, OSError):  # from bytes and from a file
+            return self._file.tell()
+
+
+class _SoundFile(soundfile.SoundFile):  # type: ignore[misc, unused-ignore]
+    """Reads straight on. soundfile seeks after every read, to where it already is, which makes an
+    MP3 decoder start afresh: samples then depend on the block size, by up to 0.05, and it says so
+    on stderr.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+    def read_blocks(self) -> Iterator[Block]:
+        while len(block := self.read(out=np.empty((BLOCK_FRAMES, self.channels), np.float32))):
+            yield block
+
+    def record(self, name: str, frames: int | None, blocks: Iterator[Block]) -> Recording:
+        return Recording(
+            name, self.samplerate, self.channels, self.format, self.subtype, blocks, frames
+        )
+
+
+# magic: where the chunks begin, bytes of a chunk's id, format of its size, alignment, samples' id
+_CHUNKS = {
+    b"RIFF": (12, 4, "<I", 2, b"data"),
+    b"RIFX": (12, 4, ">I", 2, b"data"),
+    b"RF64": (12, 4, "<I", 2, b"data"),
+    b"BW64": (12, 4, "<I", 2, b"data"),
+    b"FORM": (12, 4, ">I", 2, b"SSND"),  # AIFF
+    b"riff": (40, 16, "<q", 8, b"data"),  # Sony Wave64
+    b"caff": (8, 4, ">q", 1, b"data"),
+}
+
+
+def _check_size(file: BinaryIO, magic: bytes, name: str) -> BinaryIO:
+    """Refuse a file that ends before its samples do; returns the file to decode.
+
+    Who writes into a pipe cannot go back to state the size and leaves 0, all ones or about 2 GiB:
+    such a file is taken to its end.
+    """
+    promise = _find_samples(file, magic[:4])
+    if promise is None:
+        return file
+    start, size = promise
+    available = file.seek(0, io.SEEK_END) - start
+    if magic[:4] == b"RIFF" and size == 0:
+        whole = struct.unpack("<I", magic[4:8])[0] + 8
+        if available and (whole <= start or _is_unknown(whole)):
+            file.seek(0)
+            mended = bytearray(file.read())
+            mended[start - 4 : start] = b"\xff\xff\xff\xff"  # libsndfile takes 0 at its word
+            return io.BytesIO(mended)
+    if size > available and not _is_unknown(size):
+        raise AudioError(
+            f"{name} is cut short: its header promises {size:,} bytes of samples and"
+            f" {max(available, 0):,} are there; copy or export it again"
+        )
+    return file
+
+
+def _is_unknown(size: int) -> bool:
+    """Whether a size is one that stands for "until the end" (of 32 bits, signed or unsigned)."""
+    return any(abs(size - limit) <= 1 << 16 for limit in (1 << 31, 1 << 32))
+
+
+def _find_samples(file: BinaryIO, magic: bytes) -> tuple[int, int] | None:
+    """Where the samples begin and how many bytes of them the header promises, if it does."""
+    if magic in (b".snd", b"dns."):  # AU
+        file.seek(4)
+        sizes = file.read(8)
+        if len(sizes) < 8:
+            return None
+        start, size = struct.unpack(">II" if magic == b".snd" else "<II", sizes)
+        return start, size
+    if magic == b"NIST":  # SPHERE
+        file.seek(0)
+        lines = [line.split() for line in file.read(1024).splitlines()]
+        fields = {line[0]: line[2] for line in lines if len(line) == 3}
+        try:
+            keys = (b"sample_count", b"channel_count", b"sample_n_bytes")
+            count, channels, width = (int(fields[key]) for key in keys)
+            return int(lines[1][0]), count * channels * width
+        except (KeyError, ValueError, IndexError):
+            return None
+    if magic not in _CHUNKS:
+        return None
+    position, id_bytes, size_format, alignment, wanted = _CHUNKS[magic]
+    long_size = None
+    end = file.seek(0, io.SEEK_END)
+    while 0 <= position < end:  # a damaged size can point anywhere
+        file.seek(position)
+        head = file.read(id_bytes + struct.calcsize(size_format))
+        if len(head) < id_bytes + struct.calcsize(size_format):
+            return None
+        size = struct.unpack(size_format, head[id_bytes:])[0]
+        if magic == b"riff":
+            size -= len(head)
+        start = position + len(head)
+        if head[:4] == wanted:
+            return start, long_size if size == 0xFFFFFFFF and long_size is not None else size
+        if size < 0 or head[0] == 0:
+            return None
+        if head[:4] == b"ds64":
+            long_size = struct.unpack("<8xQ", file.read(16).ljust(16, b"\0"))[0]
+        position = start + size + -size % alignment
+    return None
+
+
+def _check_ogg(file: BinaryIO, name: str) -> None:
+    """Refuse an Ogg file whose last page is cut, or of joined recordings: all but one would be lost.
+
+    A missing end-of-stream flag is accepted, as RFC 7845 asks. Pages: RFC 3533, section 6.
+    """
+    file.seek(14)
+    serial = file.read(4)
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(size - 65_307, 0))  # the largest page
+    tail = file.read()
+    page = tail[tail.rfind(b"OggS") :]
+    segments = page[26] if len(page) > 26 else 0
+    if len(page) < 27 or len(page) < 27 + segments + sum(page[27 : 27 + segments]):
+        raise AudioError(
+            f"{name} is cut short: its last page is incomplete; copy or export it again"
+        )
+    if page[:4] == b"OggS" and page[14:18] != serial:
+        raise AudioError(
+            f"{name} joins several recordings, of which only the first can be decoded; split it or"
+            " export it again"
+        )
+
+
+def _open_mp3(data: bytes, start: int, name: str, stack: ExitStack) -> Recording:
+    """Decode the frames that begin at `start`, to their end.
+
+    libsndfile stops where the Xing header says or, without one, at its estimate, which is early by
+    half where the bit rate varies. So the decoder is given a Xing header that promises more frames
+    than any file has, and a silent frame for it to trim its delay from; the true header is applied
+    here.
+    """
+    xing = read_xing(data[start : start + 4096])
+    largest = bytes([0xFF, data[start + 1] | 1, 0xE0 | data[start + 2] & 0x0C, data[start + 3]])
+    frame_bytes, frame_samples, at = measure_frame(largest)
+    silence = largest.ljust(frame_bytes, b"\0")
+    endless = (largest.ljust(at, b"\0") + b"Xing\0\0\0\1\x7f\xff\xff\xff").ljust(frame_bytes, b"\0")
+    file = io.BytesIO(endless + silence + data[start + xing.frame_bytes :])
+    sound: _SoundFile = stack.enter_context(_SoundFile(file))
+    blocks = trim(sound.read_blocks(), frame_samples - DECODER_DELAY + xing.skip, xing.drop)
+    return sound.record(name, xing.samples, blocks)
+
+
+def _open_media(file: BinaryIO, container_format: str, name: str, stack: ExitStack) -> Recording:
+    """Decode the first audio stream of an mp4 or webm container with PyAV.
+
+    The format is stated, never guessed, so that no file can make FFmpeg follow it elsewhere, as its
+    playlist formats do.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise AudioError(
+            f"{name} is an mp4 or webm file, which needs an optional package; install it with"
+            " pip install 'asr[media]'"
+        ) from error
+    file.seek(0)
+    try:
+        container: Any = stack.enter_context(av.open(file, format=container_format))
+    except av.FFmpegError as error:
+        raise _media_error(name, error) from error
+    if not container.streams.audio:
+        raise AudioError(f"{name} holds no audio stream; name a file that has sound")
+    stream = container.streams.audio[0]
+    rate = stream.codec_context.sample_rate
+
+    def decode() -> Iterator[Block]:
+        resampler: Any = av.AudioResampler("fltp", stream.codec_context.layout, rate, BLOCK_FRAMES)
+        try:
+            for frame in container.decode(stream):
+                for block in resampler.resample(frame):
+                    yield block.to_ndarray().T  # (n, channels)
+            for block in resampler.resample(None):
+                yield block.to_ndarray().T
+        except av.FFmpegError as error:
+            raise _media_error(name, error) from error
+
+    rough_seconds = 0.0
+    if stream.duration is not None:
+        rough_seconds = float(stream.duration * stream.time_base)
+    elif container.duration is not None and len(container.streams) == 1:  # no longer picture
+        rough_seconds = container.duration / 1_000_000
+    return Recording(
+        name=name,
+        sample_rate=rate,
+        channels=stream.codec_context.channels,
+        format=container.format.name,
+        subtype=stream.codec_context.name,
+        blocks=decode(),
+        frames=None,
+        rough_seconds=rough_seconds,
+    )
+
+
+def _media_error(name: str, error: Exception) -> AudioError:
+    reason = getattr(error, "strerror", None) or error
+    return AudioError(
+        f"{name} cannot be decoded ({reason}); it is damaged or cut short: copy or export it again"
+    )

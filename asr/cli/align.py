@@ -1,0 +1,63 @@
+"""The command `asr align`: find out when each word of a transcript is said."""
+
+import argparse
+from pathlib import Path
+
+from asr.cli.inputs import find_inputs, read_transcript
+from asr.cli.options import add_model_options, add_profile_option, load_recognizer
+from asr.cli.output import ALIGNED_FORMATS, render, write_document
+from asr.errors import AsrError, AudioError
+from asr.progress import say
+from asr.text import normalise
+
+
+def declare(command: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    command.add_argument("audio", metavar="AUDIO", help="a recording, or - for standard input")
+    command.add_argument(
+        "text",
+        metavar="TEXT",
+        help="what is said in it: the words themselves in quotes, a file whose name ends in .txt, "
+        "or - for standard input",
+    )
+    add_model_options(command)
+    add_profile_option(command, "english", "how the text is normalised before it is aligned")
+    command.add_argument(
+        "--format", choices=ALIGNED_FORMATS, default="json", help="(default: json)"
+    )
+    command.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="write to this file instead of stdout"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command and return the exit code. Raises AsrError."""
+    from asr.decoder.alignment import align
+
+    if arguments.audio == arguments.text == "-":
+        raise AsrError("Standard input (-) can be read only once; name a file for the other.")
+    if Path(arguments.audio).is_dir():
+        raise AudioError(f"{arguments.audio} is a folder; name one recording.")
+    if arguments.output and arguments.output.is_dir():
+        raise AsrError(f"{arguments.output} is a folder; name a file for --output.")
+    text = normalise(read_transcript(arguments.text), arguments.profile)
+    [given], _ = find_inputs([arguments.audio])
+    recognizer = load_recognizer(arguments)
+    recognizer.endpoint = None  # the transcript is one piece, and so must be the recording
+    [(_, segments)] = recognizer.emissions([given.open()])
+    if isinstance(segments, AsrError):
+        raise segments
+    [(_, log_probs)] = segments
+    hypothesis = align(
+        log_probs,
+        text,
+        recognizer.vocabulary,
+        recognizer.model.frame_seconds,
+        where=f"The transcript of {given.name}",
+    )
+    document = render(given, hypothesis, arguments.format)
+    if arguments.output:
+        write_document(arguments.output, document)
+    else:
+        say(document.removesuffix("\n"))
+    return 0

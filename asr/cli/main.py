@@ -1,0 +1,97 @@
+"""The entry point of the command line: commands, exit codes and the last line of defense."""
+
+import argparse
+import errno
+import io
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from asr.errors import EXIT_CODE, AsrError
+from asr.progress import complain
+
+INTERRUPTED = 130  # as shells report SIGINT
+READER_GONE = 141  # as shells report SIGPIPE
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+
+COMMANDS = {  # The module asr.cli.NAME has declare(parser) and run(arguments) -> exit code.
+    "transcribe": "write down what is said in recordings",
+    "stream": "write down what is said while it is heard",
+    "align": "find out when each word of a transcript is said",
+    "evaluate": "transcribe a manifest and measure the errors",
+    "score": "compare two files of texts",
+    "doctor": "find what is wrong with manifests",
+    "tune": "find the beam decoder's weights on a manifest",
+    "average": "average the weights of checkpoints",
+    "release": "make a model for others out of a training",
+    "lm": "make, describe, measure and convert language models",
+    "info": "describe a checkpoint, a manifest or a recording",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code; SystemExit for `--help` and usage errors."""
+    argv = sys.argv[1:] if argv is None else argv
+    if sys.stdin is None:  # closed, as by <&-
+        sys.stdin = io.TextIOWrapper(io.BytesIO())
+    if sys.stdout is None:
+        complain("asr: standard output is closed.")
+        return EXIT_CODE
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be valid Unicode
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            arguments, unknown = _build_parser(argv).parse_known_args(argv)
+            if unknown:  # told by the command's own usage, options rather than what follows them
+                names = [word for word in unknown if word.startswith("-")] or unknown
+                arguments.parser.error(f"unrecognized arguments: {' '.join(names)}")
+            code: int = arguments.run(arguments)
+        finally:
+            sys.stdout.flush()
+        return code
+    except AsrError as error:
+        complain(f"asr: {str(error).removesuffix('.')}.")
+        return EXIT_CODE
+    except KeyboardInterrupt:
+        complain("asr: interrupted.")
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read our results has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
+    except OSError as error:
+        if error.filename is not None or error.errno not in UNWRITABLE:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        complain(f"asr: standard output cannot be written ({error.strerror}).")
+        return EXIT_CODE
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"asr {version('asr')}")
+        parser.exit()
+
+
+def _build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of all commands, of which only the one that `argv` names is imported."""
+    parser = argparse.ArgumentParser(
+        prog="asr",
+        description="Speech recognition with an LSTM acoustic model and CTC.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    named = next((word for word in argv if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=summary, description=f"{summary}.", allow_abbrev=False
+        )
+        if name == named:
+            module: Any = import_module(f"asr.cli.{name}")
+            command.set_defaults(run=module.run, parser=command)
+            module.declare(command)
+    return parser

@@ -1,0 +1,36 @@
+"""The command `asr score`: compare two files of texts."""
+
+import argparse
+import json
+from pathlib import Path
+
+from asr.cli.inputs import read_texts
+from asr.cli.options import add_compared_profile_option
+from asr.cli.output import print_report
+from asr.progress import say
+
+
+def declare(command: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    command.add_argument("reference", metavar="REF", help="manifest (JSONL) or Kaldi text file")
+    command.add_argument(
+        "hypothesis", metavar="HYP", help='the same; a "pred_text" goes before a "text"'
+    )
+    add_compared_profile_option(command)
+    command.add_argument("--json", action="store_true", help="print the whole report as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command and return the exit code. Raises AsrError."""
+    from asr.scoring import score
+
+    report = score(
+        read_texts(Path(arguments.reference), ("text",)),
+        read_texts(Path(arguments.hypothesis), ("pred_text", "text")),
+        arguments.profile,
+    )
+    if arguments.json:
+        say(json.dumps(report.to_dict(), indent=1, ensure_ascii=False))
+    else:
+        print_report(report)
+    return 0

@@ -1,0 +1,1 @@
+"""Training data: manifests, corpora, the index, batch plans, augmentation and loading."""

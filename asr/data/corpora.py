@@ -1,0 +1,227 @@
+"""Readers of corpora: LibriSpeech, Common Voice, Kaldi folders, and folders of recordings."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from asr.audio.waveform import find_audio, inspect_audio
+from asr.data.manifest import Reject, StrPath, Utterance, read_lines
+from asr.errors import AudioError, DataError
+from asr.text import normalise
+
+
+def read_librispeech(
+    folder: StrPath, profile: str = "plain"
+) -> tuple[list[Utterance], list[Reject]]:
+    """LibriSpeech's layout at any depth below `folder`, with audio in any format.
+
+    speaker/chapter/speaker-chapter.trans.txt holds lines `speaker-chapter-number TEXT`; the
+    recordings lie beside it. `profile` is how the text is normalised.
+
+    Raises DataError where there is no such transcript, or no folder.
+    """
+    folder = _require_folder(folder)
+    transcripts = [
+        (str(path.parent / line.partition(" ")[0]), line.partition(" ")[2])
+        for path in _find_texts(folder, "*.trans.txt")
+        for _, line in read_lines(path)
+        if line.strip()
+    ]
+    if not transcripts:
+        raise DataError(
+            f"No transcript *.trans.txt lies below {folder}; give a folder of LibriSpeech, such as "
+            "LibriSpeech/dev-clean."
+        )
+
+    def identify(stem: str) -> tuple[str, str]:
+        name = os.path.basename(stem)
+        return name, name.partition("-")[0]
+
+    return _assemble(_pair(folder, transcripts, identify), profile)
+
+
+def read_common_voice(
+    tsv: StrPath, profile: str = "english"
+) -> tuple[list[Utterance], list[Reject]]:
+    """A table of Common Voice (train.tsv, dev.tsv, ...) with the folder `clips` beside it.
+
+    The columns `path` and `sentence` are needed; `client_id` is the speaker.
+
+    Raises DataError where the table, those columns or the folder are missing.
+    """
+    tsv = Path(tsv)
+    clips = tsv.parent / "clips"
+    rows = read_lines(tsv)
+    # Not the csv module: the quotation marks of these sentences are not escaped.
+    header = next(rows, (1, ""))[1].split("\t")
+    if not {"path", "sentence"} <= set(header):
+        raise DataError(
+            f"{tsv} does not begin with the names of the columns path and sentence; give a table "
+            "of Common Voice, such as train.tsv."
+        )
+    _require_folder(clips)
+    candidates: list[_Candidate | Reject] = []
+    for number, line in rows:
+        row = dict(zip(header, line.split("\t"), strict=False))
+        if not row.get("path") or "sentence" not in row:
+            candidates.append(Reject(f"line {number}", "columns missing"))
+            continue
+        name = os.path.splitext(row["path"])[0]
+        audio = os.path.join(clips, row["path"])
+        candidates.append(_Candidate(name, audio, row["sentence"], row.get("client_id", "")))
+    return _assemble(candidates, profile)
+
+
+def read_kaldi(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance], list[Reject]]:
+    """A Kaldi data folder: wav.scp, text and, where speakers are known, utt2spk.
+
+    Relative paths in wav.scp start from the folder. Commands in it (`sph2pipe ... |`) are not run:
+    those utterances are rejects.
+
+    Raises DataError where a file is missing or lists an id twice, and where there are `segments`.
+    """
+    folder = _require_folder(folder)
+    if (folder / "segments").exists():
+        raise DataError(
+            f"{folder / 'segments'} cuts utterances out of longer recordings, which is not "
+            "supported; cut them into one file each (Kaldi's extract-segments) and list those."
+        )
+    recordings = _read_table(folder / "wav.scp")
+    texts = _read_table(folder / "text")
+    speakers = _read_table(folder / "utt2spk") if (folder / "utt2spk").exists() else {}
+    candidates: list[_Candidate | Reject] = []
+    for name in recordings | texts:
+        audio = recordings.get(name, "")
+        if audio.endswith("|"):
+            candidates.append(Reject(name, "audio is a command", audio))
+            continue
+        audio = os.path.join(folder, audio) if audio else ""
+        candidates.append(_Candidate(name, audio, texts.get(name), speakers.get(name, "")))
+    return _assemble(candidates, profile)
+
+
+def read_folder(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance], list[Reject]]:
+    """Recordings x.wav (or another format) at any depth, each with its transcript x.txt beside it.
+
+    An utterance's id is its path below the folder, without the ending, and its speaker the first
+    folder in that, where there is one.
+
+    Raises DataError where there is neither a recording nor a transcript, or no folder.
+    """
+    folder = _require_folder(folder)
+    transcripts = [
+        (str(path.with_suffix("")), "\n".join(line for _, line in read_lines(path)))
+        for path in _find_texts(folder, "*.txt")
+    ]
+
+    def identify(stem: str) -> tuple[str, str]:
+        name = Path(stem).relative_to(folder)
+        return name.as_posix(), name.parts[0] if len(name.parts) > 1 else ""
+
+    candidates = _pair(folder, transcripts, identify)
+    if not candidates:
+        raise DataError(f"{folder} holds no recording; put x.wav and its words in x.txt there.")
+    return _assemble(candidates, profile)
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """What a corpus says of an utterance, before anything is checked."""
+
+    id: str
+    audio: str  # path; empty where the corpus has none
+    text: str | None  # as the corpus spells it; None where it has none
+    speaker: str
+
+
+def _require_folder(folder: StrPath) -> Path:
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; give the one that holds the corpus.")
+    return folder
+
+
+def _find_texts(folder: Path, pattern: str) -> list[Path]:
+    """Text files at any depth, without hidden ones: macOS's `._x.txt` is no text."""
+    return sorted(path for path in folder.rglob(pattern) if not path.name.startswith("."))
+
+
+def _read_table(path: Path) -> dict[str, str]:
+    """A Kaldi table: lines of a key, white space and a value, which may be empty."""
+    table: dict[str, str] = {}
+    for number, line in read_lines(path):
+        key, *value = line.split(maxsplit=1) or [""]
+        if key in table:
+            raise DataError(f"{path}, line {number}: {key!r} is listed twice; remove one of them.")
+        if key:
+            table[key] = value[0].rstrip() if value else ""
+    return table
+
+
+def _pair(
+    folder: Path,
+    transcripts: Sequence[tuple[str, str]],
+    identify: Callable[[str], tuple[str, str]],
+) -> list[_Candidate | Reject]:
+    """Every transcript (path without ending, text) and every recording below the folder, by path.
+
+    `identify` gives the (id, speaker) of a path without ending.
+    """
+    recordings: dict[str, list[str]] = {}
+    for path in find_audio(folder):
+        recordings.setdefault(os.path.splitext(path)[0], []).append(str(path))
+    silent = sorted(recordings.keys() - {stem for stem, _ in transcripts})
+    candidates: list[_Candidate | Reject] = []
+    for stem, text in [*transcripts, *((stem, None) for stem in silent)]:
+        name, speaker = identify(stem)
+        audio = recordings.get(stem, [""])
+        if len(audio) > 1:
+            files = ", ".join(map(os.path.basename, audio))
+            candidates.append(Reject(name, "several recordings", files))
+        else:
+            candidates.append(_Candidate(name, audio[0], text, speaker))
+    return candidates
+
+
+def _assemble(
+    candidates: Iterable[_Candidate | Reject], profile: str
+) -> tuple[list[Utterance], list[Reject]]:
+    """Candidates with normalised text and a recording that says how long it is; and the others."""
+    rejects: list[Reject] = []
+    usable: list[tuple[_Candidate, str]] = []
+    seen: set[str] = set()
+    for candidate in candidates:
+        if isinstance(candidate, Reject):
+            rejects.append(candidate)
+        elif candidate.id in seen:
+            rejects.append(Reject(candidate.id, "id occurs twice"))
+        elif candidate.text is None:
+            rejects.append(Reject(candidate.id, "transcript missing"))
+        elif not Path(candidate.audio).is_file():
+            rejects.append(Reject(candidate.id, "audio missing", candidate.audio))
+        elif text := normalise(candidate.text, profile):
+            usable.append((candidate, text))
+        else:
+            rejects.append(Reject(candidate.id, "empty text"))
+        if isinstance(candidate, _Candidate):
+            seen.add(candidate.id)
+    utterances: list[Utterance] = []
+    with ThreadPoolExecutor() as pool:
+        lengths = pool.map(_measure_seconds, [candidate.audio for candidate, _ in usable])
+        for (candidate, text), seconds in zip(usable, lengths, strict=True):
+            if isinstance(seconds, AudioError):
+                rejects.append(Reject(candidate.id, "audio unreadable", str(seconds)))
+            else:
+                utterances.append(
+                    Utterance(candidate.id, candidate.audio, seconds, text, candidate.speaker)
+                )
+    return utterances, rejects
+
+
+def _measure_seconds(audio: str) -> float | AudioError:
+    try:
+        return inspect_audio(audio).seconds
+    except AudioError as error:
+        return error

@@ -1,0 +1,1 @@
+"""Decoders: log-probabilities become hypotheses, greedily or by beam search."""

@@ -1,0 +1,103 @@
+"""Manifests read leniently, and written again without faulty utterances."""
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from asr.data.manifest import Reject, StrPath, Utterance, parse_utterance, read_lines, write_records
+from asr.doctor.findings import ERROR, WARNING, Diagnosis
+from asr.errors import DataError
+
+
+def read_leniently(path: StrPath) -> tuple[list[Utterance], list[Reject]]:
+    """The utterances of a manifest, and its lines that `asr.data.read_manifest` would refuse.
+
+    An empty text is let pass, to be found by `examine`. Raises DataError only where the file as a
+    whole cannot be read, or holds nothing but blank lines.
+    """
+    path = Path(path)
+    utterances: list[Utterance] = []
+    refused: list[Reject] = []
+    lines: dict[str, int] = {}
+    for number, line in read_lines(path, errors="surrogateescape"):
+        if not line.strip():
+            continue
+        where = f"line {number}"
+        try:
+            utterance = _parse_leniently(line, where, str(path.parent))[0]
+        except DataError as error:
+            refused.append(Reject(where, "line", str(error)))
+            continue
+        first = lines.setdefault(utterance.id, number)
+        if first == number:
+            utterances.append(utterance)
+        else:
+            detail = f"{where}: the id {utterance.id!r} is already that of line {first}."
+            refused.append(Reject(where, "line", detail))
+    if not utterances and not refused:
+        raise DataError(f"{path} holds no utterance; write one JSON object a line into it.")
+    return utterances, refused
+
+
+def _parse_leniently(line: str, where: str, folder: str) -> tuple[Utterance, dict[str, Any]]:
+    """A line's utterance, whose text may be empty, and its object. Raises DataError."""
+    if _is_broken(line):
+        raise DataError(f"{where} is not UTF-8 text; convert it.")
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        record = None
+    text = record.get("text") if isinstance(record, dict) else None
+    if not isinstance(text, str) or text.strip():
+        utterance = parse_utterance(line, where, folder)
+    else:
+        filled = parse_utterance(json.dumps({**record, "text": "-"}), where, folder)
+        utterance = replace(filled, text=text)
+    assert record is not None  # else it would not have been parsed
+    for key in ("id", "audio_filepath", "text", "speaker"):
+        if _is_broken(str(record.get(key, ""))):
+            raise DataError(
+                f'{where}: "{key}" holds half a character (a surrogate); write it anew.'
+            )
+    return utterance, record
+
+
+def _is_broken(text: str) -> bool:
+    """Whether it holds what is no character, and so cannot be written."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def write_sound(source: StrPath, target: StrPath, kept: Iterable[Utterance]) -> None:
+    """Write a manifest of those of another one's utterances, with all keys that they have there.
+
+    Their recordings are named as by `asr.data.write_manifest`. Raises FileError and DataError.
+    """
+    source = Path(source)
+    wanted = {utterance.id for utterance in kept}
+
+    def choose() -> Iterator[dict[str, Any]]:
+        for _, line in read_lines(source, errors="surrogateescape"):
+            with contextlib.suppress(DataError):
+                utterance, record = _parse_leniently(line, "", str(source.parent))
+                if utterance.id in wanted:
+                    wanted.remove(utterance.id)
+                    yield record | {"audio_filepath": utterance.audio}
+
+    write_records(target, choose())
+
+
+def select_sound(
+    utterances: Iterable[Utterance], diagnosis: Diagnosis, split: str, strict: bool = False
+) -> list[Utterance]:
+    """The utterances of a split that no error names and, if `strict`, no warning either."""
+    bad = (ERROR, WARNING) if strict else (ERROR,)
+    named = {
+        name
+        for finding in diagnosis.findings
+        if finding.split == split and finding.severity in bad and finding.kind != "line"
+        for name in finding.ids
+    }
+    return [utterance for utterance in utterances if utterance.id not in named]

@@ -1,0 +1,1 @@
+"""N-gram language models: estimating, reading, writing and querying them."""

@@ -1,0 +1,501 @@
+"""ARPA files of n-gram models: read block by block, printed in nine digits.
+
+The format as SRILM's ngram-format(5) describes it. What is wrong is named by its line.
+"""
+
+import io
+import itertools
+import re
+import sys
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asr.compiled import compiled
+from asr.errors import LanguageError
+from asr.lm.ngrams import (
+    BEGIN,
+    END,
+    HUGE,
+    LN10,
+    UNKNOWN,
+    Bytes,
+    Float32,
+    Int32,
+    Integer,
+    NGrams,
+    NGramTable,
+    backoff_of,
+    build,
+    level_starts,
+    log_prob_of,
+)
+
+_BLOCK_BYTES = 1 << 22
+_COMMENT_BYTES = 1 << 20  # as much may stand before \data\
+_MOST_NODES = 2**31 - 2
+_TAB, _LINE_FEED, _RETURN, _SPACE, _BACKSLASH = b"\t\n\r \\"
+_PLUS, _MINUS, _POINT, _ZERO, _NINE, _SMALL_E, _LARGE_E = b"+-.09eE"
+_UNKNOWN_SPELLINGS = (UNKNOWN, "<UNK>")
+
+# What `_parse_ngrams` finds where it stops: the block's end, a line of another kind, or a fault.
+_CUT_OFF, _NO_NGRAM = 0, 1
+_NOT_A_NUMBER, _POSITIVE, _FIELDS, _UNKNOWN, _REPEATED, _TOO_MANY, _BACKED_OFF = range(2, 9)
+
+
+def read_arpa(stream: io.BufferedIOBase, name: str) -> tuple[int, NGrams, Bytes]:
+    """The order, the n-grams and the words of an ARPA file; `name` is the file's in errors.
+
+    The words are spelled in id order as UTF-8, joined by line feeds; <unk> comes first. Raises
+    `LanguageError` for what is no ARPA file, or a damaged one.
+    """
+    return _Reader(stream, name).read()
+
+
+def format_arpa(order: int, ngrams: NGrams, spelled: Bytes) -> Iterator[bytes]:
+    """The text of the ARPA file, many lines at a time; the arguments are what `read_arpa` gives.
+
+    Nine digits, so that reading it gives the same float32 numbers.
+    """
+    starts = level_starts(ngrams, order)
+    yield b"\\data\\\n"
+    for length, count in enumerate(np.diff(starts), start=1):
+        yield f"ngram {length}={count}\n".encode()
+    line_feeds = np.flatnonzero(spelled == _LINE_FEED)
+    word_starts = np.concatenate(([0], line_feeds + 1, [len(spelled) + 1]))
+    longest_line = 64 + order * int(np.diff(word_starts).max())
+    out = np.empty(_BLOCK_BYTES + longest_line, np.uint8)
+    for length in range(1, order + 1):
+        yield f"\n\\{length}-grams:\n".encode()
+        path = np.array(starts[:length], np.int32)
+        while path[-1] < starts[length]:
+            used = _print_ngrams(
+                ngrams, path, starts[length], spelled, word_starts, out, longest_line
+            )
+            yield out[:used].tobytes()
+    yield b"\n\\end\\\n"
+
+
+class _Spellings(NamedTuple):
+    """Words by spelling: an open-addressing hash table of entries, in order of appearance."""
+
+    slots: Int32  # (a power of two,) entry + 1, 0 where free
+    starts: NDArray[np.int64]  # (entries + 1,) where in `spelled` each begins
+    ids: Int32  # (entries,) word id
+    spelled: Bytes
+
+
+@compiled
+def _find_slot(spellings: _Spellings, block: Bytes, start: int, end: int) -> int:
+    """The slot that holds the word block[start:end], or the free one where it belongs."""
+    mask = len(spellings.slots) - 1
+    code = 1469598103934665603  # FNV-1a, in wrapping 64-bit integers
+    for index in range(start, end):
+        code = (code ^ block[index]) * 1099511628211
+    slot = (code ^ (code >> 32)) & mask
+    while spellings.slots[slot]:
+        at = spellings.starts[spellings.slots[slot] - 1]
+        if spellings.starts[spellings.slots[slot]] - at == end - start + 1:
+            same = True
+            for index in range(start, end):
+                if spellings.spelled[at + index - start] != block[index]:
+                    same = False
+                    break
+            if same:
+                break
+        slot = (slot + 1) & mask
+    return slot
+
+
+@compiled
+def _parse_number(block: Bytes, start: int, end: int) -> float:
+    """The decimal number block[start:end], NaN where it is none."""
+    index = start
+    negative = block[index] == _MINUS
+    if negative or block[index] == _PLUS:
+        index += 1
+    mantissa, exponent, digits, after_point = 0, 0, 0, 0
+    while index < end:
+        digit = block[index] - _ZERO
+        if 0 <= digit <= 9:
+            digits += 1
+            if mantissa < 100_000_000_000_000_000:
+                mantissa = mantissa * 10 + digit
+                exponent -= after_point
+            else:
+                exponent += 1 - after_point
+        elif block[index] == _POINT and not after_point:
+            after_point = 1
+        else:
+            break
+        index += 1
+    if index < end and digits and (block[index] == _SMALL_E or block[index] == _LARGE_E):
+        index += 1
+        sign = -1 if index < end and block[index] == _MINUS else 1
+        if index < end and (block[index] == _MINUS or block[index] == _PLUS):
+            index += 1
+        if index == end:
+            return np.nan
+        power = 0
+        while index < end and _ZERO <= block[index] <= _NINE and power < 1000:
+            power = power * 10 + block[index] - _ZERO
+            index += 1
+        exponent += sign * power
+    if index < end or not digits:
+        return np.nan
+    value = mantissa * 10.0**exponent if exponent >= 0 else mantissa / 10.0**-exponent
+    return -value if negative else value
+
+
+@compiled
+def _next_field(block: Bytes, start: int, end: int) -> tuple[int, int]:
+    """Where the first field of block[start:end] begins and ends; the same where there is none."""
+    while start < end and _is_blank(block[start]):
+        start += 1
+    stop = start
+    while stop < end and not _is_blank(block[stop]):
+        stop += 1
+    return start, stop
+
+
+@compiled
+def _is_blank(character: int) -> bool:
+    return character in (_SPACE, _TAB, _RETURN)
+
+
+@compiled
+def _parse_ngrams(
+    block: Bytes,
+    begin: int,
+    spellings: _Spellings,
+    words: Int32,
+    log_prob: Float32,
+    backoff: Float32,
+    row: int,
+) -> tuple[int, int, int, int, int]:
+    """Parses the lines of block[begin:] into the rows from `row` on, as long as they are n-grams.
+
+    Unigrams enter their words into `spellings`. Returns where the line begins at which it stopped, the
+    row which that would have filled, what it is, and where the field at fault begins and ends.
+    """
+    order = words.shape[1]
+    while True:
+        end = begin
+        while end < len(block) and block[end] != _LINE_FEED:
+            end += 1
+        if end == len(block):
+            return begin, row, _CUT_OFF, begin, end
+        start, stop = _next_field(block, begin, end)
+        if start == stop or block[start] == _BACKSLASH:
+            return begin, row, _NO_NGRAM, start, stop
+        if row == len(log_prob):
+            return begin, row, _TOO_MANY, start, stop
+        value = _parse_number(block, start, stop) * LN10
+        if not abs(value) < HUGE:
+            return begin, row, _NOT_A_NUMBER, start, stop
+        if value > 0:
+            return begin, row, _POSITIVE, start, stop
+        log_prob[row] = value
+        for position in range(order):
+            start, stop = _next_field(block, stop, end)
+            if start == stop:
+                return begin, row, _FIELDS, start, stop
+            slot = _find_slot(spellings, block, start, stop)
+            entry = spellings.slots[slot] - 1
+            if order > 1:
+                if entry < 0:
+                    return begin, row, _UNKNOWN, start, stop
+                words[row, position] = spellings.ids[entry]
+            else:
+                if entry >= 0:
+                    return begin, row, _REPEATED, start, stop
+                words[row, 0] = row
+                at = spellings.starts[row]
+                spellings.slots[slot] = row + 1
+                spellings.starts[row + 1] = at + stop - start + 1
+                for index in range(start, stop):  # a slice's assignment takes seconds to compile
+                    spellings.spelled[at + index - start] = block[index]
+                spellings.spelled[at + stop - start] = _LINE_FEED
+        start, stop = _next_field(block, stop, end)
+        if start < stop:
+            value = _parse_number(block, start, stop) * LN10
+            if not abs(value) < HUGE:
+                return begin, row, _NOT_A_NUMBER, start, stop
+            if len(backoff):
+                backoff[row] = value
+            elif value != 0:
+                return begin, row, _BACKED_OFF, start, stop
+            start, stop = _next_field(block, stop, end)
+            if start < stop:
+                return begin, row, _FIELDS, start, stop
+        elif len(backoff):
+            backoff[row] = 0
+        begin = end + 1
+        row += 1
+
+
+class _Reader:
+    """Reads an ARPA file block by block and names the line where something is wrong."""
+
+    def __init__(self, stream: io.BufferedIOBase, name: str) -> None:
+        self.stream = stream
+        self.name = name
+        self.block = b""
+        self.at = 0  # where in the block the next line begins
+        self.line = 0  # lines read so far
+        self.pauses: list[list[tuple[int, int]]] = []  # of each order: a row and its line
+
+    def read(self) -> tuple[int, NGrams, Bytes]:
+        counts = self._counts()
+        unigrams, spellings = self._unigrams(counts)
+        spelled, words = self._number_words(spellings)
+        unigrams.words[:, 0] = spellings.ids
+        tables = itertools.chain([unigrams], self._higher_tables(counts, spellings))
+        order, ngrams = build(tables, words, self._place)
+        return order, ngrams, np.frombuffer(bytearray(spelled), np.uint8)
+
+    def _place(self, order: int, row: int) -> str:
+        pauses = self.pauses[order - 1]
+        first_row, line = pauses[bisect_right(pauses, (row, sys.maxsize)) - 1]
+        return f"line {line + row - first_row} of {self.name}"
+
+    def _wrong(self, problem: str) -> LanguageError:
+        return LanguageError(f"line {self.line} of {self.name} {problem}")
+
+    def _refill(self) -> bool:
+        """Appends to the rest of the block; False at the end of the file."""
+        rest = self.block[self.at :]
+        more = self.stream.read(_BLOCK_BYTES)
+        if not more and rest and not rest.endswith(b"\n"):
+            more = b"\n"
+        self.block, self.at = rest + more, 0
+        return bool(more)
+
+    def _next_line(self) -> str | None:
+        """The next line without its outer blanks; None at the end of the file."""
+        while (end := self.block.find(b"\n", self.at)) < 0:
+            if not self._refill():
+                return None
+        line = self.block[self.at : end]
+        self.at = end + 1
+        self.line += 1
+        return line.decode("utf-8-sig", errors="replace").strip()
+
+    def _next_text(self) -> str:
+        """The next line that is not empty. Raises `LanguageError` at the end of the file."""
+        while (line := self._next_line()) == "":
+            pass
+        if line is None:
+            raise self._truncated()
+        return line
+
+    def _truncated(self) -> LanguageError:
+        return LanguageError(
+            f"{self.name} ends after line {self.line} without \\end\\: it is truncated, fetch it again"
+        )
+
+    def _counts(self) -> list[int]:
+        """How many n-grams of each order the header promises."""
+        skipped = 0
+        while (line := self._next_line()) != "\\data\\":
+            skipped += len(line or "")
+            if not self.line:
+                raise LanguageError(f"{self.name} is empty: fetch or make it again")
+            if line is None or skipped > _COMMENT_BYTES:
+                raise LanguageError(
+                    f"{self.name} is no language model: it has no \\data\\ line as ARPA files do, "
+                    "and asr did not write it"
+                )
+        counts: list[int] = []
+        while match := re.fullmatch(
+            r"ngram\s+(\d{1,18})\s*=\s*(\d{1,18})", line := self._next_text()
+        ):
+            counts.append(int(match[2]))
+            if int(match[1]) != len(counts):
+                raise self._wrong(f"counts {match[1]}-grams where {len(counts)}-grams come next")
+        self._expect_heading(line, 1)
+        if not counts or sum(counts) > _MOST_NODES:
+            raise self._wrong(
+                f"ends a header of {sum(counts)} n-grams: from 1 to {_MOST_NODES} can be read"
+            )
+        return counts
+
+    def _expect_heading(self, line: str, order: int) -> None:
+        if line != f"\\{order}-grams:":
+            raise self._wrong(f"is {line[:60]!r} where '\\{order}-grams:' is expected")
+
+    def _unigrams(self, counts: list[int]) -> tuple[NGramTable, _Spellings]:
+        """The unigrams, and their words by spelling."""
+        slots = 1 << (2 * counts[0]).bit_length()
+        spellings = _Spellings(
+            np.zeros(slots, np.int32),
+            np.zeros(counts[0] + 1, np.int64),
+            np.zeros(counts[0], np.int32),
+            np.zeros(0, np.uint8),
+        )
+        return self._table(1, counts, spellings)
+
+    def _higher_tables(self, counts: list[int], spellings: _Spellings) -> Iterator[NGramTable]:
+        for order in range(2, len(counts) + 1):
+            self._expect_heading(self._next_text(), order)
+            yield self._table(order, counts, spellings)[0]
+        line = self._next_text()
+        if line != "\\end\\":
+            raise self._wrong(f"is {line[:60]!r} where '\\end\\' is expected")
+
+    def _table(
+        self, order: int, counts: list[int], spellings: _Spellings
+    ) -> tuple[NGramTable, _Spellings]:
+        """The n-grams of one order, up to the next line that begins with a backslash."""
+        count = counts[order - 1]
+        words = np.empty((count, order), np.int32)
+        log_prob = np.empty(count, np.float32)
+        backoff = np.empty(count if order < len(counts) else 0, np.float32)
+        row = 0
+        self.pauses.append([(0, self.line + 1)])
+        while True:
+            begin, first_row = self.at, row
+            if order == 1:
+                spellings = _with_room(spellings, row, len(self.block) - begin)
+            self.at, row, status, start, stop = _parse_ngrams(
+                np.frombuffer(self.block, np.uint8), begin, spellings, words, log_prob, backoff, row
+            )
+            if order == 1:
+                self._check_encoding(self.block[begin : self.at])
+            self.line += row - first_row
+            if status == _CUT_OFF:
+                if not self._refill():
+                    raise self._truncated()
+            elif status != _NO_NGRAM:
+                self.line += 1
+                raise self._fault(status, order, count, self.block[start:stop])
+            elif start < stop:
+                break
+            else:
+                self._next_line()
+                self.pauses[-1].append((row, self.line + 1))
+        if row < count:
+            self.line += 1
+            raise self._wrong(
+                f"ends the {order}-grams after {row}, but the header promises {count}"
+            )
+        return NGramTable(words, log_prob, backoff if len(backoff) else None), spellings
+
+    def _check_encoding(self, lines: bytes) -> None:
+        """Unigrams only: what is not among them is found as an unknown word later."""
+        try:
+            lines.decode()
+        except UnicodeDecodeError as error:
+            self.line += lines.count(b"\n", 0, error.start) + 1
+            raise self._wrong("is not UTF-8: convert the file") from None
+
+    def _fault(self, status: int, order: int, count: int, field: bytes) -> LanguageError:
+        text = repr(field.decode(errors="replace")[:60])
+        problems = {
+            _NOT_A_NUMBER: f"holds {text} where a logarithm is expected",
+            _POSITIVE: f"holds the log-probability {text}, which is above 0",
+            _FIELDS: f"is not a log-probability, {order} words and at most one back-off",
+            _UNKNOWN: f"holds the word {text}, which is not among the unigrams",
+            _REPEATED: f"repeats the unigram {text}: leave one out",
+            _TOO_MANY: f"is one {order}-gram more than the {count} which the header promises",
+            _BACKED_OFF: f"holds the back-off {text}, but {order}-grams are the highest order",
+        }
+        return self._wrong(problems[status])
+
+    def _number_words(self, spellings: _Spellings) -> tuple[bytes, int]:
+        """Sets `spellings.ids`; returns the words by id, spelled out, and their number."""
+        entries = len(spellings.ids)
+        spelled = spellings.spelled[: spellings.starts[entries]].tobytes().decode()
+        words = spelled.split("\n")[:-1]
+        for needed in (BEGIN, END):
+            if needed not in words:
+                raise LanguageError(f"{self.name} has no unigram {needed}: it marks no sentences")
+        unknown = [index for index, word in enumerate(words) if word in _UNKNOWN_SPELLINGS]
+        if len(unknown) > 1:
+            raise LanguageError(f"{self.name} has two unigrams for unknown words: leave one out")
+        spellings.ids[:] = np.arange(1, entries + 1)
+        if unknown:
+            spellings.ids[unknown[0]] = 0
+            spellings.ids[unknown[0] + 1 :] -= 1
+            del words[unknown[0]]
+        return "\n".join([UNKNOWN, *words]).encode(), len(words) + 1
+
+
+def _with_room(spellings: _Spellings, entries: int, more_bytes: int) -> _Spellings:
+    """`spellings` with space for the spelling of further words."""
+    used = int(spellings.starts[entries])
+    needed = used + more_bytes
+    if needed <= len(spellings.spelled):
+        return spellings
+    spelled = np.empty(2 * needed, np.uint8)
+    spelled[:used] = spellings.spelled[:used]
+    return spellings._replace(spelled=spelled)
+
+
+@compiled
+def _print_number(out: Bytes, at: Integer, value: float) -> Integer:
+    """Prints a number in nine digits, or to 1e-17, from out[at] on; returns where it ends."""
+    if value < 0:
+        out[at] = _MINUS
+        at += 1
+        value = -value
+    decimals = 17
+    if value > 1e-9:
+        decimals = 8 - int(np.floor(np.log10(value)))
+    digits = int(np.rint(value * 10.0**decimals))
+    while decimals > 0 and digits % 10 == 0:
+        digits //= 10
+        decimals -= 1
+    scale = 10**decimals
+    whole = 1
+    while whole * 10 * scale <= digits:
+        whole *= 10
+    scale *= whole
+    while scale:
+        out[at] = _ZERO + digits // scale % 10
+        at += 1
+        if decimals and scale == 10**decimals:
+            out[at] = _POINT
+            at += 1
+        scale //= 10
+    return at
+
+
+@compiled
+def _print_ngrams(
+    ngrams: NGrams,
+    path: Int32,
+    stop: int,
+    spelled: Bytes,
+    word_starts: NDArray[np.int64],
+    out: Bytes,
+    room: int,
+) -> int:
+    """Prints n-grams until `stop` or until less than `room` is left of `out`; returns its use.
+
+    `path` (order,) holds the nodes from a unigram to the n-gram to print, and moves on with it.
+    """
+    at: Integer = np.int64(0)
+    while path[-1] < stop and at + room <= len(out):
+        node = np.int64(path[-1])
+        for index in range(len(path) - 2, -1, -1):
+            while ngrams.first_child[path[index] + 1] <= path[index + 1]:
+                path[index] += 1
+        at = _print_number(out, at, log_prob_of(ngrams, node) / LN10)
+        for index in range(len(path)):
+            out[at] = _SPACE if index else _TAB
+            at += 1
+            word = ngrams.word[path[index]]
+            for position in range(word_starts[word], word_starts[word + 1] - 1):
+                out[at] = spelled[position]
+                at += 1
+        if node < len(ngrams.first_child) - 1 and backoff_of(ngrams, node) != 0:
+            out[at] = _TAB
+            at = _print_number(out, at + 1, backoff_of(ngrams, node) / LN10)
+        out[at] = _LINE_FEED
+        at += 1
+        path[-1] += 1
+    return int(at)

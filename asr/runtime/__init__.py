@@ -1,0 +1,1 @@
+"""The machinery that runs a training: processes, Slurm, signals, devices."""

@@ -1,0 +1,57 @@
+"""Slurm: what srun sets, translated into the variables that torchrun would set."""
+
+import os
+import re
+
+from asr.errors import ConfigError
+
+
+def adopt_slurm() -> None:
+    """Where srun runs a step of several tasks, say so in the variables that torchrun would set.
+
+    Nothing is done where RANK is set already, or where a step has one task (or there is none, as in
+    a batch script): such a task starts its own processes. Raises ConfigError where a part of what
+    srun sets is missing.
+    """
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+    if "RANK" in os.environ or tasks == 1:
+        return
+    step = {
+        name: os.environ.get(f"SLURM_{name}", "")
+        for name in (
+            "PROCID",
+            "LOCALID",
+            "NODEID",
+            "STEP_TASKS_PER_NODE",
+            "STEP_NODELIST",
+            "JOB_ID",
+        )
+    }
+    missing = [f"SLURM_{name}" for name, value in step.items() if not value]
+    if missing:
+        raise ConfigError(
+            f"SLURM_STEP_NUM_TASKS is {tasks}, but {missing[0]} is not set; start the tasks with srun."
+        )
+    local = expand_counts(step["STEP_TASKS_PER_NODE"])[int(step["NODEID"])]
+    os.environ |= {
+        "RANK": step["PROCID"],
+        "WORLD_SIZE": str(tasks),
+        "LOCAL_RANK": step["LOCALID"],
+        "LOCAL_WORLD_SIZE": str(local),
+    }
+    os.environ.setdefault("MASTER_ADDR", first_host(step["STEP_NODELIST"]))
+    # Tasks of one step agree on it, and other jobs on the same machine choose another one.
+    os.environ.setdefault("MASTER_PORT", str(20_000 + int(step["JOB_ID"]) % 10_000))
+
+
+def expand_counts(counts: str) -> list[int]:
+    """Slurm's number of tasks by node: "2(x3),1" -> [2, 2, 2, 1]."""
+    expanded: list[int] = []
+    for count, repeats in re.findall(r"(\d+)(?:\(x(\d+)\))?", counts):
+        expanded += [int(count)] * int(repeats or 1)
+    return expanded
+
+
+def first_host(nodes: str) -> str:
+    """The first of Slurm's list of nodes: "gpu[003-005,9],big1" -> "gpu003"."""
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", re.split(r",(?![^\[]*\])", nodes)[0])

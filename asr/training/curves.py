@@ -1,0 +1,52 @@
+"""A run's metrics: a JSONL file that can be rewound, TensorBoard, the curves, and what they betray."""
+
+from pathlib import Path
+
+from asr.files import write_atomically
+from asr.training.metrics import read_metrics
+
+
+def draw_curves(folder: Path) -> Path:
+    """Draw loss, error rates, learning rate and gradient norm of a run into `folder/curves.png`."""
+    from matplotlib.figure import Figure
+
+    rows = read_metrics(folder)
+    steps = [row for row in rows if row["kind"] == "step"]
+    epochs = [row for row in rows if row["kind"] == "epoch"]
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    axes = figure.subplots(2, 2)
+    loss, errors, rate, norm = axes.flat
+
+    x = [row["step"] for row in steps]
+    loss.plot(x, [row["loss"] for row in steps], color="0.8", linewidth=0.7, label="training, step")
+    ends = [row["step"] for row in epochs]
+    loss.plot(ends, [row["train_loss"] for row in epochs], "o-", ms=3, label="training, epoch")
+    loss.plot(ends, [row["dev_loss"] for row in epochs], "o-", ms=3, label="dev")
+    loss.set(title="CTC loss per character", yscale="log")
+    loss.legend()
+
+    errors.plot(ends, [100 * row["wer"] for row in epochs], "o-", ms=3, label="WER")
+    errors.plot(ends, [100 * row["cer"] for row in epochs], "o-", ms=3, label="CER")
+    if epochs:
+        best = min(epochs, key=lambda row: row["wer"])
+        errors.plot(best["step"], 100 * best["wer"], "k*", ms=10)
+        errors.annotate(
+            f"best {100 * best['wer']:.1f} %",
+            (best["step"], 100 * best["wer"]),
+            textcoords="offset points",
+            xytext=(-4, 10),
+            ha="right",
+        )
+    errors.set(title="dev errors in %", ylim=(0, None))
+    errors.legend()
+
+    rate.plot(x, [row["learning_rate"] for row in steps])
+    rate.set(title="learning rate", ylim=(0, None), xlabel="step")
+    norm.plot(x, [row["gradient_norm"] for row in steps], linewidth=0.7)
+    norm.set(title="gradient norm before clipping", yscale="log", xlabel="step")
+    for axis in axes.flat:
+        axis.grid(alpha=0.3)
+    figure.suptitle(folder.name)
+    path = folder / "curves.png"
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    return path

@@ -1,0 +1,160 @@
+"""Metrics of a training on disk: JSON lines and TensorBoard."""
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from asr.errors import FileError
+from asr.files import advise
+
+
+class Metrics:
+    """Writes one JSON object per line to `folder/metrics.jsonl`, and its numbers to TensorBoard.
+
+    `resume_at` is the size in bytes that the file had at the checkpoint (`position`): what was
+    written after it belongs to work that is done again, and is cut off. `epochs` are the rows of
+    the epochs so far, and `lost` says whether the file was shorter than that. As a context it closes
+    both at the end.
+
+    Everything raises FileError where the disk refuses.
+    """
+
+    def __init__(self, folder: Path, resume_at: int = 0, step: int = 0) -> None:
+        self.epochs: list[dict[str, Any]] = []
+        self.lost = False
+        self._path = folder / "metrics.jsonl"
+        with self._refusals():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("ab+")
+            self._file.seek(0)
+            whole = 0  # bytes of the lines that stay
+            for line in self._file:
+                if whole + len(line) > resume_at or not line.endswith(b"\n"):
+                    break
+                whole += len(line)
+                if line.startswith(b'{"kind": "epoch"'):
+                    with contextlib.suppress(ValueError):
+                        self.epochs.append(json.loads(line))
+            self.lost = whole < resume_at
+            self._file.truncate(whole)
+            self._board = _Board(folder / "tensorboard", step + 1)
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Add a line of this kind ("step" or "epoch") for the training step `step`."""
+        row = {"kind": kind, "step": step, **values}
+        if kind == "epoch":
+            self.epochs.append(row)
+        with self._refusals():
+            self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            for name, value in values.items():
+                if isinstance(value, int | float) and name != "epoch":
+                    self._board.write_number(f"{kind}/{name}", value, step)
+
+    def write_samples(self, step: int, samples: Iterable[tuple[str, str, str]]) -> None:
+        """Show TensorBoard some utterances: (id, reference, hypothesis) each."""
+        with self._refusals():
+            for number, (name, reference, hypothesis) in enumerate(samples, start=1):
+                text = f"{name}\n\n    {reference}\n    {hypothesis}"  # Markdown: text under text
+                self._board.write_text(f"dev/sample {number}", text, step)
+
+    def position(self) -> int:
+        """The file's size, once everything written so far is on the disk."""
+        with self._refusals():
+            self._board.flush()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            return self._file.tell()
+
+    def close(self) -> None:
+        """Flush and close both."""
+        with self._refusals(), contextlib.closing(self._board), contextlib.closing(self._file):
+            pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        # What the disk refuses now was written after the checkpoint: the first error tells more.
+        with contextlib.suppress(FileError) if error else contextlib.nullcontext():
+            self.close()
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise FileError(
+                f"{self._path} or the TensorBoard files beside it could not be written "
+                f"({error.strerror}); {advise(error)}: the same command then goes on from the last "
+                "checkpoint, which is untouched."
+            ) from error
+
+
+class _Board:
+    """A file of TensorBoard's events. Torch's own writer does so in a thread, whose errors are lost.
+
+    What older files hold of `first_step` and later ones is work that is done again, and not shown.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        from tensorboard.compat.proto import (  # type: ignore[import-untyped]
+            event_pb2,
+            summary_pb2,
+            tensor_pb2,
+        )
+        from tensorboard.summary.writer.record_writer import (  # type: ignore[import-untyped]
+            RecordWriter,
+        )
+
+        self._events, self._summaries, self._tensors = event_pb2, summary_pb2, tensor_pb2
+        folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads files in the order of their names, which hold seconds.
+        name = f"events.out.tfevents.{time.time():020.9f}.{socket.gethostname()}.{os.getpid()}"
+        self._records = RecordWriter((folder / name).open("wb"))
+        self._write(file_version="brain.Event:2")
+        log = event_pb2.SessionLog
+        self._write(step=first_step, session_log=log(status=log.START))
+
+    def write_number(self, name: str, value: float, step: int) -> None:
+        self._write_value(step, tag=name, simple_value=value)
+
+    def write_text(self, name: str, value: str, step: int) -> None:
+        metadata = self._summaries.SummaryMetadata
+        self._write_value(
+            step,
+            tag=name,
+            metadata=metadata(plugin_data=metadata.PluginData(plugin_name="text")),
+            tensor=self._tensors.TensorProto(dtype="DT_STRING", string_val=[value.encode()]),
+        )
+
+    def flush(self) -> None:
+        self._records.flush()
+
+    def close(self) -> None:
+        self._records.close()
+
+    def _write_value(self, step: int, **content: Any) -> None:
+        summary = self._summaries.Summary
+        self._write(step=step, summary=summary(value=[summary.Value(**content)]))
+
+    def _write(self, **content: Any) -> None:
+        event = self._events.Event(wall_time=time.time(), **content)
+        self._records.write(event.SerializeToString())
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of `folder/metrics.jsonl`, oldest first, but for damaged ones."""
+    rows = []
+    with (folder / "metrics.jsonl").open("rb") as file:
+        for line in file:
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
+    return rows
