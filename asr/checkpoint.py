@@ -21,7 +21,7 @@ from typing import IO, Any
 import torch
 
 from asr.decoder.config import DecoderConfig
-from asr.encoder import LEARNING, EncoderConfig
+from asr.encoder import TRAINING_ONLY, EncoderConfig
 from asr.errors import AsrError, CheckpointError
 from asr.features import FeaturesConfig
 from asr.files import write_atomically
@@ -109,7 +109,7 @@ def average_models(paths: Sequence[FilePath], output: FilePath) -> None:
     """Write to `output` the model whose weights are the mean of those in the checkpoints `paths`.
 
     Sums are of float64. All else is the first's; the facts list the files. Raises CheckpointError
-    where they are not of one architecture, vocabulary and normalisation of features; how they were
+    where they are not of one architecture, vocabulary and normalization of features; how they were
     trained may differ.
     """
     first = read(paths[0])
@@ -150,7 +150,7 @@ def _find_difference(one: dict[str, Any], other: dict[str, Any]) -> str:
     for part in ("features", "encoder"):
         for key in one[part] | other[part]:
             name = f"{part}.{key}"
-            if name not in LEARNING and one[part].get(key) != other[part].get(key):
+            if name not in TRAINING_ONLY and one[part].get(key) != other[part].get(key):
                 return name
     if one["vocabulary"] != other["vocabulary"]:
         return "the vocabulary"
@@ -158,7 +158,7 @@ def _find_difference(one: dict[str, Any], other: dict[str, Any]) -> str:
     if {n: w.shape for n, w in ours.items()} != {n: w.shape for n, w in theirs.items()}:
         return "the shape of its weights"
     same = all(torch.equal(ours[n], theirs[n]) for n in ours if n.startswith("features."))
-    return "" if same else "the normalisation of the features"
+    return "" if same else "the normalization of the features"
 
 
 def name_epoch(epoch: int) -> str:

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from asr.errors import ConfigError
-from asr.lstm import Memory, MemoryCell, State, remember_at_first
+from asr.lstm import Memory, MemoryCell, State, open_forget_gates
 
 CELLS: dict[str, type[nn.LSTM] | type[nn.RNN]] = {"lstm": nn.LSTM, "rnn": nn.RNN}
 KINDS = ("forward", "bidirectional", "latency_controlled")
 PAST_FRAMES = 32  # encoder frames before a chunk that a stream can read again
 
-LEARNING = ("encoder.dropout", "encoder.whole", "encoder.chunk", "encoder.right")
+TRAINING_ONLY = ("encoder.dropout", "encoder.whole", "encoder.chunk", "encoder.right")
 """How layers are trained, which is not what they are."""
 
 
@@ -101,7 +101,7 @@ class EncoderConfig:
         return self.projection or self.hidden
 
 
-class Strand(nn.Module):
+class Direction(nn.Module):
     """One direction of a recurrent layer, then projection and layer norm."""
 
     def __init__(self, config: EncoderConfig, inputs: int) -> None:
@@ -112,7 +112,7 @@ class Strand(nn.Module):
         )
         self.norm = nn.LayerNorm(config.strand) if config.layer_norm else nn.Identity()
         if isinstance(self.cell, nn.LSTM):
-            remember_at_first(self.cell)
+            open_forget_gates(self.cell)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """x (B, T, I) and the state to begin with -> (B, T, strand), the state after frame T."""
@@ -153,14 +153,14 @@ class Layer(nn.Module):
 
     def __init__(self, config: EncoderConfig, ahead: int, back: int) -> None:
         super().__init__()
-        self.ahead = Strand(config, ahead)
-        self.back = Strand(config, back) if config.kind != "forward" else None
+        self.ahead = Direction(config, ahead)
+        self.back = Direction(config, back) if config.kind != "forward" else None
 
 
 class Encoder(nn.Module):
     """Features (B, T, F) -> encoder frames (B, T', H), T' = ceil(T / stack).
 
-    The last, incomplete stack of an utterance is filled with zeros: normalised features' mean.
+    The last, incomplete stack of an utterance is filled with zeros: normalized features' mean.
 
     Of a latency-controlled encoder's layers, the forward strands make up a forward encoder of their
     own, whose outputs are the same wherever a chunk ends. A backward strand reads, in one chunk and

@@ -6,7 +6,7 @@ AsrError
 ├── DataError         a manifest or corpus folder is wrong
 ├── FileError         a file cannot be written
 ├── CheckpointError   a checkpoint is missing, damaged, foreign or does not fit
-├── ConfigError       a configuration value is misspelt, ill-typed or impossible
+├── ConfigError       a configuration value is misspelled, ill-typed or impossible
 ├── TrainingError     training cannot go on
 ├── DecodeError       log-probabilities do not fit the decoder
 ├── LanguageError     a language model cannot be read, built or asked
@@ -43,7 +43,7 @@ class CheckpointError(AsrError):
 
 
 class ConfigError(AsrError):
-    """A configuration value is misspelt, ill-typed or impossible."""
+    """A configuration value is misspelled, ill-typed or impossible."""
 
 
 class TrainingError(AsrError):

@@ -1,4 +1,4 @@
-"""Log-mel features: waveform -> globally normalised log-mel frames, whole or in chunks.
+"""Log-mel features: waveform -> globally normalized log-mel frames, whole or in chunks.
 
 A frame is `window_ms` of samples under a Hann window, its power spectrum summed by triangular mel
 filters, and the logarithm of that sum:
@@ -6,7 +6,7 @@ filters, and the logarithm of that sum:
     power[t] = |rfft(hann · samples[t·hop : t·hop + window])|²
     features[t, f] = (log(mel[f] · power[t] + floor) - mean[f]) / std[f]
 
-Nothing is centred, padded or normalised per recording, so a frame depends on its own samples only
+Nothing is centered, padded or normalized per recording, so a frame depends on its own samples only
 and streaming gives exactly the frames of the whole file. `mean` and `std` are measured once on the
 training set and live in the model.
 """
@@ -65,7 +65,7 @@ class FeaturesConfig:
 
 
 class LogMel(nn.Module):
-    """Waveform -> normalised log-mel frames. `mean` and `std` (F,) are 0 and 1 until measured."""
+    """Waveform -> normalized log-mel frames. `mean` and `std` (F,) are 0 and 1 until measured."""
 
     window: Tensor
     mel_matrix: Tensor

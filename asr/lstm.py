@@ -80,7 +80,7 @@ class MemoryCell(nn.Module):
         return Memory(*(torch.stack(field, dim=1) for field in zip(*steps, strict=True)))
 
 
-def remember_at_first(lstm: nn.LSTM) -> None:
+def open_forget_gates(lstm: nn.LSTM) -> None:
     """Begin with forget gates open: bias 1 (Gers et al. 2000; Jozefowicz et al. 2015)."""
     weights = dict(lstm.named_parameters())
     forget = slice(lstm.hidden_size, 2 * lstm.hidden_size)

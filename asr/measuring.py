@@ -46,7 +46,7 @@ def make_parser(description: str | None, output: str, profile: str) -> argparse.
         "--profile",
         choices=PROFILES,
         default=profile,
-        help="how references and texts are normalised before they are compared (%(default)s)",
+        help="how references and texts are normalized before they are compared (%(default)s)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:0 (%(default)s)")
     parser.add_argument(
@@ -110,7 +110,7 @@ def amount(text: str) -> float:
 
 
 class Loaded(NamedTuple):
-    """A recogniser; its decoders by kind, its own being the last of them; its own one's numbers."""
+    """A recognizer; its decoders by kind, its own being the last of them; its own one's numbers."""
 
     recognizer: Recognizer
     decoders: dict[str, Decoder]
@@ -118,7 +118,7 @@ class Loaded(NamedTuple):
 
 
 def load(checkpoint: str, options: argparse.Namespace, language_model: str | Path | None) -> Loaded:
-    """The recogniser of a checkpoint that decodes greedily and, with a language model, by the beam.
+    """The recognizer of a checkpoint that decodes greedily and, with a language model, by the beam.
 
     The beam's numbers are the checkpoint's. Raises AsrError for files that cannot be used.
     """

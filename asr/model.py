@@ -20,7 +20,7 @@ MOST_FRAMES = 10_000  # of a chunk and its right context together
 class Emissions:
     """What the model says at each encoder frame.
 
-    log_probs: (B, T', V) float32, normalised over V; symbol 0 is the blank.
+    log_probs: (B, T', V) float32, normalized over V; symbol 0 is the blank.
     lengths: (B,) valid frames of each utterance.
     """
 
@@ -29,7 +29,7 @@ class Emissions:
 
 
 class AcousticModel(nn.Module):
-    """Features -> `Emissions`. `features` makes them from waveforms, globally normalised."""
+    """Features -> `Emissions`. `features` makes them from waveforms, globally normalized."""
 
     def __init__(
         self, features: FeaturesConfig, encoder: EncoderConfig, vocabulary_size: int

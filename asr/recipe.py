@@ -2,7 +2,7 @@
 
 `conf/<recipe>.yaml` holds values, `Experiment` holds types. A recipe's script is a function of an
 `Experiment` under `@recipe`, which composes YAML and command line, refuses in one sentence what is
-misspelt, ill-typed or impossible, and ends the program with a telling exit code.
+misspelled, ill-typed or impossible, and ends the program with a telling exit code.
 """
 
 import os
@@ -35,7 +35,7 @@ from asr.runtime.distributed import RuntimeConfig, cannot_replace_machines, is_f
 from asr.runtime.signals import asking_to_stop
 from asr.runtime.slurm import adopt_slurm
 from asr.text import Vocabulary
-from asr.training.config import Listener, Outcome, TrainingConfig
+from asr.training.config import Outcome, TrainingCallbacks, TrainingConfig
 from asr.training.run import Task, train
 
 FLAGS = ("device", "threads", "processes", "workers")  # `--device cpu` means runtime.device=cpu
@@ -72,7 +72,7 @@ class Experiment:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def train(self) -> Outcome:
-        """Train as configured, in as many processes as configured; see `asr.train.train`."""
+        """Train as configured, in as many processes as configured; see `asr.training.run.train`."""
         training_set = open_training_set(self.data.train)
         vocabulary = Vocabulary.english()
         if self.data.vocabulary == "transcripts":
@@ -117,7 +117,7 @@ def open_training_set(manifest: str) -> Index:
             bar.close()
 
 
-class TrainingDisplay(Listener):
+class TrainingDisplay(TrainingCallbacks):
     """Shows a training run: a bar for each epoch with the loss, and a line when it ends."""
 
     def __init__(self) -> None:

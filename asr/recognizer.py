@@ -106,7 +106,7 @@ class Recognizer:
         decoder: DecoderConfig | None = None,
         hotwords: Mapping[str, float] | None = None,
     ) -> "Recognizer":
-        """The recogniser of a checkpoint, on "cpu", "cuda", "cuda:1", or "auto": a GPU if any.
+        """The recognizer of a checkpoint, on "cpu", "cuda", "cuda:1", or "auto": a GPU if any.
 
         `threads` is torch's number of CPU threads, for the whole process; None leaves it alone.
         `decoder` and `hotwords` as in `load_decoder`. None: with the language model of a released
@@ -176,7 +176,7 @@ class Recognizer:
 
         They come as segments, most often a single one: `decode` takes them.
 
-        Neighbours go through the model together, in batches of at most `batch_seconds`, padding
+        Neighbors go through the model together, in batches of at most `batch_seconds`, padding
         counted: sources sorted by their length are the fastest. They are drawn as they are needed.
         """
         for index, segments in self._listen(sources, batch_seconds):
@@ -191,7 +191,7 @@ class Recognizer:
     def decode(self, segments: Iterable[Segment], decoder: Decoder | None = None) -> Hypothesis:
         """What is said in a recording's segments of log-probs, as `emissions` gives them.
 
-        By another decoder than the recogniser's, where one is given.
+        By another decoder than the recognizer's, where one is given.
         """
         decoder = decoder or self.decoder
         return join(
@@ -333,7 +333,7 @@ class Recognizer:
 
 
 def group_by_seconds(items: Iterable[tuple[float, T]], batch_seconds: float) -> Iterator[list[T]]:
-    """Batches of neighbours, each given with its seconds, so that none pads to over `batch_seconds`.
+    """Batches of neighbors, each given with its seconds, so that none pads to over `batch_seconds`.
 
     An item that is longer by itself is a batch by itself. Beginning anew at the first item of any
     batch gives the same batches from there on, so processes can share them out.

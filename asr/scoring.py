@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.errors import ScoreError
-from asr.text import normalise
+from asr.text import normalize
 
 LINE_WIDTH = 100
 """Columns of the alignment view."""
@@ -25,7 +25,7 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class UtteranceScore:
-    """One utterance, both texts normalised; `alignment` pairs their words, "" for a missing one."""
+    """One utterance, both texts normalized; `alignment` pairs their words, "" for a missing one."""
 
     id: str
     reference: str
@@ -170,7 +170,7 @@ class Report:
 def score(
     references: Mapping[str, str], hypotheses: Mapping[str, str], profile: str = "plain"
 ) -> Report:
-    """Compares the texts of the same utterance ids, both sides normalised by `profile`.
+    """Compares the texts of the same utterance ids, both sides normalized by `profile`.
 
     Empty texts are legal on either side. Raises `ScoreError` where an id has no partner or there
     is nothing to score, and `TextError` for an unknown profile.
@@ -185,21 +185,21 @@ def score(
         ]
         raise ScoreError(
             f"references and hypotheses are not of the same utterances: {' and '.join(found)}; "
-            "give each id a text on both sides, an empty one where nothing was said or recognised"
+            "give each id a text on both sides, an empty one where nothing was said or recognized"
         )
     if not references:
         raise ScoreError("there is no utterance to score: the references are empty")
 
-    expected = [normalise(text, profile) for text in references.values()]
-    recognised = [normalise(hypotheses[id], profile) for id in references]
-    words = jiwer.process_words(expected, recognised)
-    characters = jiwer.process_characters(expected, recognised)
+    expected = [normalize(text, profile) for text in references.values()]
+    recognized = [normalize(hypotheses[id], profile) for id in references]
+    words = jiwer.process_words(expected, recognized)
+    characters = jiwer.process_characters(expected, recognized)
     utterances = tuple(
         _score_utterance(*parts)
         for parts in zip(
             references,
             expected,
-            recognised,
+            recognized,
             words.alignments,
             map(_count_errors, characters.alignments),
             strict=True,
@@ -247,12 +247,12 @@ def _score_utterance(
     chunks: list[jiwer.AlignmentChunk],
     character_errors: int,
 ) -> UtteranceScore:
-    expected, recognised = reference.split(), hypothesis.split()
+    expected, recognized = reference.split(), hypothesis.split()
     alignment: list[tuple[str, str]] = []
     counts = dict.fromkeys(("equal", "substitute", "insert", "delete"), 0)
     for chunk in chunks:
         left = expected[chunk.ref_start_idx : chunk.ref_end_idx]
-        right = recognised[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        right = recognized[chunk.hyp_start_idx : chunk.hyp_end_idx]
         size = _length(chunk)
         counts[chunk.type] += size
         alignment += zip(left or [""] * size, right or [""] * size, strict=True)

@@ -118,7 +118,7 @@ def read_segments(streams: Sequence[SegmentStream]) -> list[tuple[Segment, bool]
 
 
 class Stream:
-    """One signal that is recognised while it arrives; made by `Recognizer.stream`.
+    """One signal that is recognized while it arrives; made by `Recognizer.stream`.
 
     Any number of them may be open at once: they share the model and the decoder, not their state.
     What is kept grows with the text since the last endpoint, not with the signal.
@@ -242,7 +242,7 @@ def accept_many(
 ) -> list[Partial | AsrError]:
     """`Stream.accept` of a piece for each stream, the encoder reading all streams together.
 
-    The streams are those of one recogniser and operating point, each named once. What comes out is
+    The streams are those of one recognizer and operating point, each named once. What comes out is
     what each would give alone. A piece that is no good gives its error and leaves the other streams
     alone. Raises ValueError where streams and pieces are not of the same number.
     """

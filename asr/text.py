@@ -1,4 +1,4 @@
-"""Text on both sides of the model: normalised transcripts, and characters <-> ids.
+"""Text on both sides of the model: normalized transcripts, and characters <-> ids.
 
 Symbol 0 of every vocabulary is the CTC blank; it stands for "no new character" and never occurs in
 text. Nothing is lost in silence here: a character without an id is an error that names it.
@@ -45,7 +45,7 @@ class Vocabulary:
             if symbol.isspace() and symbol != " ":
                 raise TextError(
                     f"symbol {index} of a vocabulary is the white space {_name(symbol)}; "
-                    "only the space may part words: normalise the text"
+                    "only the space may part words: normalize the text"
                 )
             if symbol in ids:
                 raise TextError(
@@ -61,7 +61,7 @@ class Vocabulary:
 
     @classmethod
     def from_transcripts(cls, transcripts: Iterable[str]) -> "Vocabulary":
-        """Blank and every character of the (normalised) transcripts, in code point order."""
+        """Blank and every character of the (normalized) transcripts, in code point order."""
         characters: set[str] = set()
         for transcript in transcripts:
             characters.update(transcript)
@@ -98,7 +98,7 @@ class Vocabulary:
             more = f" and {len(unknown) - 5} more characters" if len(unknown) > 5 else ""
             raise TextError(
                 f"{where or repr(text[:40])} holds {', '.join(unknown[:5])}{more}, not in the "
-                f"vocabulary of {len(self)} symbols: normalise the text, mend or leave out the "
+                f"vocabulary of {len(self)} symbols: normalize the text, mend or leave out the "
                 "utterance, or build the vocabulary from the transcripts"
             ) from None
         if not ids:
@@ -108,7 +108,7 @@ class Vocabulary:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The characters of `ids`, one each: CTC's repeats and blanks are `asr.decode`'s to fold.
+        """The characters of `ids`, one each; decoders have removed CTC's repeats and blanks.
 
         Raises `TextError` for the blank and for ids outside the vocabulary.
         """
@@ -131,7 +131,7 @@ def ctc_frames_needed(ids: Iterable[int] | str) -> int:
     return len(symbols) + repeats
 
 
-def normalise(text: str, profile: str = "plain") -> str:
+def normalize(text: str, profile: str = "plain") -> str:
     """`text` in the form that `PROFILES[profile]` describes; doing it twice changes nothing more.
 
     Raises `TextError` for a profile that does not exist.

@@ -267,7 +267,7 @@ def parse_options() -> argparse.Namespace:
 def write_inputs(options: argparse.Namespace, folder: Path) -> tuple[list[str], np.ndarray]:
     """Write what every decoder reads; the references, and the seconds of each utterance.
 
-    The log-probabilities are normalised here, once for all decoders.
+    The log-probabilities are normalized here, once for all decoders.
     """
     symbols = Vocabulary.english().to_list()
     with np.load(options.emissions) as arrays:
@@ -477,8 +477,8 @@ def tune(
         for contestant in tuned:
             some = utterances[::4]
             tried = [(measure(contestant, point, some), point) for point in spread]
-            centre = min(tried, key=lambda trial: trial[0])[1]
-            near = np.clip(centre + around, 0, 1)
+            center = min(tried, key=lambda trial: trial[0])[1]
+            near = np.clip(center + around, 0, 1)
             tried += [(measure(contestant, point, some), point) for point in near]
             tried.sort(key=lambda trial: trial[0])
             final = [(measure(contestant, p, utterances), p) for _, p in tried[:finalists]]

@@ -25,7 +25,7 @@ from asr.progress import complain, say
 WORDS = 200_000
 OPEN = """
 import json, sys, time
-from asr.language import LanguageModel
+from asr.lm.model import LanguageModel
 LanguageModel.read(sys.argv[2]).score("w1 w2 w3")  # its machine code is loaded before the clock
 def resident():
     return int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0]) / 1024
@@ -65,7 +65,7 @@ def measure_forms(folder: Path, ngrams: int) -> None:
     random_model(1).write(small)
     writers = {
         "binary": lambda path: model.write(path),
-        "binary, quantised": lambda path: model.write(path, quantise=True),
+        "binary, quantized": lambda path: model.write(path, quantize=True),
         "model.arpa": model.write_arpa,
         "model.arpa.gz": model.write_arpa,
     }

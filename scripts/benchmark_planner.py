@@ -27,7 +27,7 @@ from asr.data.augment import AugmentConfig
 from asr.data.index import open_index
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.data.planning import Planner
-from asr.data.selection import admit
+from asr.data.selection import select_trainable
 from asr.encoder import EncoderConfig
 from asr.features import FeaturesConfig
 from asr.model import AcousticModel
@@ -68,7 +68,7 @@ def index(manifest: Path, _: float) -> None:
 def plan(manifest: Path, batch_seconds: float, epoch: int = 0) -> None:
     """Everything before the first step of an epoch, but for the model; the middle of a later one."""
     model = AcousticModel(FeaturesConfig(), EncoderConfig(), len(Vocabulary.english()))
-    admitted, _ = admit(
+    admitted, _ = select_trainable(
         open_index(manifest),
         Vocabulary.english(),
         model.frames,

@@ -73,7 +73,7 @@ class Setup:
     decoder: DecoderConfig
 
     def load(self) -> Recognizer:
-        """The recogniser, on one thread; without a checkpoint, of random weights."""
+        """The recognizer, on one thread; without a checkpoint, of random weights."""
         torch.set_num_threads(1)
         if self.checkpoint:
             model, vocabulary = load_model(self.checkpoint)
@@ -468,7 +468,7 @@ def report(point: dict[str, Any]) -> None:
 
 
 def draw(points: Sequence[dict[str, Any]], path: Path) -> None:
-    """Latency against the number of streams, a colour for each decoder and latency."""
+    """Latency against the number of streams, a color for each decoder and latency."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")

@@ -13,11 +13,11 @@
 - pipeline: the step, and all that reading, augmentation and features cost in this process and in
   two workers, against the same bare loop.
 - data: the loader alone with one and two workers, without and with the standard augmentation.
-- training: `asr.train.train` itself, with two workers, logging and metrics, against the LSTMs alone
-  on the very batches and chunks of each epoch.
+- training: `asr.training.run.train` itself, with two workers, logging and metrics, against the LSTMs
+  alone on the very batches and chunks of each epoch.
 - processes: one process against two (gloo, DistributedDataParallel, one thread each) on the same
   global batches in memory.
-- speechbrain: a two-way LSTM with CTC, the same sizes, weights, batches, optimiser, precision and
+- speechbrain: a two-way LSTM with CTC, the same sizes, weights, batches, optimizer, precision and
   threads, in memory for both, trained by `Trainer.step` and by SpeechBrain's `Brain.fit_batch`, in
   an environment of its own that is built on first use. Without lengths SpeechBrain's LSTM reads
   padding; with them it packs, which is the same mathematics as ours, and its loss is checked to be.
@@ -56,18 +56,18 @@ from asr.audio.waveform import load_audio
 from asr.data.augment import AugmentConfig, Augmenter
 from asr.data.index import Index
 from asr.data.loading import Batch, SpeechDataset, load_batches
-from asr.data.manifest import Utterance, read_manifest, summarise_rejects
+from asr.data.manifest import Utterance, read_manifest, summarize_rejects
 from asr.data.planning import Planner
-from asr.data.selection import admit
+from asr.data.selection import select_trainable
 from asr.encoder import Context, Encoder, EncoderConfig
 from asr.errors import EXIT_CODE, AsrError, ConfigError
 from asr.features import FeaturesConfig
 from asr.files import write_atomically
 from asr.model import AcousticModel
 from asr.progress import Bar, complain, say
-from asr.runtime.distributed import Place, RuntimeConfig, gather, join, launch
+from asr.runtime.distributed import Process, RuntimeConfig, gather, join, launch
 from asr.text import Vocabulary
-from asr.training.config import Listener, TrainingConfig
+from asr.training.config import TrainingCallbacks, TrainingConfig
 from asr.training.run import Task
 from asr.training.trainer import Trainer
 
@@ -218,7 +218,7 @@ def make_bench(options: argparse.Namespace, folder: Path) -> Bench:
     encoder = EncoderConfig(layers=options.layers, hidden=options.hidden)
     model = AcousticModel(features, encoder, len(vocabulary))
     augment = read_augment("standard")
-    admitted, rejects = admit(
+    admitted, rejects = select_trainable(
         utterances,
         vocabulary,
         model.frames,
@@ -227,7 +227,7 @@ def make_bench(options: argparse.Namespace, folder: Path) -> Bench:
         sample_rate=features.sample_rate,
     )
     if not admitted:
-        raise ConfigError(f"There is nothing to train on: {summarise_rejects(rejects)}.")
+        raise ConfigError(f"There is nothing to train on: {summarize_rejects(rejects)}.")
     return Bench(
         admitted,
         vocabulary,
@@ -509,7 +509,7 @@ def measure_steps(bench: Bench, kind: str, pipeline: bool) -> dict[str, Any]:
     bare_model = layers(config, inputs, len(bench.vocabulary))
     bare = BareLoop(bare_model, bench.training)
     alone = LstmsAlone(model.encoder)
-    trainer = Trainer(model, bench.training, Place(0, 1, torch.device("cpu")))
+    trainer = Trainer(model, bench.training, Process(0, 1, torch.device("cpu")))
     script = Script(model.encoder)
     names = ("lstms", "bare", "step")
     cost: dict[str, list[float]] = {name: [] for name in (*names, "pipeline")}
@@ -682,7 +682,7 @@ class Enough(Exception):  # noqa: N818  # nothing is wrong
 
 
 @dataclass
-class Watch(Listener):
+class Watch(TrainingCallbacks):
     """Measures each epoch of a training, and after it the LSTMs alone on its batches."""
 
     bench: Bench
@@ -840,7 +840,7 @@ def run_both(bench: Bench) -> list[dict[str, float]]:
             whole = [next(loader) for _ in range(count)]
         with contextlib.closing(bench.load(model, augment, 0, place.rank, 2)) as loader:
             parts = [next(loader) for _ in range(count)]
-        alone = Trainer(copy.deepcopy(model), bench.training, Place(0, 1, place.device))
+        alone = Trainer(copy.deepcopy(model), bench.training, Process(0, 1, place.device))
         both = Trainer(model, bench.training, place)
         seconds = bench.audio(name for batch in whole for name in batch.ids)
         found = []
@@ -944,7 +944,7 @@ def write_inputs(
 def compare(
     bench: Bench, model: AcousticModel, batches: Sequence[Batch], rival: Worker
 ) -> dict[str, Any]:
-    trainer = Trainer(model, bench.training, Place(0, 1, torch.device("cpu")))
+    trainer = Trainer(model, bench.training, Process(0, 1, torch.device("cpu")))
     model.eval()
     with torch.no_grad():
         loss = float(trainer.losses(batches[0]).sum())

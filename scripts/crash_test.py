@@ -8,7 +8,7 @@ started again, by turns with no data loaders and with two. Of ten kills one fall
 wait for a save and two for a validation; the others fall where they will.
 After each kill last.pt must be whole, and no process may be left: of several, the one that started
 the others is killed, and these have to end by themselves. In the end all of the
-checkpoints (weights, their average, optimiser, counters; best.pt and those that training.keep
+checkpoints (weights, their average, optimizer, counters; best.pt and those that training.keep
 leaves) and metrics.jsonl must be the unbroken run's. The exit code is 1 where anything is not.
 """
 

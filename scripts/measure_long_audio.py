@@ -73,7 +73,7 @@ class Row:
 
     latency: str
     has_endpoints: bool
-    wer_by_utterance: float  # one by one, and scored one by one: no word may stray to a neighbour
+    wer_by_utterance: float  # one by one, and scored one by one: no word may stray to a neighbor
     alone: Report
     alone_parts: Report
     long: Report
@@ -245,7 +245,7 @@ def compare(
     name: str,
     options: argparse.Namespace,
 ) -> Row:
-    """Hear the long recording at the recogniser's operating point."""
+    """Hear the long recording at the recognizer's operating point."""
     began = time.process_time()
     with Bar(f"long recording, {name}", round(recording.seconds), "s") as bar:
         hypothesis = recognizer.transcribe(recording.path, bar.advance)

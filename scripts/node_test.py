@@ -49,7 +49,7 @@ HANG_SECONDS = 180.0  # beyond the unbroken run's, after which a group hangs
 ORPHAN_SECONDS = 30.0  # by which what a killed agent leaves behind must have ended
 PATIENCE_SECONDS = 5  # that a group of one node waits for a second one
 
-Place = tuple[int, int]  # whole epochs, and steps within the next one
+Process = tuple[int, int]  # whole epochs, and steps within the next one
 
 
 @dataclass(frozen=True)
@@ -206,12 +206,12 @@ class Group:
             if node.listener.is_alive():
                 raise AsrError("A worker outlived its agent.")
 
-    def place(self) -> Place:
+    def place(self) -> Process:
         """Where last.pt stands."""
         counters = checkpoint.read(self.folder / "last.pt")["training"]["counters"]
         return counters["epoch"], counters["step_in_epoch"]
 
-    def resumed(self) -> list[Place]:
+    def resumed(self) -> list[Process]:
         """Where the group has gone on, again and again."""
         found = [GOING_ON.match(line) for node in self.nodes for line in node.lines]
         return [(int(match[1]), int(match[2])) for match in found if match]
@@ -348,7 +348,7 @@ def main() -> None:
                 same = "different"
             say(
                 f"        dev WER {100 * last_wer(folder):.2f} % ({100 * difference:+.2f}); weights, "
-                f"optimiser and metrics: {same}"
+                f"optimizer and metrics: {same}"
             )
             wrong += [f"{scenario}: {line}" for line in found]
     for line in wrong:

@@ -11,7 +11,7 @@ from asr.encoder import EncoderConfig
 from asr.features import FeaturesConfig
 from asr.runtime.distributed import RuntimeConfig
 from asr.text import Vocabulary
-from asr.training.config import Listener, TrainingConfig
+from asr.training.config import TrainingCallbacks, TrainingConfig
 from asr.training.run import Task
 
 
@@ -56,7 +56,7 @@ def tiny_task(folder: Path, utterances: list[Utterance], **values) -> Task:
             "augment": AugmentConfig(),
             "training": TrainingConfig(**training),
             "runtime": RuntimeConfig(device="cpu", processes=1, threads=1, workers=0),
-            "listener": Listener(),
+            "listener": TrainingCallbacks(),
             **task,
         },
     )

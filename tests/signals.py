@@ -105,7 +105,7 @@ def words_of(text: str) -> list[str]:
 def at(
     recognizer: Recognizer, latency_ms: float | None, endpoint: EndpointConfig | None
 ) -> Recognizer:
-    """The recogniser at another operating point."""
+    """The recognizer at another operating point."""
     other = copy(recognizer)
     other.set_operating_point(latency_ms, endpoint)
     return other

@@ -100,7 +100,7 @@ def test_parts_that_do_not_fit_together(saved) -> None:
     with pytest.raises(CheckpointError, match="do not fit together"):
         checkpoint.load_model(edited(saved, vocabulary=["<blank>", "a", "a"]))
     with pytest.raises(CheckpointError, match="do not fit together"):
-        checkpoint.load_model(edited(saved, encoder={"hidden": 8, "colour": "red"}))
+        checkpoint.load_model(edited(saved, encoder={"hidden": 8, "color": "red"}))
     with pytest.raises(CheckpointError, match="format version 99"):
         checkpoint.load_model(edited(saved, version=99))
 

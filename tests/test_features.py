@@ -136,14 +136,14 @@ def test_samples_one_by_one_on_real_speech(shared) -> None:
     torch.testing.assert_close(found, log_mel(waveform), atol=1e-5, rtol=0)
 
 
-def test_normalisation_is_global_and_measured() -> None:
+def test_normalization_is_global_and_measured() -> None:
     log_mel = LogMel(FeaturesConfig())
     loud, soft = noise(16_000, 1), 0.01 * noise(8_000, 2)
     log_mel.measure([loud.numpy(), soft.numpy()])
     together = torch.cat([log_mel(loud), log_mel(soft)])
     torch.testing.assert_close(together.mean(dim=0), torch.zeros(80), atol=1e-3, rtol=0)
     torch.testing.assert_close(together.std(dim=0), torch.ones(80), atol=1e-2, rtol=0)
-    assert log_mel(soft).mean() < -1  # a soft recording stays soft: nothing is normalised per file
+    assert log_mel(soft).mean() < -1  # a soft recording stays soft: nothing is normalized per file
 
 
 def test_a_bin_that_never_varies_is_not_blown_up() -> None:

@@ -1,4 +1,4 @@
-"""The acoustic model: normalised log-probs, batch invariance (law 1), streaming (law 2)."""
+"""The acoustic model: normalized log-probs, batch invariance (law 1), streaming (law 2)."""
 
 from itertools import pairwise
 
@@ -25,7 +25,7 @@ def noise(samples: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, 0.1, samples).astype(np.float32)
 
 
-def test_log_probs_are_normalised_float32_in_training_and_evaluation() -> None:
+def test_log_probs_are_normalized_float32_in_training_and_evaluation() -> None:
     net = model()
     features, lengths = torch.randn(2, 30, 20), torch.tensor([30, 17])
     for mode in (True, False):

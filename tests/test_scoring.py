@@ -4,10 +4,10 @@ import json
 import random
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
@@ -249,6 +249,6 @@ class TestIntervals:
 
 
 def test_only_scoring_imports_jiwer() -> None:
-    package = Path(__file__).resolve().parents[1] / "asr"
+    package = ROOT / "asr"
     importers = [path.name for path in package.glob("*.py") if "import jiwer" in path.read_text()]
     assert importers == ["scoring.py"]

@@ -92,7 +92,7 @@ def recognizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recognize
 def both(
     recognizers: dict[str, Recognizer], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, Recognizer]]:
-    """Recognisers by encoder and decoder."""
+    """Recognizers by encoder and decoder."""
     other = make_recognizers("latency_controlled", tmp_path_factory.mktemp("models"))
     return {"forward": recognizers, "latency_controlled": other}
 

@@ -1,4 +1,4 @@
-"""Vocabulary and text normalisation."""
+"""Vocabulary and text normalization."""
 
 import json
 import pickle
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.errors import TextError
-from asr.text import BLANK, PROFILES, Vocabulary, ctc_frames_needed, normalise
+from asr.text import BLANK, PROFILES, Vocabulary, ctc_frames_needed, normalize
 
 ENGLISH = Vocabulary.english()
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz'"
@@ -118,12 +118,12 @@ def test_ctc_needs_a_blank_inside_each_repeat(text: str, frames: int) -> None:
     assert ctc_frames_needed(iter(ENGLISH.encode(text))) == frames
 
 
-class TestNormalise:
+class TestNormalize:
     def test_plain_changes_case_and_white_space_only(self) -> None:
-        assert normalise("  THE\tcat's\u00a0\n “MAT”, 3é-4 ") == "the cat's “mat”, 3é-4"
+        assert normalize("  THE\tcat's\u00a0\n “MAT”, 3é-4 ") == "the cat's “mat”, 3é-4"
 
     def test_plain_gives_a_letter_one_spelling(self) -> None:
-        assert normalise("cafe\u0301") == normalise("CAFÉ") == "café"
+        assert normalize("cafe\u0301") == normalize("CAFÉ") == "café"
 
     @pytest.mark.parametrize(
         ("text", "expected"),
@@ -148,7 +148,7 @@ class TestNormalise:
         ],
     )
     def test_english_on_prompts(self, text: str, expected: str) -> None:
-        assert normalise(text, "english") == expected
+        assert normalize(text, "english") == expected
 
     @pytest.mark.parametrize(
         ("text", "expected"),
@@ -170,10 +170,10 @@ class TestNormalise:
     def test_english_keeps_apostrophes_and_drops_single_quotes(
         self, text: str, expected: str
     ) -> None:
-        assert normalise(text, "english") == expected
+        assert normalize(text, "english") == expected
 
     def test_what_is_read_aloud_stays_to_be_refused_by_name(self) -> None:
-        text = normalise("It costs $5, or 10%.", "english")
+        text = normalize("It costs $5, or 10%.", "english")
         assert text == "it costs $5 or 10%"
         with pytest.raises(TextError, match=r"'\$'.*'5'.*'1'.*'0'.*'%'"):
             ENGLISH.encode(text)
@@ -182,42 +182,42 @@ class TestNormalise:
     @given(text=st.one_of(st.text(), TRICKY))
     @settings(deadline=None, max_examples=500)
     def test_twice_is_once(self, profile: str, text: str) -> None:
-        once = normalise(text, profile)
-        assert normalise(once, profile) == once
+        once = normalize(text, profile)
+        assert normalize(once, profile) == once
         assert once == " ".join(once.split())
         assert once == once.lower()
 
     @pytest.mark.parametrize("profile", PROFILES)
     def test_twice_is_once_for_every_character(self, profile: str) -> None:
         for code in range(0x30000):
-            once = normalise(f"'{chr(code)}a {chr(code)}'", profile)
-            assert normalise(once, profile) == once, hex(code)
+            once = normalize(f"'{chr(code)}a {chr(code)}'", profile)
+            assert normalize(once, profile) == once, hex(code)
 
     @given(st.lists(st.text("abcdefghijklmnopqrstuvwxyz", min_size=1), min_size=1))
     def test_english_leaves_plain_words_alone(self, words: list[str]) -> None:
-        assert normalise(" ".join(words), "english") == " ".join(words)
+        assert normalize(" ".join(words), "english") == " ".join(words)
 
     @given(TRICKY)
     @settings(deadline=None)
     def test_english_only_leaves_what_the_vocabulary_knows_or_is_spoken(self, text: str) -> None:
-        assert set(normalise(text, "english")) <= set(CHARACTERS + "5%")
+        assert set(normalize(text, "english")) <= set(CHARACTERS + "5%")
 
     @given(TRICKY)
     @settings(deadline=None)
     def test_composition_does_not_matter(self, text: str) -> None:
         for profile in PROFILES:
             decomposed = unicodedata.normalize("NFD", text)
-            assert normalise(unicodedata.normalize("NFC", text), profile) == normalise(
+            assert normalize(unicodedata.normalize("NFC", text), profile) == normalize(
                 decomposed, profile
             )
 
     def test_unknown_profile_is_refused_with_the_names(self) -> None:
         with pytest.raises(TextError, match="'klingon': choose one of 'plain', 'english'"):
-            normalise("text", "klingon")
+            normalize("text", "klingon")
 
     def test_every_common_voice_prompt_becomes_encodable(self, shared: Path) -> None:
         rows = (shared / "CommonVoice/en/train.tsv").read_text(encoding="utf-8").splitlines()
         prompts = [row.split("\t")[2] for row in rows[1:]]
         assert len(prompts) > 1000
         for prompt in prompts:
-            ENGLISH.encode(normalise(prompt, "english"), where=prompt)
+            ENGLISH.encode(normalize(prompt, "english"), where=prompt)

@@ -62,7 +62,7 @@ def open_recording(source: AudioSource) -> Iterator[Recording]:
         if not magic:
             raise AudioError(f"{name} is empty (0 bytes); record or copy it again")
         try:
-            recording = _recognise(file, magic, name, stack)
+            recording = _recognize(file, magic, name, stack)
             if not 1_000 <= recording.sample_rate <= 1_000_000:
                 raise AudioError(
                     f"{name} claims an impossible {recording.sample_rate:,} samples per second;"
@@ -115,7 +115,7 @@ def _open_bytes(source: AudioSource, name: str) -> BinaryIO:
         raise AudioError(f"{name} cannot be opened ({reason}); check its access rights") from error
 
 
-def _recognise(file: BinaryIO, magic: bytes, name: str, stack: ExitStack) -> Recording:
+def _recognize(file: BinaryIO, magic: bytes, name: str, stack: ExitStack) -> Recording:
     """Open with the decoder that the first bytes, not the file's name, ask for."""
     if magic[4:8] == b"ftyp":
         return _open_media(file, "mov", name, stack)

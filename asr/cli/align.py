@@ -8,7 +8,7 @@ from asr.cli.options import add_model_options, add_profile_option, load_recogniz
 from asr.cli.output import ALIGNED_FORMATS, render, write_document
 from asr.errors import AsrError, AudioError
 from asr.progress import say
-from asr.text import normalise
+from asr.text import normalize
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         "or - for standard input",
     )
     add_model_options(command)
-    add_profile_option(command, "english", "how the text is normalised before it is aligned")
+    add_profile_option(command, "english", "how the text is normalized before it is aligned")
     command.add_argument(
         "--format", choices=ALIGNED_FORMATS, default="json", help="(default: json)"
     )
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise AudioError(f"{arguments.audio} is a folder; name one recording.")
     if arguments.output and arguments.output.is_dir():
         raise AsrError(f"{arguments.output} is a folder; name a file for --output.")
-    text = normalise(read_transcript(arguments.text), arguments.profile)
+    text = normalize(read_transcript(arguments.text), arguments.profile)
     [given], _ = find_inputs([arguments.audio])
     recognizer = load_recognizer(arguments)
     recognizer.endpoint = None  # the transcript is one piece, and so must be the recording

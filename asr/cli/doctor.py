@@ -8,7 +8,7 @@ from asr.doctor.findings import ERROR
 from asr.doctor.report import render_lines, render_page
 from asr.errors import AsrError, DataError
 from asr.progress import Bar, say
-from asr.text import Vocabulary, normalise
+from asr.text import Vocabulary, normalize
 
 ERRORS_FOUND = 1
 
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         vocabulary = Vocabulary.english()
         if arguments.vocabulary == "transcripts":
-            texts = (normalise(utterance.text) for utterance in splits[training])
+            texts = (normalize(utterance.text) for utterance in splits[training])
             vocabulary = Vocabulary.from_transcripts(texts)
         requirements = Requirements(vocabulary, fastest=limits[0], batch_seconds=limits[1])
     with Bar("examining", sum(map(len, splits.values())), "utterances") as bar:

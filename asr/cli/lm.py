@@ -1,7 +1,7 @@
 """What the commands `asr lm ...` do: language models are made, described, measured and converted.
 
 Each function returns facts to print. A model's file is written as its name says: ARPA where it
-ends in .arpa or .arpa.gz, else the binary of `asr.language`.
+ends in .arpa or .arpa.gz, else the binary of `asr.lm.model`.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def _declare_lm_train(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the model to this file: ARPA where it ends in .arpa or .arpa.gz, else a binary",
     )
-    _add_quantise_option(command)
+    _add_quantize_option(command)
 
 
 def _declare_lm_info(command: argparse.ArgumentParser) -> None:
@@ -101,7 +101,7 @@ def _declare_lm_convert(command: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="ARPA where it ends in .arpa or .arpa.gz, else a binary",
     )
-    _add_quantise_option(command)
+    _add_quantize_option(command)
 
 
 def _add_language_model(command: argparse.ArgumentParser) -> None:
@@ -117,9 +117,9 @@ def _add_texts(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_quantise_option(command: argparse.ArgumentParser) -> None:
+def _add_quantize_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--quantise", action="store_true", help="a smaller binary, of rounded numbers"
+        "--quantize", "--quantise", action="store_true", help="a smaller binary, of rounded numbers"
     )
 
 
@@ -133,7 +133,7 @@ def _lm_train(arguments: argparse.Namespace) -> int:
     from asr.lm.estimation import EstimationConfig
 
     config = EstimationConfig(arguments.order, arguments.prune, arguments.vocabulary_limit)
-    print_facts(train(arguments.texts, config, arguments.output, arguments.quantise))
+    print_facts(train(arguments.texts, config, arguments.output, arguments.quantize))
     return 0
 
 
@@ -151,7 +151,7 @@ def _lm_perplexity(arguments: argparse.Namespace) -> int:
 
 def _lm_convert(arguments: argparse.Namespace) -> int:
 
-    print_facts(convert(arguments.source, arguments.output, arguments.quantise))
+    print_facts(convert(arguments.source, arguments.output, arguments.quantize))
     return 0
 
 
@@ -163,14 +163,14 @@ Facts = dict[str, object]
 
 
 def train(
-    texts: Sequence[str], config: EstimationConfig, output: Path, quantise: bool = False
+    texts: Sequence[str], config: EstimationConfig, output: Path, quantize: bool = False
 ) -> Facts:
     """Estimate a model of the text files `texts` and write it to `output`.
 
     Raises AsrError before any work where `output` cannot be meant, and for texts that do not fit
     into the memory; TextError for texts that `read_sentences` or `estimate` refuse.
     """
-    _check_output(output, texts, quantise)
+    _check_output(output, texts, quantize)
     sentences = _read_texts(texts)
     began = monotonic()
     with (
@@ -187,7 +187,7 @@ def train(
                 "order."
             ) from None
         training.begin("writing the model")
-        _write_model(model, output, quantise)
+        _write_model(model, output, quantize)
         training.begin("done")
     for warning in caught:
         complain(f"asr: {warning.message}.")
@@ -207,7 +207,7 @@ def describe(path: Path) -> Facts:
         "kind": find_kind(path),
         "order": model.order,
         **_contents(model),
-        "quantised": model.quantised,
+        "quantized": model.quantized,
         "size on disk": decimal(path.stat().st_size),
         "memory": decimal(model.memory_bytes),
     }
@@ -227,11 +227,11 @@ def measure(path: Path, texts: Sequence[str]) -> Facts:
     }
 
 
-def convert(source: Path, output: Path, quantise: bool = False) -> Facts:
+def convert(source: Path, output: Path, quantize: bool = False) -> Facts:
     """Write the model in a file to another one. Raises as `train` does, and LanguageError."""
-    _check_output(output, [str(source)], quantise)
+    _check_output(output, [str(source)], quantize)
     model = LanguageModel.read(source)
-    _write_model(model, output, quantise)
+    _write_model(model, output, quantize)
     return {"read": _describe_file(source), "written": _describe_file(output)}
 
 
@@ -275,11 +275,11 @@ def _read_texts(names: Sequence[str]) -> Iterator[str]:
     return read_sentences(names)
 
 
-def _check_output(output: Path, sources: Sequence[str], quantise: bool) -> None:
+def _check_output(output: Path, sources: Sequence[str], quantize: bool) -> None:
     """Refuse, before any work is done, an output that cannot be meant or cannot be written."""
-    if quantise and output.name.endswith(ARPA_ENDINGS):
+    if quantize and output.name.endswith(ARPA_ENDINGS):
         raise AsrError(
-            f"{output} would be ARPA, which is never quantised; omit --quantise, or give the "
+            f"{output} would be ARPA, which is never quantized; omit --quantize, or give the "
             "file another ending."
         )
     if output.suffix == ".gz" and not output.name.endswith(ARPA_ENDINGS):
@@ -296,11 +296,11 @@ def _check_output(output: Path, sources: Sequence[str], quantise: bool) -> None:
     check_writable(output)
 
 
-def _write_model(model: LanguageModel, output: Path, quantise: bool) -> None:
+def _write_model(model: LanguageModel, output: Path, quantize: bool) -> None:
     if output.name.endswith(ARPA_ENDINGS):
         model.write_arpa(output)
     else:
-        model.write(output, quantise)
+        model.write(output, quantize)
 
 
 def _contents(model: LanguageModel) -> Facts:

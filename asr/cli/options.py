@@ -13,7 +13,7 @@ from asr.decoder.config import DecoderConfig
 from asr.errors import AsrError
 from asr.progress import Bar
 from asr.recognizer import Recognizer
-from asr.text import PROFILES, normalise
+from asr.text import PROFILES, normalize
 
 if TYPE_CHECKING:
     from asr.endpoint import EndpointConfig
@@ -87,7 +87,7 @@ def add_latency_options(command: argparse.ArgumentParser, waits: str) -> None:
         "--pause",
         type=float,
         metavar="SECONDS",
-        help="silence after which the recogniser begins anew; 0: it never does "
+        help="silence after which the recognizer begins anew; 0: it never does "
         f"(default: {DEFAULT_PAUSE:g})",
     )
 
@@ -125,7 +125,7 @@ def add_profile_option(command: argparse.ArgumentParser, default: str, purpose: 
 
 def add_compared_profile_option(command: argparse.ArgumentParser) -> None:
     """Add `--profile` for a command that compares texts."""
-    purpose = "how both sides are normalised before they are compared"
+    purpose = "how both sides are normalized before they are compared"
     add_profile_option(command, "plain", purpose)
 
 
@@ -180,12 +180,12 @@ def choose_decoder(arguments: argparse.Namespace) -> tuple[DecoderConfig, dict[s
             raise AsrError(f"The greedy decoder knows no {options[0]}; choose --decoder beam.")
         return DecoderConfig(), {}
     own = load_decoder_config(arguments.checkpoint)
-    modelled = bool(given.get("language_model") or own.language_model)
-    if arguments.decoder is None and not options and not modelled:
+    modeled = bool(given.get("language_model") or own.language_model)
+    if arguments.decoder is None and not options and not modeled:
         return DecoderConfig(), {}
 
-    guided = modelled or "lexicon" in given
-    if "alpha" in given and not modelled:
+    guided = modeled or "lexicon" in given
+    if "alpha" in given and not modeled:
         raise AsrError("--alpha weighs a language model; name one with --lm.")
     for name in ("beta", "unknown", "prior", "strict"):
         if name in given and not guided:
@@ -199,7 +199,7 @@ def choose_decoder(arguments: argparse.Namespace) -> tuple[DecoderConfig, dict[s
     if "hotword_weight" in given and not (arguments.hotwords or arguments.hotword):
         raise AsrError("--hotword-weight weighs hotwords; name some with --hotwords, --hotword.")
     config = replace(own, **{**given, "kind": "beam"})
-    hotwords = {normalise(text, "plain"): config.hotword_weight for text in arguments.hotword or []}
+    hotwords = {normalize(text, "plain"): config.hotword_weight for text in arguments.hotword or []}
     return config, hotwords
 
 

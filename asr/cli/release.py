@@ -30,7 +30,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         "--notes",
         type=Path,
         metavar="FILE",
-        help="Markdown for the card: data and licences, commands, what the model cannot do",
+        help="Markdown for the card: data and licenses, commands, what the model cannot do",
     )
 
 

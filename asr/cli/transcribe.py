@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     elif arguments.format == "ctm":
         _check_ctm_names(inputs)
-    for given, result in _recognise(inputs, arguments):
+    for given, result in _recognize(inputs, arguments):
         try:
             if isinstance(result, AsrError):
                 raise result
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     return list_failures(failures, total)
 
 
-def _recognise(
+def _recognize(
     inputs: list[Input], arguments: argparse.Namespace
 ) -> Iterator[tuple[Input, "Hypothesis | AsrError"]]:
     from asr.cli.options import choose_decoder, prepare

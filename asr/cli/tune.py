@@ -88,7 +88,7 @@ def tune_decoder(
     profile: str,
     picture: Path | None,
 ) -> tuple[DecoderConfig, list[str]]:
-    """Tune the recogniser's beam on utterances: the winner, and lines that tell how it was found.
+    """Tune the recognizer's beam on utterances: the winner, and lines that tell how it was found.
 
     Raises AsrError where one of the recordings cannot be read.
     """
@@ -134,7 +134,7 @@ def _weights(of: Any) -> str:
 
 
 def _draw_trials(trials: Sequence[Any], winner: DecoderConfig, path: Path) -> None:
-    """All trials: two weights on the axes of each panel, the WER as colour, a cross at the winner."""
+    """All trials: two weights on the axes of each panel, the WER as color, a cross at the winner."""
     from matplotlib.figure import Figure
 
     from asr.files import write_atomically

@@ -7,7 +7,8 @@
 function of (seed, epoch, utterance), so that a resumed run meets the very same damage. No BLAS is
 called: its sums depend on the number of threads, which differs between a loader's workers.
 
-What changes an utterance's length, its `Timing`, is drawn by `asr.planning`, because it decides how
+What changes an utterance's length, its `Timing`, is drawn by `asr.data.planning`, because it decides
+how
 long a batch is. Speed: Ko et al. 2015. Masks: SpecAugment (Park et al. 2019). The mel shift stands
 for another length of vocal tract (after Jaitly & Hinton 2013), the tempo for another rate of speech
 at the same pitch.
@@ -150,7 +151,7 @@ class Augmenter:
             hashed.update(recording.tobytes())
         return hashed.hexdigest()
 
-    def damage_waveform(
+    def augment_waveform(
         self, waveform: Array, generator: np.random.Generator, timing: Timing = UNCHANGED
     ) -> Array:
         """A waveform (N,), played at its speed, in a drawn room, with drawn noise, at a drawn level.
@@ -182,19 +183,19 @@ class Augmenter:
         noise = generator.standard_normal(before + after, np.float32) * np.float32(loudness)
         return np.concatenate([noise[:before], waveform, noise[before:]])
 
-    def damage_features(
+    def augment_features(
         self, features: Array, generator: np.random.Generator, timing: Timing = UNCHANGED
     ) -> Array:
         """Features (T, F) of one utterance at its tempo, shifted and masked: (T', F).
 
-        T' is T / tempo rounded up. Masks are 0, the mean of normalised features.
+        T' is T / tempo rounded up. Masks are 0, the mean of normalized features.
         """
         return self._mask(self._warp(features, generator, timing.tempo), generator)
 
-    def damage_features_twice(
+    def augment_features_twice(
         self, features: Array, generator: np.random.Generator, timing: Timing = UNCHANGED
     ) -> tuple[Array, Array]:
-        """What `damage_features` makes, and the same under other masks: (T', F) both."""
+        """What `augment_features` makes, and the same under other masks: (T', F) both."""
         warped = self._warp(features, generator, timing.tempo)
         return self._mask(warped, generator), self._mask(warped, generator)
 
@@ -204,8 +205,8 @@ class Augmenter:
         if tempo != 1.0:
             frames = math.ceil(len(features) / tempo)
             # Both ends of the utterance stay where they are, whatever the rounding.
-            centres = (np.arange(frames) + 0.5) * (len(features) / max(frames, 1)) - 0.5
-            features = interpolate(features, centres, axis=0)
+            centers = (np.arange(frames) + 0.5) * (len(features) / max(frames, 1)) - 0.5
+            features = interpolate(features, centers, axis=0)
         if config.mel_shift:
             bins = generator.uniform(-config.mel_shift, config.mel_shift)
             features = interpolate(features, np.arange(features.shape[1]) - bins, axis=1)

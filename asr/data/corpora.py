@@ -9,7 +9,7 @@ from pathlib import Path
 from asr.audio.waveform import find_audio, inspect_audio
 from asr.data.manifest import Reject, StrPath, Utterance, read_lines
 from asr.errors import AudioError, DataError
-from asr.text import normalise
+from asr.text import normalize
 
 
 def read_librispeech(
@@ -18,7 +18,7 @@ def read_librispeech(
     """LibriSpeech's layout at any depth below `folder`, with audio in any format.
 
     speaker/chapter/speaker-chapter.trans.txt holds lines `speaker-chapter-number TEXT`; the
-    recordings lie beside it. `profile` is how the text is normalised.
+    recordings lie beside it. `profile` is how the text is normalized.
 
     Raises DataError where there is no such transcript, or no folder.
     """
@@ -188,7 +188,7 @@ def _pair(
 def _assemble(
     candidates: Iterable[_Candidate | Reject], profile: str
 ) -> tuple[list[Utterance], list[Reject]]:
-    """Candidates with normalised text and a recording that says how long it is; and the others."""
+    """Candidates with normalized text and a recording that says how long it is; and the others."""
     rejects: list[Reject] = []
     usable: list[tuple[_Candidate, str]] = []
     seen: set[str] = set()
@@ -201,7 +201,7 @@ def _assemble(
             rejects.append(Reject(candidate.id, "transcript missing"))
         elif not Path(candidate.audio).is_file():
             rejects.append(Reject(candidate.id, "audio missing", candidate.audio))
-        elif text := normalise(candidate.text, profile):
+        elif text := normalize(candidate.text, profile):
             usable.append((candidate, text))
         else:
             rejects.append(Reject(candidate.id, "empty text"))

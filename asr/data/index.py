@@ -1,7 +1,7 @@
 """Utterances indexed: what planning asks of each stands in columns, the rest is read when needed.
 
-    manifest --open_index--> Index --admit--> Index of what a model can learn from, and the rejects
-    Index.seconds, .hashes, .symbols: columns (N,); Index[i]: the Utterance, its text normalised
+    manifest --open_index--> Index --select_trainable--> Index of usable utterances, and rejects
+    Index.seconds, .hashes, .symbols: columns (N,); Index[i]: the Utterance, its text normalized
 
 The index of a manifest is a file beside it, made once and mapped into memory: a million utterances
 are planned in less than a second, and every process holds the same pages. It is a snapshot, so what
@@ -38,7 +38,7 @@ from asr.data.manifest import StrPath, Utterance, parse_manifest, read_lines
 from asr.data.planning import Hashes, Indices, hash_id
 from asr.errors import DataError, FileError
 from asr.files import remove_leftovers, write_atomically
-from asr.text import ctc_frames_needed, normalise
+from asr.text import ctc_frames_needed, normalize
 
 # To be raised where the layout changes, or what a manifest's line is made into; the second number is
 # Python's part in that.
@@ -67,7 +67,7 @@ UNSETTLED = 2.0  # seconds
 
 
 class Index(Sequence[Utterance]):
-    """Utterances in their order, with normalised texts; `index[i]` reads one, a slice is an Index.
+    """Utterances in their order, with normalized texts; `index[i]` reads one, a slice is an Index.
 
     `open_index` and `index_utterances` make it. Pickled, one of a manifest is its file's path.
     """
@@ -257,7 +257,7 @@ class _Writer:
         return np.array(self._columns["hash"], dtype=np.uint64)
 
     def add(self, utterance: Utterance) -> None:
-        text = normalise(utterance.text)
+        text = normalize(utterance.text)
         characters = 0
         for character in set(text):
             if character not in self._bits:
@@ -328,15 +328,15 @@ def _index_manifest(
         for utterance in parse_manifest(path, "", frozenset(), hear):
             writer.add(utterance)
     except DataError:
-        _refuse_twins(path, writer.hashes)  # an id that occurs twice before this error
+        _check_duplicate_ids(path, writer.hashes)  # an id that occurs twice before this error
         raise
-    _refuse_twins(path, writer.hashes)
+    _check_duplicate_ids(path, writer.hashes)
     if told:
         advance(heard - told)
     writer.finish(manifest=contents.hexdigest(), times=times if settled else None)
 
 
-def _refuse_twins(path: Path, hashes: Hashes) -> None:
+def _check_duplicate_ids(path: Path, hashes: Hashes) -> None:
     """Raise DataError where two utterances of a manifest have the same id, if hashes make one fear."""
     hashes = np.sort(hashes)
     twins = frozenset(hashes[1:][hashes[1:] == hashes[:-1]].tolist())

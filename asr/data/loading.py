@@ -178,7 +178,7 @@ class _Reader(Dataset[Batch | AsrError]):
             waveform = change_speed(waveform, timing.speed)
         if self.augmenter:
             generator = random_generator(self.seed, epoch, utterance.id, "waveform")
-            waveform = self.augmenter.damage_waveform(waveform, generator, timing)
+            waveform = self.augmenter.augment_waveform(waveform, generator, timing)
         # One thread, as in workers: with more, sums may be rounded in another order.
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -191,10 +191,10 @@ class _Reader(Dataset[Batch | AsrError]):
             generator = random_generator(self.seed, epoch, utterance.id, "features")
             found = features.numpy()
             if self.twice:
-                views = self.augmenter.damage_features_twice(found, generator, timing)
+                views = self.augmenter.augment_features_twice(found, generator, timing)
                 features, second = map(torch.from_numpy, views)
             else:
-                found = self.augmenter.damage_features(found, generator, timing)
+                found = self.augmenter.augment_features(found, generator, timing)
                 features = torch.from_numpy(found)
         return Example(utterance.id, utterance.text, features, target, second)
 

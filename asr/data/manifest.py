@@ -41,7 +41,7 @@ class Reject:
     detail: str = ""
 
 
-def summarise_rejects(rejects: Iterable[Reject]) -> str:
+def summarize_rejects(rejects: Iterable[Reject]) -> str:
     """A line for each reason, the commonest first: how many, and up to three of them by id."""
     groups: dict[str, list[Reject]] = {}
     for reject in rejects:

@@ -13,7 +13,7 @@ from asr.data.planning import Indices
 from asr.text import Vocabulary
 
 
-def admit(
+def select_trainable(
     utterances: Iterable[Utterance],
     vocabulary: Vocabulary,
     frames: Callable[[int], int],
@@ -22,7 +22,7 @@ def admit(
     max_seconds: float = float("inf"),
     sample_rate: int = SAMPLE_RATE,
 ) -> tuple[Index, list[Reject]]:
-    """The utterances that can be trained on, with normalised text, and the others.
+    """The utterances that can be trained on, with normalized text, and the others.
 
     Left out is what is empty, holds characters that the vocabulary lacks, lasts less than
     `min_seconds` or more than `max_seconds`, or has more to say than CTC can in its encoder frames:

@@ -77,7 +77,7 @@ class Speaker:
         if self._sample_rate <= 0:
             raise DataError(f"espeak-ng could not be started with its data in {data}: reinstall it")
         self._library.espeak_SetSynthCallback(self._callback)
-        # Initialising seeds both sources of breath and roughness with the time of day.
+        # Initializing seeds both sources of breath and roughness with the time of day.
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))
         ctypes.CDLL(None).srand(1)
 

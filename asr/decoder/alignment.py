@@ -32,8 +32,8 @@ def align(
 ) -> Hypothesis:
     """The hypothesis whose words are those of `text`; times and confidence as `GreedyDecoder`'s.
 
-    `log_probs`: (T', V) array or tensor of normalised natural log-probabilities. `text` is
-    normalised already; white space around it and between its words counts as single spaces. The
+    `log_probs`: (T', V) array or tensor of normalized natural log-probabilities. `text` is
+    normalized already; white space around it and between its words counts as single spaces. The
     score is the log-probability of the best path that spells the text. `where` is named in errors.
     Memory grows with T' times U: half an hour of speech was measured to take 1.8 GB.
 

@@ -96,7 +96,7 @@ class BeamState:
 
 
 class BeamDecoder:
-    """Prefix beam search; see the module for what it maximises, `DecoderConfig` for its numbers.
+    """Prefix beam search; see the module for what it maximizes, `DecoderConfig` for its numbers.
 
     - With a language model its words are the lexicon, unless `lexicon` names others, which then
       count as unknown to the model where it lacks them. With neither, the score is the acoustic
@@ -201,7 +201,7 @@ class BeamDecoder:
     def advance(self, state: BeamState, log_probs: Any) -> None:
         """Read the next frames into `state`.
 
-        `log_probs`: (T', V) array or tensor of normalised natural log-probabilities, T' >= 0.
+        `log_probs`: (T', V) array or tensor of normalized natural log-probabilities, T' >= 0.
         Raises `DecodeError` for anything else, and leaves the state as it was.
         """
         frames = check_log_probs(log_probs, len(self.vocabulary))

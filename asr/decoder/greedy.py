@@ -69,7 +69,7 @@ class GreedyDecoder:
     def advance(self, state: GreedyState, log_probs: Any) -> None:
         """Reads the next frames into `state`.
 
-        `log_probs`: (T', V) array or tensor of normalised natural log-probabilities, T' >= 0.
+        `log_probs`: (T', V) array or tensor of normalized natural log-probabilities, T' >= 0.
         Raises `DecodeError` for anything else, and leaves the state as it was.
         """
         frames = check_log_probs(log_probs, len(self.vocabulary))  # (T', V)

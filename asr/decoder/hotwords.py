@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from asr.decoder.lexicon import MOST_NATS, read_entries
 from asr.errors import ConfigError, DataError
-from asr.text import Vocabulary, normalise
+from asr.text import Vocabulary, normalize
 
 
 class Hotwords(NamedTuple):
@@ -98,7 +98,7 @@ def read_hotwords(path: str | PathLike[str], weight: float) -> dict[str, float]:
         if not phrase.strip():
             raise DataError(f"{fspath(path)}, line {number} has a weight, but no word; write one")
         try:
-            found[normalise(phrase, "plain")] = float(own) if tab else weight
+            found[normalize(phrase, "plain")] = float(own) if tab else weight
         except ValueError:
             raise DataError(
                 f"{fspath(path)}, line {number}: {own!r} is no weight; write a number behind the tab"

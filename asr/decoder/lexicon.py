@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.errors import DataError
-from asr.text import Vocabulary, normalise
+from asr.text import Vocabulary, normalize
 
 MOST_NATS = 300
 """The most that a hotword may earn, or cost: e to the 300th outweighs everything, and is a number."""
@@ -151,7 +151,7 @@ def read_words(path: str | PathLike[str]) -> list[str]:
     Raises DataError for a file that cannot be read or holds no word.
     """
     words = [line.split()[0] for _, line in read_entries(path)]
-    return list(dict.fromkeys(normalise(word, "plain") for word in words))
+    return list(dict.fromkeys(normalize(word, "plain") for word in words))
 
 
 def read_entries(path: str | PathLike[str]) -> list[tuple[int, str]]:

@@ -1,6 +1,6 @@
 """The compiled part of the beam search: reads frames, keeps the best texts, traces their words.
 
-`asr.beam` says what is searched for and how it is used; here is the work on one frame after the
+`asr.decoder.beam` says what is searched for and how it is used; here is the work on one frame after the
 other, in the order in which it is done: `_stay`, `_recombine`, `_extend`, `_select`. All that a
 search remembers lies in arrays that the caller owns, so that it can stop between any two frames.
 

@@ -114,8 +114,8 @@ def tune(
     for number in range(trials):
         config = start
         if number > len(spread):
-            centre = np.array([getattr(best, name) for name in names])
-            config = _at(best, names, centre + random.normal(size=len(names)) * steps)
+            center = np.array([getattr(best, name) for name in names])
+            config = _at(best, names, center + random.normal(size=len(names)) * steps)
             steps = steps * _SHRINK
         elif number:
             config = _at(best, names, spread[number - 1])

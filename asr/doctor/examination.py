@@ -3,7 +3,8 @@
     manifests --read_leniently--> utterances by split --examine--> Diagnosis: findings, summary
     utterances, Diagnosis --select_sound--> the utterances that may stay
 
-Every recording is decoded once (`asr.sound`) and leaves numbers only: some hundred bytes an utterance.
+Every recording is decoded once (`asr.doctor.sound`) and leaves numbers only: some hundred
+bytes an utterance.
 A finding is an error where training would refuse the utterance or stop at it, a warning where it
 likely makes the model or its measured error rates worse, information where it is good to know. The
 thresholds are constants with their reason; those of levels and rates are robust distances from the
@@ -26,7 +27,7 @@ from asr.checkpoint import load_model
 from asr.data.augment import AugmentConfig
 from asr.data.manifest import Reject, StrPath, Utterance
 from asr.data.planning import Planner
-from asr.data.selection import admit
+from asr.data.selection import select_trainable
 from asr.doctor.cost import ACTIVATIONS, FLOPS_PER_CORE, PROCESS_BYTES, format_duration
 from asr.doctor.duplicates import (
     NEIGHBOURS,
@@ -87,7 +88,7 @@ from asr.encoder import EncoderConfig
 from asr.errors import AudioError
 from asr.features import FeaturesConfig
 from asr.model import AcousticModel
-from asr.text import Vocabulary, normalise
+from asr.text import Vocabulary, normalize
 
 T = TypeVar("T")
 
@@ -168,7 +169,7 @@ class _Examination:
         self.spoken = np.zeros(count, bool)  # readable, with text, and neither silent nor steady
         self.refused = np.zeros(count, bool)  # named by an error
         self.doubted = np.zeros(count, bool)  # named by a warning
-        self.text = np.zeros(count, np.uint64)  # a hash of the normalised text
+        self.text = np.zeros(count, np.uint64)  # a hash of the normalized text
         self.characters = np.zeros(count, np.int32)
         self.words = np.zeros(count, np.int32)
         self.reading_seconds = 0.0  # of CPU time
@@ -267,14 +268,14 @@ class _Examination:
             found = {reject.id: reject for reject in self._refuse(utterances)}
             # Whatever else is wrong with those whose characters are: as if these were other ones.
             spelled = [
-                replace(u, text=respell(normalise(u.text), known))
+                replace(u, text=respell(normalize(u.text), known))
                 for u in utterances
                 if u.id in found and found[u.id].reason.startswith("characters")
             ]
             found |= {reject.id: reject for reject in self._refuse(spelled)}
             rejects |= {(number, name): reject for name, reject in found.items()}
         for index, utterance in enumerate(self.utterances):
-            text = normalise(utterance.text)
+            text = normalize(utterance.text)
             self.text[index] = _hash(text)
             self.characters[index] = len(text)
             self.words[index] = len(text.split())
@@ -299,12 +300,12 @@ class _Examination:
             return
         having: dict[str, list[int]] = defaultdict(list)  # utterances by script, or OTHER
         for index, utterance in enumerate(self.utterances):
-            for script in {scripts[c] for c in scripts.keys() & set(normalise(utterance.text))}:
+            for script in {scripts[c] for c in scripts.keys() & set(normalize(utterance.text))}:
                 having[script].append(index)
         for script, indices in having.items():
             if script == OTHER or len(indices) < ODD_PART * len(self.utterances):
                 for index in indices:
-                    text = normalise(self.utterances[index].text)
+                    text = normalize(self.utterances[index].text)
                     odd = sorted({c for c in text if scripts.get(c) == script})
                     names = (
                         f"{c!a} ({unicodedata.name(c, 'without a name').lower()})" for c in odd
@@ -314,7 +315,7 @@ class _Examination:
     def _refuse(self, utterances: Sequence[Utterance]) -> list[Reject]:
         """What training would leave out."""
         asked = self.requirements
-        _, rejects = admit(
+        _, rejects = select_trainable(
             utterances,
             asked.vocabulary,
             self.model.frames,
@@ -513,10 +514,10 @@ class _Examination:
         findings.sort(
             key=lambda f: (SEVERITIES.index(f.severity), kinds.index(f.kind), splits.index(f.split))
         )
-        summaries = [self._summarise(number) for number in range(len(self.names))]
+        summaries = [self._summarize(number) for number in range(len(self.names))]
         return Diagnosis(findings, summaries, self._estimate_cost())
 
-    def _summarise(self, number: int) -> Summary:
+    def _summarize(self, number: int) -> Summary:
         split = self.names[number]
         utterances = self.splits[split]
         here = self.split == number

@@ -36,7 +36,7 @@ KINDS: dict[str, tuple[str, str]] = {  # kind -> what it is called, what to do a
     ),
     "characters": (
         "characters outside the vocabulary",
-        'Normalise the texts (profile "english"), or train with a vocabulary of the transcripts.',
+        'Normalize the texts (profile "english"), or train with a vocabulary of the transcripts.',
     ),
     "odd": (
         "characters that hardly any text has: of another script, invisible, or pictures",
@@ -112,7 +112,7 @@ KINDS: dict[str, tuple[str, str]] = {  # kind -> what it is called, what to do a
     ),
     "leak": (
         "recordings shared between splits",
-        "Remove them here: a model is not tested by what it has learnt or was chosen by.",
+        "Remove them here: a model is not tested by what it has learned or was chosen by.",
     ),
     "speakers": (
         "speakers shared between splits",
@@ -171,7 +171,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Histogram:
-    """How often a value in `unit` falls between two neighbours of `edges` (n + 1,): `counts` (n,)."""
+    """How often a value in `unit` falls between two neighbors of `edges` (n + 1,): `counts` (n,)."""
 
     name: str
     unit: str

@@ -47,8 +47,8 @@ def score_rates(characters: Floats, rates: Floats, speakers: Sequence[str]) -> F
     medians = [
         (np.median(lengths[part]), np.median(logs[part])) for part in np.array_split(order, parts)
     ]
-    centres, heights = np.array(medians).T
-    logs = logs - np.interp(lengths, centres, heights)
+    centers, heights = np.array(medians).T
+    logs = logs - np.interp(lengths, centers, heights)
     residuals, known = logs.copy(), np.zeros(len(logs))
     _, numbers = np.unique(speakers, return_inverse=True)
     for group in group_by_value(np.arange(len(logs)), numbers):

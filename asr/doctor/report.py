@@ -13,7 +13,7 @@ from asr.doctor.findings import (
     Summary,
 )
 
-NAMES_TOLD = 3  # cases of a finding that the terminal shows
+NAMES_SHOWN = 3  # cases of a finding that the terminal shows
 PLURALS = {ERROR: "errors", WARNING: "warnings", INFORMATION: "information"}
 
 
@@ -39,9 +39,9 @@ def _render_finding(finding: Finding) -> list[str]:
     where = f" in {finding.split}" if finding.split else ""
     lines = [f"  {finding.title}{where}: {finding.detail}"]
     cases = list(zip(finding.ids, finding.details, strict=True))
-    lines += [f"    {_label(finding, name, detail)}" for name, detail in cases[:NAMES_TOLD]]
-    if len(cases) > NAMES_TOLD:
-        lines.append(f"    and {len(cases) - NAMES_TOLD:,} more")
+    lines += [f"    {_label(finding, name, detail)}" for name, detail in cases[:NAMES_SHOWN]]
+    if len(cases) > NAMES_SHOWN:
+        lines.append(f"    and {len(cases) - NAMES_SHOWN:,} more")
     return [*lines, f"    -> {finding.fix}"]
 
 

@@ -121,7 +121,7 @@ def estimate(
     report = progress or _ignore
 
     report("reading the text")
-    words, tokens = _tokenise(sentences)
+    words, tokens = _tokenize(sentences)
     known = _known_words(tokens, len(words), config.vocabulary_limit)
 
     counted = _count(tokens, len(words), config.order)
@@ -164,7 +164,7 @@ class _WordIds(dict[str, int]):
         return number
 
 
-def _tokenise(sentences: Iterable[str]) -> tuple[list[str], Integers]:
+def _tokenize(sentences: Iterable[str]) -> tuple[list[str], Integers]:
     """The words by their ids, and the text as ids: BEGIN, the sentence's words, END, and so on."""
     ids = _WordIds()
     tokens = array("i")

@@ -4,7 +4,7 @@
     model.score("the cat sat")                     # natural log-probability, </s> included
     model.write("3-gram.lm")                       # opens in milliseconds, shared between processes
 
-A model is a tree of words held in a few flat arrays (`asr.ngram`), so that it can be mapped from
+A model is a tree of words held in a few flat arrays (`asr.lm.ngrams`), so that it can be mapped from
 disk and searched by compiled code. Scores are those of KenLM (Heafield 2011).
 """
 
@@ -101,7 +101,7 @@ class LanguageModel:
         self._spelled = spelled
 
     @property
-    def quantised(self) -> bool:
+    def quantized(self) -> bool:
         """Whether the numbers are held as codes into books."""
         return len(self.ngrams.log_prob_code) > 0
 
@@ -176,14 +176,14 @@ class LanguageModel:
         except MemoryError:
             raise LanguageError(f"{name} promises more n-grams than fit into the memory") from None
 
-    def write(self, path: FilePath, quantise: bool = False) -> None:
+    def write(self, path: FilePath, quantize: bool = False) -> None:
         """Write the binary that `read` maps into memory in milliseconds.
 
-        Quantised, each number is one of at most 65,536 that lie where the model's own are dense:
+        Quantized, each number is one of at most 65,536 that lie where the model's own are dense:
         the file is about a sixth smaller. Raises `FileError` where the disk refuses; what stood
         at `path` before is then untouched.
         """
-        ngrams = quantize_ngrams(self.ngrams) if quantise and not self.quantised else self.ngrams
+        ngrams = quantize_ngrams(self.ngrams) if quantize and not self.quantized else self.ngrams
         write_atomically(path, lambda file: write_binary(file, self.order, ngrams, self._spelled))
 
     def write_arpa(self, path: FilePath) -> None:

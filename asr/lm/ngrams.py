@@ -1,6 +1,6 @@
 """The tree of n-grams: flat arrays, the compiled code that asks them, and how they are built.
 
-Back-off after Katz 1987. `asr.language` says how it is used.
+Back-off after Katz 1987. `asr.lm.model` says how it is used.
 """
 
 import math
@@ -130,7 +130,7 @@ class _Level(NamedTuple):
     backoff: Float32  # (n,)
 
 
-Place = Callable[[int, int], str]  # (order, row of its table) -> its name in errors
+Process = Callable[[int, int], str]  # (order, row of its table) -> its name in errors
 
 
 def _table_row(order: int, row: int) -> str:
@@ -138,7 +138,7 @@ def _table_row(order: int, row: int) -> str:
 
 
 def build(
-    tables: Iterable[NGramTable], words: int, place: Place = _table_row
+    tables: Iterable[NGramTable], words: int, place: Process = _table_row
 ) -> tuple[int, NGrams]:
     """The order and the arrays of a model of `words` words, out of a table for each order.
 
@@ -156,7 +156,7 @@ def build(
     return len(levels), ngrams
 
 
-def _checked(table: NGramTable, words: int, order: int, place: Place) -> NGramTable:
+def _checked(table: NGramTable, words: int, order: int, place: Process) -> NGramTable:
     """`table` in the types of `NGramTable`, after a look at every number."""
     rows = len(table.log_prob)
     backoff = np.zeros(0) if table.backoff is None else table.backoff
@@ -186,7 +186,7 @@ def _checked(table: NGramTable, words: int, order: int, place: Place) -> NGramTa
     )
 
 
-def _first(table: NGramTable, words: int, place: Place) -> _Level:
+def _first(table: NGramTable, words: int, place: Process) -> _Level:
     """The unigrams in id order, with <unk> where the table lacks it."""
     ids = table.words[:, 0]
     _sorting(ids, 1, place)
@@ -202,7 +202,7 @@ def _first(table: NGramTable, words: int, place: Place) -> _Level:
     return _Level(np.zeros(words, np.int32), np.arange(words, dtype=np.int32), log_prob, backoff)
 
 
-def _with_level(levels: list[_Level], table: NGramTable, place: Place) -> list[_Level]:
+def _with_level(levels: list[_Level], table: NGramTable, place: Process) -> list[_Level]:
     """`levels` and one more above them, after the contexts that `table` needs and they lack."""
     words, log_prob, backoff = table
     context = _find_nodes(levels, words[:, :-1])
@@ -225,7 +225,7 @@ def _with_level(levels: list[_Level], table: NGramTable, place: Place) -> list[_
     return [*levels, level]
 
 
-def _sorting(key: NDArray[Any], order: int, place: Place) -> NDArray[np.int64] | slice:
+def _sorting(key: NDArray[Any], order: int, place: Process) -> NDArray[np.int64] | slice:
     """The index that sorts `key`. Raises `LanguageError` where a key repeats."""
     if (key[1:] > key[:-1]).all():
         return slice(None)

@@ -84,7 +84,7 @@ class RuntimeConfig:
 
 
 @dataclass(frozen=True)
-class Place:
+class Process:
     """Where this process stands among all of them."""
 
     rank: int
@@ -98,13 +98,13 @@ class Place:
 
 
 @contextlib.contextmanager
-def join(runtime: RuntimeConfig) -> Iterator[Place]:
+def join(runtime: RuntimeConfig) -> Iterator[Process]:
     """Take this process's place: its device, its threads, and the group if there are several."""
     with flushing_denormals():
         yield from _join(runtime)
 
 
-def _join(runtime: RuntimeConfig) -> Iterator[Place]:
+def _join(runtime: RuntimeConfig) -> Iterator[Process]:
     runtime = runtime.resolve()
     torch.set_num_threads(runtime.threads)
     rank = int(os.environ.get("RANK", 0))
@@ -114,7 +114,7 @@ def _join(runtime: RuntimeConfig) -> Iterator[Place]:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
     if processes == 1:
-        yield Place(rank, processes, device)
+        yield Process(rank, processes, device)
         return
     _end_with_the_agent()
     try:
@@ -122,7 +122,7 @@ def _join(runtime: RuntimeConfig) -> Iterator[Place]:
             "nccl" if device.type == "cuda" else "gloo",
             timeout=timedelta(minutes=runtime.timeout_minutes),
         )
-        yield Place(rank, processes, device)
+        yield Process(rank, processes, device)
     except RuntimeError as error:
         if not is_lost_peer(error):
             raise

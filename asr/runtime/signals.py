@@ -49,7 +49,7 @@ STOPPING = [
     signal.SIGTERM,
     *([signal.SIGUSR2] if hasattr(signal, "SIGUSR2") else []),
 ]
-"""What asks a training to stop; see `asr.config.asking_to_stop`."""
+"""What asks a training to stop; see `asking_to_stop`."""
 
 
 def is_orphan() -> bool:

@@ -9,7 +9,7 @@ from asr.errors import ConfigError
 
 @dataclass
 class TrainingConfig:
-    """The optimisation. A step is one batch, summed over all processes."""
+    """The optimization. A step is one batch, summed over all processes."""
 
     epochs: int = 40
     # Audio in a batch, with added silence and padding, all processes' shares together; also the
@@ -37,7 +37,7 @@ class TrainingConfig:
     start_from: str = ""
     precision: str = "auto"  # "auto" (bf16 on a GPU), "float32", "bf16"
     # How much it counts that two views of an utterance, under other masks and dropout, are heard
-    # alike; see `disagreement`. A step then takes twice as long. 0: one view.
+    # alike; see `consistency_loss`. A step then takes twice as long. 0: one view.
     consistency: float = 0.0
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class TrainingConfig:
             raise ConfigError(f"training.seed is {self.seed}; it must not be negative.")
 
 
-class Listener:
+class TrainingCallbacks:
     """Whoever watches a training run overrides what interests it; this one is silent."""
 
     def say(self, line: str) -> None:

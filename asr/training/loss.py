@@ -30,7 +30,7 @@ def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
     )
 
 
-def disagreement(first: Tensor, second: Tensor, lengths: Tensor) -> Tensor:
+def consistency_loss(first: Tensor, second: Tensor, lengths: Tensor) -> Tensor:
     """How differently two log_probs (B, T', V) see the first lengths (B,) frames, in nats: (B,).
 
     The mean of the Kullback-Leibler divergences in both directions, summed over the frames; each view

@@ -2,7 +2,7 @@
 
 What makes resuming exact is that nothing is drawn from a running random state. The order of the data
 and its augmentation are pure functions of (seed, epoch, utterance); the dropout of a step is seeded
-with (seed, step, rank). A checkpoint is weights, their average, optimiser and a few counters.
+with (seed, step, rank). A checkpoint is weights, their average, optimizer and a few counters.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ from asr.audio.waveform import load_audio
 from asr.data.augment import AugmentConfig, Augmenter
 from asr.data.index import Index, index_utterances
 from asr.data.loading import Batch, Example, SpeechDataset, collate, load_batches
-from asr.data.manifest import Utterance, summarise_rejects
+from asr.data.manifest import Utterance, summarize_rejects
 from asr.data.planning import VERSION, EpochPlan, Indices, Planner, shard
-from asr.data.selection import admit
+from asr.data.selection import select_trainable
 from asr.decoder.config import DecoderConfig
-from asr.encoder import LEARNING, EncoderConfig
+from asr.encoder import TRAINING_ONLY, EncoderConfig
 from asr.errors import AsrError, ConfigError, DataError, TrainingError
 from asr.features import FeaturesConfig
 from asr.files import lock_folder, remove_leftovers, write_atomically
@@ -36,7 +36,7 @@ from asr.model import AcousticModel
 from asr.recognizer import Recognizer
 from asr.release import RELEASED
 from asr.runtime.distributed import (
-    Place,
+    Process,
     RuntimeConfig,
     from_first,
     gather,
@@ -44,18 +44,18 @@ from asr.runtime.distributed import (
     sum_over_processes,
 )
 from asr.scoring import score
-from asr.text import Vocabulary, ctc_frames_needed, normalise
-from asr.training.config import Listener, Outcome, TrainingConfig
+from asr.text import Vocabulary, ctc_frames_needed, normalize
+from asr.training.config import Outcome, TrainingCallbacks, TrainingConfig
 from asr.training.curves import draw_curves
 from asr.training.diagnosis import diagnose
 from asr.training.interruption import Interruption
 from asr.training.metrics import Metrics
-from asr.training.trainer import Trainer, is_want_of_memory
+from asr.training.trainer import Trainer, is_out_of_memory
 
-DRAW_SECONDS = 60.0  # between two pictures of the curves
-LOG_STEPS = 10  # steps between looks at the losses: each look waits for the GPU
-NAMES_TOLD = 8  # utterances that a line for people names; the metrics name all
-NORMALISATION_UTTERANCES = 1000  # spread over the training set, to measure the features' mean on
+DRAW_EVERY_SECONDS = 60.0  # between two pictures of the curves
+LOG_EVERY_STEPS = 10  # steps between looks at the losses: each look waits for the GPU
+NAMES_SHOWN = 8  # utterances that a line for people names; the metrics name all
+NORMALIZATION_UTTERANCES = 1000  # spread over the training set, to measure the features' mean on
 REHEARSING = ("cuda",)  # devices on which the largest batch is tried first; a CPU has no such limit
 SAMPLES = 3  # utterances of the dev set whose texts TensorBoard shows
 
@@ -74,7 +74,7 @@ class Task:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
-    listener: Listener = field(default_factory=Listener)
+    listener: TrainingCallbacks = field(default_factory=TrainingCallbacks)
     record: str = ""  # YAML, for people: becomes config.yaml in the folder
 
 
@@ -105,11 +105,11 @@ def train(task: Task) -> Outcome:
 class _Run:
     """One process's part in `train`."""
 
-    def __init__(self, task: Task, place: Place) -> None:
+    def __init__(self, task: Task, place: Process) -> None:
         self.task = task
         self.place = place
         self.config = task.training
-        self.listener = task.listener if place.first else Listener()
+        self.listener = task.listener if place.first else TrainingCallbacks()
         self.epoch = 0
         self.step_in_epoch = 0
         self.step = 0
@@ -126,7 +126,7 @@ class _Run:
         torch.manual_seed(self.config.seed)
         model = self._make_model()
         self.dev_set = self._read_dev_set()
-        self.admitted = self._admit(model)
+        self.admitted = self._select_trainable(model)
         self.fingerprint = self._fingerprint()
         self._compare_with_first()
         # Every process goes on from the same one, whatever each could read and while it is replaced.
@@ -206,7 +206,7 @@ class _Run:
             twice=config.consistency > 0,
         )
         if self.place.device.type in REHEARSING and self.epoch < config.epochs:
-            self._rehearse(planner.epoch(self.epoch), dataset)
+            self._check_memory(planner.epoch(self.epoch), dataset)
         batches = load_batches(
             dataset,
             planner,
@@ -221,7 +221,7 @@ class _Run:
             while self.epoch < config.epochs and not interruption.agreed:
                 self._run_epoch(len(planner.epoch(self.epoch)), batches, interruption)
 
-    def _rehearse(self, plan: EpochPlan, dataset: SpeechDataset) -> None:
+    def _check_memory(self, plan: EpochPlan, dataset: SpeechDataset) -> None:
         """Try the largest batch of a plan, with silence in place of its recordings.
 
         Too large a batch then ends the training at its start, not in its last epoch's last step.
@@ -239,7 +239,7 @@ class _Run:
             second = features if self.config.consistency else None
             examples.append(Example(utterance.id, utterance.text, features, target, second))
         symbols = int(dataset.target_lengths[batch].sum())
-        self.trainer.rehearse(collate(examples, log_mel.config.mels, symbols, self.epoch))
+        self.trainer.check_memory(collate(examples, log_mel.config.mels, symbols, self.epoch))
 
     def _run_epoch(
         self, steps: int, batches: Iterator[Batch], interruption: "Interruption"
@@ -259,7 +259,7 @@ class _Run:
         self.epoch_norm, self.epoch_steps = 0.0, 0
         self._save_last()
         if self.place.first and (
-            self.epoch == self.config.epochs or time.monotonic() - self.drawn > DRAW_SECONDS
+            self.epoch == self.config.epochs or time.monotonic() - self.drawn > DRAW_EVERY_SECONDS
         ):
             draw_curves(self.task.folder)
             self.drawn = time.monotonic()
@@ -278,7 +278,7 @@ class _Run:
             self.step_in_epoch += 1
             due = self.step % self.config.checkpoint_steps == 0
             last = self.step_in_epoch == steps
-            if due or last or len(pending) == LOG_STEPS or self.place.device.type == "cpu":
+            if due or last or len(pending) == LOG_EVERY_STEPS or self.place.device.type == "cpu":
                 interruption.agree()
                 self._log(pending, min(steps, self.config.bad_steps_limit))
                 pending = []
@@ -336,9 +336,9 @@ class _Run:
                     "utterances": names,
                 },
             )
-        told = ", ".join(names[:NAMES_TOLD])
-        if len(names) > NAMES_TOLD:
-            told += f" and {len(names) - NAMES_TOLD} more"
+        told = ", ".join(names[:NAMES_SHOWN])
+        if len(names) > NAMES_SHOWN:
+            told += f" and {len(names) - NAMES_SHOWN} more"
         what = f"loss at step {number} is {loss} with gradient norm {norm} on {told}"
         if self.bad_steps >= limit:
             raise TrainingError(
@@ -478,7 +478,7 @@ class _Run:
         try:
             return AcousticModel(task.features, task.encoder, len(task.vocabulary))
         except (MemoryError, RuntimeError) as error:
-            if not is_want_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise TrainingError(
                 "The model does not fit into this machine's memory; lower encoder.hidden, "
@@ -496,12 +496,12 @@ class _Run:
             )
 
     def _read_dev_set(self) -> list[Utterance]:
-        """The dev set with normalised texts, the longest first: neighbours make full batches.
+        """The dev set with normalized texts, the longest first: neighbors make full batches.
 
         Raises DataError where it or a recording is missing and TextError for a character without a
         symbol: at the start, not when the first epoch is over.
         """
-        utterances = [replace(u, text=normalise(u.text, "plain")) for u in self.task.dev_set]
+        utterances = [replace(u, text=normalize(u.text, "plain")) for u in self.task.dev_set]
         if not utterances:
             raise DataError("The dev set holds no utterance; the best epoch is chosen on it.")
         for utterance in utterances:
@@ -513,10 +513,10 @@ class _Run:
                 )
         return sorted(utterances, key=lambda u: -u.seconds)
 
-    def _admit(self, model: AcousticModel) -> Index:
-        """The training utterances that can be learnt from; the rejects are told to the listener."""
+    def _select_trainable(self, model: AcousticModel) -> Index:
+        """The training utterances that can be learned from; the rejects are told to the listener."""
         task = self.task
-        admitted, rejects = admit(
+        admitted, rejects = select_trainable(
             task.training_set,
             task.vocabulary,
             model.frames,
@@ -525,13 +525,13 @@ class _Run:
             sample_rate=task.features.sample_rate,
         )
         if rejects:
-            self.listener.say(summarise_rejects(rejects))
+            self.listener.say(summarize_rejects(rejects))
         if not admitted:
             raise DataError("No training utterance is left after these rejects; mend the manifest.")
         return admitted
 
     def _start_from(self, model: AcousticModel, path: str) -> None:
-        """Give a model the weights and the normalisation of a checkpoint.
+        """Give a model the weights and the normalization of a checkpoint.
 
         Raises ConfigError where it is another model.
         """
@@ -541,7 +541,7 @@ class _Run:
             differences += [
                 f"{section}.{key}={payload[section].get(key)}"
                 for key, value in asdict(ours).items()
-                if f"{section}.{key}" not in LEARNING and payload[section].get(key) != value
+                if f"{section}.{key}" not in TRAINING_ONLY and payload[section].get(key) != value
             ]
         if differences:
             raise ConfigError(
@@ -552,7 +552,7 @@ class _Run:
             raise ConfigError(
                 f"{path} writes other characters ({''.join(payload['vocabulary'][1:])!r}) than this "
                 f"training ({''.join(self.task.vocabulary.to_list()[1:])!r}); set data.vocabulary, "
-                "or normalise the transcripts, so that they are the same."
+                "or normalize the transcripts, so that they are the same."
             )
         model.load_state_dict(payload["weights"])
         self.listener.say(f"Starting from the weights of {path}.")
@@ -560,7 +560,7 @@ class _Run:
     def _measure_features(self, model: AcousticModel) -> None:
         """Measure the features' mean and deviation on the first process, and hand them to all."""
         if self.place.first:
-            stride = -(-len(self.admitted) // NORMALISATION_UTTERANCES)
+            stride = -(-len(self.admitted) // NORMALIZATION_UTTERANCES)
             rate = self.task.features.sample_rate
             model.features.measure(load_audio(u.audio, rate) for u in self.admitted[::stride])
         mean, std = from_first((model.features.mean, model.features.std))

@@ -16,9 +16,9 @@ from asr.data.loading import Batch
 from asr.encoder import Context
 from asr.errors import TrainingError
 from asr.model import AcousticModel, Emissions
-from asr.runtime.distributed import Place
+from asr.runtime.distributed import Process
 from asr.training.config import TrainingConfig
-from asr.training.loss import average_decay, ctc_losses, disagreement
+from asr.training.loss import average_decay, consistency_loss, ctc_losses
 
 
 class Trainer:
@@ -29,7 +29,7 @@ class Trainer:
     it holds the averaged weights, or is `model` itself where they are not averaged.
     """
 
-    def __init__(self, model: AcousticModel, config: TrainingConfig, place: Place) -> None:
+    def __init__(self, model: AcousticModel, config: TrainingConfig, place: Process) -> None:
         self.config = config
         self.place = place
         self.model = model.to(place.device)
@@ -70,7 +70,7 @@ class Trainer:
 
         Returns `losses` and the gradient norm before clipping, a scalar; both on the device. Where
         any process's loss or the gradient is not finite, no process's norm is, and the step changes
-        neither weights nor optimiser nor average: decided on the device, nobody waits for it.
+        neither weights nor optimizer nor average: decided on the device, nobody waits for it.
         """
         # Dropout of a step is a pure function of (seed, step, rank): a resumed run draws the same.
         torch.manual_seed(_seed(self.config.seed, step, self.place.rank))
@@ -82,14 +82,14 @@ class Trainer:
         losses = self._differentiate(batch, self.model.encoder.draw_context(generator))
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         good = norm.isfinite().float()
-        # As torch's GradScaler tells a fused optimiser, on the device, to leave everything as it is.
+        # As torch's GradScaler tells a fused optimizer, on the device, to leave everything as it is.
         self.optimizer.found_inf = 1 - good  # type: ignore[attr-defined]
         self.optimizer.step()
         if self.result is not self.model:
             self._average(step, good)
         return losses, norm
 
-    def rehearse(self, batch: Batch) -> None:
+    def check_memory(self, batch: Batch) -> None:
         """Compute a batch's gradients on this process alone, and forget them: does the memory hold?
 
         Everything is as in a step that sees as much as a step may see, but nothing is changed and no
@@ -100,7 +100,7 @@ class Trainer:
         if encoder.kind == "latency_controlled":  # the shortest chunk is read with the most overlap
             contexts.append(Context(encoder.chunk[0], encoder.right[1]))
         parameters = list(self.model.parameters())
-        # What the optimiser will have made at its first step.
+        # What the optimizer will have made at its first step.
         moments = [] if self.optimizer.state else [torch.empty_like(p) for p in parameters * 2]
         devices = [self.place.device] if self.place.device.type == "cuda" else []
         self.model.train()
@@ -147,7 +147,7 @@ class Trainer:
         try:
             yield
         except (MemoryError, RuntimeError) as error:
-            if not is_want_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise TrainingError(
                 f"{len(part.ids)} utterance(s) of {part.features.shape[1]} feature frames, a part of "
@@ -171,7 +171,7 @@ class Trainer:
 
         (B,) on the device; (1,) zero where B = 0. Their sum over all processes is the loss. `context`
         is how far a latency-controlled encoder sees. Of a batch with second views it is the mean of
-        both losses, plus `consistency` times what `disagreement` finds.
+        both losses, plus `consistency` times what `consistency_loss` finds.
         """
         device = self.place.device
         if not batch.ids:  # a small batch among many processes: take part, adding nothing
@@ -192,7 +192,7 @@ class Trainer:
         heard = emissions.log_probs.chunk(len(views))  # (B, T', V) each
         losses = torch.stack([ctc_losses(log_probs, lengths, batch) for log_probs in heard]).mean(0)
         if len(heard) == 2:
-            losses = losses + self.config.consistency * disagreement(*heard, lengths)
+            losses = losses + self.config.consistency * consistency_loss(*heard, lengths)
         return losses / batch.symbols
 
 
@@ -224,7 +224,7 @@ def split(batch: Batch, parts: int) -> list[Batch]:
     return cut
 
 
-def is_want_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device or the machine has no memory left for a tensor."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True

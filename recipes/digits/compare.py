@@ -36,7 +36,7 @@ from asr.features import FeaturesConfig, LogMel
 from asr.files import write_atomically
 from asr.model import AcousticModel
 from asr.progress import complain, say, track
-from asr.runtime.distributed import Place
+from asr.runtime.distributed import Process
 from asr.scoring import score
 from asr.text import Vocabulary
 from asr.training.config import TrainingConfig
@@ -94,17 +94,17 @@ def count(config: EncoderConfig) -> int:
 
 
 def read_features(data: Path, name: str) -> tuple[list[Utterance], list[torch.Tensor]]:
-    """A set's utterances and their features (T, F), normalised by the training set; cached."""
+    """A set's utterances and their features (T, F), normalized by the training set; cached."""
     utterances = read_manifest(data / f"{name}.jsonl")
     cache = data / f"{name}-features-{FEATURES.mels}.pt"
     if not cache.exists():
         log_mel = LogMel(FEATURES)
         if name != "train":
-            state = torch.load(data / f"train-normalisation-{FEATURES.mels}.pt", weights_only=True)
+            state = torch.load(data / f"train-normalization-{FEATURES.mels}.pt", weights_only=True)
             log_mel.load_state_dict(state)
         else:
             log_mel.measure(load_audio(u.audio) for u in track(utterances[::5], "Measuring"))
-            save(log_mel.state_dict(), data / f"train-normalisation-{FEATURES.mels}.pt")
+            save(log_mel.state_dict(), data / f"train-normalization-{FEATURES.mels}.pt")
         save(
             [log_mel(torch.from_numpy(load_audio(u.audio))) for u in track(utterances, name)],
             cache,
@@ -136,7 +136,7 @@ def batches_of(
             for i in indices:
                 generator = random_generator(seed, epoch, utterances[i].id, "features")
                 found = features[i].numpy()
-                damaged = augmenter.damage_features(found, generator, plan.timing(i))
+                damaged = augmenter.augment_features(found, generator, plan.timing(i))
                 examples.append(
                     Example(
                         utterances[i].id, utterances[i].text, torch.from_numpy(damaged), targets[i]
@@ -155,7 +155,7 @@ def run(job: Job) -> Result:
     probes = features[:: len(features) // PROBED][:PROBED]
     before = gradient_by_lag(model, probes)
     config = TrainingConfig(learning_rate=job.rate, warmup_steps=100, seed=job.seed)
-    trainer = Trainer(model, config, Place(0, 1, torch.device("cpu")))
+    trainer = Trainer(model, config, Process(0, 1, torch.device("cpu")))
     model.train()
     used, steps = 0.0, 0
     for batch in batches_of(utterances, features, job.seed):

@@ -1,4 +1,4 @@
-"""False alarms: the words that a recogniser finds where nobody speaks."""
+"""False alarms: the words that a recognizer finds where nobody speaks."""
 
 import io
 import math

@@ -26,13 +26,13 @@ from typing import IO, NamedTuple
 
 import numpy as np
 import soundfile
-from synthesise import synthesise
+from synthesize import synthesize
 
 from asr.audio.waveform import find_audio
 from asr.cli.lm import train as train_language_model
 from asr.data.augment import align_response
 from asr.data.corpora import read_common_voice, read_kaldi, read_librispeech
-from asr.data.manifest import Reject, Utterance, summarise_rejects, write_manifest
+from asr.data.manifest import Reject, Utterance, summarize_rejects, write_manifest
 from asr.errors import EXIT_CODE, AsrError, AudioError, DataError, FileError
 from asr.files import write_atomically
 from asr.lm.estimation import EstimationConfig, read_sentences
@@ -48,7 +48,7 @@ class Estimate(NamedTuple):
     """How a language model is made."""
 
     config: EstimationConfig
-    quantise: bool
+    quantize: bool
 
 
 # Chosen on 14.8 million words of books (README.md): the small one fits beside a network into a
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             balanced = list(balance(corpora, dict(options.balance)))
             write_manifest(output / "balanced.jsonl", balanced)
         say("")
-        for line in summarise(corpora):
+        for line in summarize(corpora):
             say(line)
         for name, folder, keep in (
             ("noise", options.noise, None),
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             if options.synthetic:
                 say("")
-                spoken = synthesise(sentences, options.synthetic, output, options.processes)
+                spoken = synthesize(sentences, options.synthetic, output, options.processes)
                 write_manifest(output / "mixed.jsonl", select(corpora, "train") + spoken)
             make_language_models(sentences, corpora, output)
     except AsrError as error:
@@ -144,7 +144,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="normalised sentences, one a line, plain or .gz: makes the language models",
+        help="normalized sentences, one a line, plain or .gz: makes the language models",
     )
     beside.add_argument(
         "--synthetic",
@@ -226,7 +226,7 @@ def gather(sources: Sequence[Source]) -> Corpora:
     for source in track(sources, "reading", unit="sets"):
         utterances, rejects = source.read()
         if rejects:
-            say(f"{source.folder}:\n{summarise_rejects(rejects)}")
+            say(f"{source.folder}:\n{summarize_rejects(rejects)}")
         if not utterances:
             raise DataError(
                 f"{source.folder} holds no utterance that can be used: see the reasons above"
@@ -305,7 +305,7 @@ def write_manifests(corpora: Corpora, output: Path) -> None:
             stale.unlink()
 
 
-def summarise(corpora: Corpora) -> Iterator[str]:
+def summarize(corpora: Corpora) -> Iterator[str]:
     """A table of the sets; of a dev set also how much of it was said in training, by others."""
     yield f"{'corpus':<14}{'set':<7}{'utterances':>10}{'hours':>8}{'speakers':>10}{'shared':>8}"
     prompts = {utterance.text for utterance in select(corpora, "train")}
@@ -360,8 +360,8 @@ def is_room(path: Path) -> bool:
     """Whether an impulse response dies away as a room does.
 
     Echo chambers and spatial effects do not: speech becomes a blur in them that nobody would
-    transcribe. Looked at is what training would make of the file (`asr.augment`): its first channel
-    from the direct sound on. Raises AudioError.
+    transcribe. Looked at is what training would make of the file (`asr.data.augment`): its first
+    channel from the direct sound on. Raises AudioError.
     """
     try:
         channels, rate = soundfile.read(path, dtype="float32", always_2d=True)  # (N, channels)
@@ -383,9 +383,9 @@ def is_room(path: Path) -> bool:
 def make_language_models(sentences: Path, corpora: Corpora, output: Path) -> None:
     """Write both models of the sentences; print how well they foresee each dev set."""
     dev = {corpus: [u.text for u in roles["dev"]] for corpus, roles in corpora.items()}
-    for name, (config, quantise) in LANGUAGE_MODELS.items():
+    for name, (config, quantize) in LANGUAGE_MODELS.items():
         say("")
-        facts = train_language_model([str(sentences)], config, output / name, quantise)
+        facts = train_language_model([str(sentences)], config, output / name, quantize)
         for fact, value in facts.items():
             say(f"{fact:<12}{f'{value:,}' if isinstance(value, int) else value}")
     say("")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asr.data.corpora import read_folder
-from asr.data.manifest import Utterance, summarise_rejects, write_manifest
+from asr.data.manifest import Utterance, summarize_rejects, write_manifest
 from asr.errors import EXIT_CODE, AsrError, DataError
 from asr.progress import complain, say
 from asr.text import PROFILES
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         utterances, rejects = read_folder(options.folder, options.profile)
         if rejects:
-            say(summarise_rejects(rejects))
+            say(summarize_rejects(rejects))
         if len(utterances) < 2:
             raise DataError(
                 f"{options.folder} holds {len(utterances)} utterances that can be used: "
@@ -57,7 +57,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--profile",
         choices=PROFILES,
         default="english",
-        help="how transcripts are normalised: "
+        help="how transcripts are normalized: "
         + "; ".join(f"{name}: {what}" for name, what in PROFILES.items())
         + " (%(default)s)",
     )

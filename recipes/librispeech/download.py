@@ -62,7 +62,7 @@ def fetch(url: str, path: Path, size_bytes: int, md5: str) -> None:
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack `LibriSpeech/<name>` of `archive` as `folder` (named `<name>`), whole or not at all.
 
-    The files that lie beside it in the archive (speakers, licence) end up beside `folder`.
+    The files that lie beside it in the archive (speakers, license) end up beside `folder`.
     Raises `DownloadError`, also for an archive that would write outside of where it is unpacked.
     """
     unfinished = folder.with_name(f".{folder.name}.unfinished")

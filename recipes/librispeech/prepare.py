@@ -19,7 +19,7 @@ from typing import NamedTuple
 from download import fetch, missing_bytes, require_space, unpack
 
 from asr.data.corpora import read_librispeech
-from asr.data.manifest import Utterance, summarise_rejects, write_manifest
+from asr.data.manifest import Utterance, summarize_rejects, write_manifest
 from asr.errors import EXIT_CODE, AsrError, DataError
 from asr.progress import complain, say
 
@@ -174,7 +174,7 @@ def describe(folder: Path, manifest: Path) -> list[Utterance]:
     """Write the manifest of a subset's folder; print what it holds and what was left out."""
     utterances, rejects = read_librispeech(folder)
     if rejects:
-        say(summarise_rejects(rejects))
+        say(summarize_rejects(rejects))
     if not utterances:
         raise DataError(f"{folder} holds no utterance that can be used: see the reasons above")
     write_manifest(manifest, utterances)

@@ -1,4 +1,4 @@
-"""asr/planning.py: batches of known length in a known order, a pure function of what is planned."""
+"""asr/data/planning.py: batches of known length and order, a pure function of what is planned."""
 
 from collections import Counter
 

@@ -24,7 +24,7 @@ WORDS = (2, 12)  # of a sentence
 SEED = 1
 
 
-def synthesise(sentences: Path, utterances: int, output: Path, processes: int) -> list[Utterance]:
+def synthesize(sentences: Path, utterances: int, output: Path, processes: int) -> list[Utterance]:
     """Speak so many of the sentences in a file (one a line, .gz) into `output`/synthetic.
 
     The same sentences, number and wheel give the same bytes; what is there already is kept. Raises
@@ -84,7 +84,7 @@ def speak(folder: Path, texts: Sequence[str], processes: int) -> list[Utterance]
 
 
 def read_out(texts: Sequence[str], number: int, _random: np.random.Generator) -> str:
-    """What is said in the utterance of a number: `asr.synthesis.Draw`."""
+    """What is said in the utterance of a number: `asr.data.synthesis.Draw`."""
     return texts[number]
 
 

@@ -20,10 +20,10 @@ from asr.encoder import EncoderConfig
 from asr.errors import ConfigError
 from asr.features import FeaturesConfig, LogMel
 from asr.model import AcousticModel
-from asr.runtime.distributed import Place, RuntimeConfig, launch
+from asr.runtime.distributed import Process, RuntimeConfig, launch
 from asr.text import Vocabulary
-from asr.training.config import Listener, TrainingConfig
-from asr.training.loss import disagreement
+from asr.training.config import TrainingCallbacks, TrainingConfig
+from asr.training.loss import consistency_loss
 from asr.training.metrics import read_metrics
 from asr.training.run import train
 from asr.training.trainer import Trainer, split
@@ -44,8 +44,8 @@ def tones(tmp_path_factory) -> list[Utterance]:
 def test_the_views_differ_in_their_masks_alone(epoch: int) -> None:
     features = np.random.default_rng(1).uniform(1, 2, (200, 40)).astype(np.float32)
     augmenter = Augmenter(WARPED, RATE)
-    one = augmenter.damage_features(features, random_generator(0, epoch, "a"))
-    first, second = augmenter.damage_features_twice(features, random_generator(0, epoch, "a"))
+    one = augmenter.augment_features(features, random_generator(0, epoch, "a"))
+    first, second = augmenter.augment_features_twice(features, random_generator(0, epoch, "a"))
     np.testing.assert_array_equal(first, one)
     assert first.shape == second.shape
     seen = (first != 0) & (second != 0)
@@ -100,19 +100,19 @@ def divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
 def test_disagreement_is_the_divergence_by_its_definition() -> None:
     first, second = random_log_probs(1), random_log_probs(2)
     lengths = torch.tensor([7, 4, 0])
-    found = disagreement(first, second, lengths)
+    found = consistency_loss(first, second, lengths)
     p, q = first.double().exp().numpy(), second.double().exp().numpy()
     for row, length in enumerate(lengths.tolist()):
         pairs = [(p[row, t], q[row, t]) for t in range(length)]
         expected = sum(divergence(a, b) + divergence(b, a) for a, b in pairs) / 2
         assert float(found[row]) == pytest.approx(expected, abs=1e-5)
-    assert disagreement(first, first, lengths).tolist() == pytest.approx([0, 0, 0], abs=1e-6)
+    assert consistency_loss(first, first, lengths).tolist() == pytest.approx([0, 0, 0], abs=1e-6)
 
 
 def test_each_view_is_drawn_to_the_other_as_it_is() -> None:
     logits, second = torch.randn(3, 7, 6).requires_grad_(), random_log_probs(2)
     lengths = torch.tensor([7, 4, 1])
-    disagreement(logits.log_softmax(-1), second, lengths).sum().backward()
+    consistency_loss(logits.log_softmax(-1), second, lengths).sum().backward()
     # Of KL(second || softmax(logits)) / 2: cross-entropy's gradient.
     expected = (logits.detach().softmax(-1) - second.exp()) / 2
     expected[torch.arange(7) >= lengths[:, None]] = 0
@@ -126,7 +126,7 @@ def make_trainer(consistency: float, dropout: float = 0.0, accumulate: int = 1) 
     config = TrainingConfig(
         warmup_steps=0, learning_rate=1e-2, consistency=consistency, accumulate=accumulate
     )
-    return Trainer(model, config, Place(0, 1, torch.device("cpu")))
+    return Trainer(model, config, Process(0, 1, torch.device("cpu")))
 
 
 def make_batch(count: int = 4) -> Batch:
@@ -161,7 +161,7 @@ def test_the_loss_is_the_mean_of_both_and_what_they_disagree_on() -> None:
         trainer.model(view, batch.feature_lengths).log_probs
         for view in (batch.features, batch.second)
     ]
-    apart = disagreement(*heard, -(-batch.feature_lengths // 2))
+    apart = consistency_loss(*heard, -(-batch.feature_lengths // 2))
     expected = (single[0] + single[1]) / 2 + 0.3 * apart / batch.symbols
     torch.testing.assert_close(trainer.losses(batch), expected, rtol=1e-5, atol=1e-6)
     assert (apart > 0.01).all()
@@ -192,7 +192,7 @@ def test_steps_bring_the_views_together() -> None:
                 trainer.model(view, batch.feature_lengths).log_probs
                 for view in (batch.features, batch.second)
             ]
-        distances[weight] = float(disagreement(*heard, -(-batch.feature_lengths // 2)).sum())
+        distances[weight] = float(consistency_loss(*heard, -(-batch.feature_lengths // 2)).sum())
     assert distances[2.0] < 0.5 * distances[0.0]
 
 
@@ -216,7 +216,7 @@ def test_a_batch_is_cut_with_its_second_views(parts: int) -> None:
 # Training
 
 
-class Stop(Listener):
+class Stop(TrainingCallbacks):
     """Interrupts the run at its fourth step."""
 
     def __init__(self) -> None:

@@ -18,8 +18,8 @@ from corpus import tiny_task, write_tones
 from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loading import load
 from omegaconf import OmegaConf
-from test_prepare import load
 
 from asr import scoring
 from asr.audio.waveform import Resampler

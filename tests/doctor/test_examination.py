@@ -31,7 +31,7 @@ from asr.encoder import EncoderConfig
 from asr.errors import AudioError, DataError
 from asr.features import FeaturesConfig
 from asr.model import AcousticModel
-from asr.text import Vocabulary, normalise
+from asr.text import Vocabulary, normalize
 from asr.training.config import TrainingConfig
 
 Run = Callable[..., tuple[int, str, str]]
@@ -459,12 +459,12 @@ def test_letters_of_another_script_and_invisible_ones_are_found_where_they_are_r
         replace(u, text=u.text[:-2] + texts[u.id] if u.id in texts else u.text)
         for u in corpus.utterances
     ]
-    vocabulary = Vocabulary.from_transcripts(normalise(u.text) for u in utterances)
+    vocabulary = Vocabulary.from_transcripts(normalize(u.text) for u in utterances)
     [finding] = examine({"train": utterances}, Requirements(vocabulary)).findings
     assert (finding.kind, finding.severity, finding.ids) == ("odd", WARNING, ("u1", "u2", "u3"))
     assert finding.details[0] == "'\\u0430' (cyrillic small letter a)"
     half = [replace(u, text="да нет") for u in utterances[::2]] + utterances[1::2]
-    vocabulary = Vocabulary.from_transcripts(normalise(u.text) for u in half)
+    vocabulary = Vocabulary.from_transcripts(normalize(u.text) for u in half)
     found = named(examine({"train": half}, Requirements(vocabulary)))
     assert found["odd", "train"] == {"u3"}  # two scripts that are meant; u1 is cyrillic too
 
@@ -603,7 +603,7 @@ def read_every(shared: Path, step: int) -> dict[str, list[Utterance]]:
             [(n, str(kaldi / path), tables[1][n], tables[2][n]) for n, path in tables[0].items()]
         )
         splits[split] = [
-            Utterance(name, path, inspect_audio(path).seconds, normalise(text, "english"), speaker)
+            Utterance(name, path, inspect_audio(path).seconds, normalize(text, "english"), speaker)
             for corpus in rows
             for name, path, text, speaker in corpus[::step]
         ]
@@ -795,8 +795,8 @@ def test_many_cases_are_cut_short_in_a_terminal_alone(
         path, [Utterance(u.id, u.audio, u.seconds, f"{u.text} 7", "x") for u in healthy.utterances]
     )
     code, out, _ = doctor(path, "--json", tmp_path / "all.json")
-    assert (code, out.count(": 7")) == (1, report.NAMES_TOLD)
-    assert f"and {40 - report.NAMES_TOLD} more" in out
+    assert (code, out.count(": 7")) == (1, report.NAMES_SHOWN)
+    assert f"and {40 - report.NAMES_SHOWN} more" in out
     assert len(json.loads((tmp_path / "all.json").read_text())["findings"][0]["ids"]) == 40
     code, out, _ = doctor(path, "--vocabulary", "transcripts")
     assert code == 0

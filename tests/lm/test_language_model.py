@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ngrams import HAND, Entries, arpa_text, assert_same, log10_slowly, models, read, tables
@@ -92,7 +93,7 @@ class TestScores:
         with gzip.open(shared / "text/books.txt.gz", "rt", encoding="utf-8") as file:
             lines = file.readlines()
         sentences = lines[:: len(lines) // 10_000][:10_000]
-        expected = np.load(Path(__file__).parent / "data/kenlm-scores.npz")["log10"]
+        expected = np.load(ROOT / "tests/data/kenlm-scores.npz")["log10"]
         model = LanguageModel.read(shared / "decoder_bench/lm3.arpa.gz")
         scores = np.array([model.score(sentence) for sentence in sentences]) / LN10
         assert np.abs(scores - expected).max() <= 1e-4
@@ -196,13 +197,13 @@ class TestFiles:
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )
     def test_arpa_to_binary_to_arpa(
-        self, tmp_path: Path, model: tuple[Entries, int, random.Random], quantise: bool
+        self, tmp_path: Path, model: tuple[Entries, int, random.Random], quantize: bool
     ) -> None:
         entries, order, generator = model
         first = read(tmp_path, arpa_text(entries, order, generator))
-        first.write(tmp_path / "model.lm", quantise=quantise)
+        first.write(tmp_path / "model.lm", quantize=quantize)
         second = LanguageModel.read(tmp_path / "model.lm")
-        if not quantise:
+        if not quantize:
             assert_same(second, first)
         second.write_arpa(tmp_path / "again.arpa")
         # So few different numbers are all in the books, so that nothing is lost.
@@ -221,7 +222,7 @@ class TestFiles:
         self, tmp_path: Path, hand: LanguageModel
     ) -> None:
         hand.write(tmp_path / "plain.lm")
-        hand.write(tmp_path / "coded.lm", quantise=True)
+        hand.write(tmp_path / "coded.lm", quantize=True)
         mapped = [LanguageModel.read(tmp_path / name) for name in ["plain.lm", "coded.lm"]]
         kinds = "int32 int32 int32 float32 float32 uint16 uint16 float32 float32".split()
         for model in [hand, *mapped]:
@@ -250,11 +251,11 @@ class TestFiles:
         hand.write(tmp_path / "model.lm")  # and so does writing a new one beneath it
         assert not mapped.ngrams.log_prob.any()
 
-    @pytest.mark.parametrize("quantise", [False, True])
+    @pytest.mark.parametrize("quantize", [False, True])
     def test_every_truncation_of_a_binary_is_noticed(
-        self, tmp_path: Path, hand: LanguageModel, quantise: bool
+        self, tmp_path: Path, hand: LanguageModel, quantize: bool
     ) -> None:
-        hand.write(tmp_path / "model.lm", quantise)
+        hand.write(tmp_path / "model.lm", quantize)
         whole = (tmp_path / "model.lm").read_bytes()
         for size in [*range(0, 130), *range(130, len(whole), 17), len(whole) - 1]:
             (tmp_path / "cut.lm").write_bytes(whole[:size])
@@ -283,28 +284,28 @@ class TestFiles:
             with pytest.raises(LanguageError, match=message):
                 LanguageModel.read(path)
 
-    def test_quantised_keeps_the_perplexity(self, shared: Path, tmp_path: Path) -> None:
+    def test_quantized_keeps_the_perplexity(self, shared: Path, tmp_path: Path) -> None:
         with gzip.open(shared / "text/books.txt.gz", "rt", encoding="utf-8") as file:
             sentences = list(islice(file, 0, 400_000, 200))
         model = LanguageModel.read(shared / "decoder_bench/lm3.arpa.gz")
         model.write(tmp_path / "plain.lm")
-        model.write(tmp_path / "coded.lm", quantise=True)
+        model.write(tmp_path / "coded.lm", quantize=True)
         coded = LanguageModel.read(tmp_path / "coded.lm")
         exact, near = model.perplexity(sentences), coded.perplexity(sentences)
         assert near.perplexity == pytest.approx(exact.perplexity, rel=5e-3)
         assert near.perplexity_known == pytest.approx(exact.perplexity_known, rel=5e-3)
         sizes = [(tmp_path / name).stat().st_size for name in ["coded.lm", "plain.lm"]]
         assert sizes[0] < 0.9 * sizes[1]
-        coded.write(tmp_path / "twice.lm", quantise=True)
+        coded.write(tmp_path / "twice.lm", quantize=True)
         assert (tmp_path / "twice.lm").read_bytes() == (tmp_path / "coded.lm").read_bytes()
 
-    def test_quantised_tells_neighbouring_numbers_apart(self, tmp_path: Path) -> None:
+    def test_quantized_tells_neighboring_numbers_apart(self, tmp_path: Path) -> None:
         count = 1000
         values = -np.arange(1_065_353_216, 1_065_353_216 + count, dtype=np.int32).view(np.float32)
         words = ["<unk>", "<s>", "</s>", *(f"w{index}" for index in range(3, count))]
         ids = np.arange(count, dtype=np.int32)[:, None]
         model = LanguageModel.from_ngrams(words, [NGramTable(ids, values, None)])
-        model.write(tmp_path / "coded.lm", quantise=True)
+        model.write(tmp_path / "coded.lm", quantize=True)
         ngrams = LanguageModel.read(tmp_path / "coded.lm").ngrams
         assert np.array_equal(ngrams.log_prob_book[ngrams.log_prob_code[1:]], values)
 

@@ -244,14 +244,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("models")
 
 
-def model_of(entries: Entries, folder: Path, quantise: bool = False) -> LanguageModel:
+def model_of(entries: Entries, folder: Path, quantize: bool = False) -> LanguageModel:
     order = max(map(len, entries))
     path = folder / "model.arpa"
     path.write_text(arpa_text(dict(entries), order, random.Random(0)), encoding="utf-8")
     model = LanguageModel.read(path)
-    if quantise:  # so few numbers keep their values
+    if quantize:  # so few numbers keep their values
         binary = folder / "model.lm"
-        model.write(binary, quantise=True)
+        model.write(binary, quantize=True)
         model = LanguageModel.read(binary)
     return model
 
@@ -274,7 +274,7 @@ def setups(draw: st.DrawFn, /, folder: Path, **numbers: Any) -> Setup:
         words = generator.sample(WORDS, generator.randint(1, 6))
         words = [word.upper() if generator.random() < 0.2 else word for word in words]
         entries = random_entries(generator, words, draw(st.integers(1, 3)))
-        model = model_of(entries, folder, quantise=draw(st.booleans()))
+        model = model_of(entries, folder, quantize=draw(st.booleans()))
     if kind in ("lexicon", "both"):
         lexicon = generator.choices([*WORDS, "B", "AB", "x", "a b"], k=generator.randint(1, 6))
     hotwords = draw(st.dictionaries(st.sampled_from(PHRASES), ANY_WEIGHT, max_size=3))
@@ -881,8 +881,8 @@ class TestArrays:
         fixed.flags.writeable = False
         unaligned = np.zeros(30 * 5 * 4 + 1, np.uint8)[1:].view(np.float32).reshape(30, 5)
         unaligned[:] = self.log_probs
-        for quantise in (False, True):
-            model = model_of(entries, folder, quantise)
+        for quantize in (False, True):
+            model = model_of(entries, folder, quantize)
             for config in (beam_config(), whole_numbers):
                 for arguments in ((), (model,), (model, ["a"], {"a": 1}), (None, ["a"])):
                     decoder = BeamDecoder(LARGER, SECONDS, config, *arguments)
@@ -1205,7 +1205,7 @@ class TestBadInput:
         with pytest.raises(DecodeError, match=r"\(T', 5\) is expected"):
             self.decoder.decode(np.zeros(shape, np.float32))
 
-    def test_what_is_not_normalised_is_refused_and_the_state_stays(self) -> None:
+    def test_what_is_not_normalized_is_refused_and_the_state_stays(self) -> None:
         log_probs = emit("ab ca", LARGER)
         holed = log_probs.copy()
         holed[3, 2] = math.nan

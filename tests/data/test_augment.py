@@ -65,8 +65,8 @@ def folders(tmp_path: Path) -> AugmentConfig:
 def damage(augmenter: Augmenter, epoch: int) -> tuple[Array, Array]:
     generator, timing = random_generator(1, epoch, "84-121123-0000"), Timing(1.0, 0.1, 0.2, 0.9)
     return (
-        augmenter.damage_waveform(random_array(8000), generator, timing),
-        augmenter.damage_features(random_array(200, 80), generator, timing),
+        augmenter.augment_waveform(random_array(8000), generator, timing),
+        augmenter.augment_features(random_array(200, 80), generator, timing),
     )
 
 
@@ -80,17 +80,17 @@ def test_silence_surrounds_the_speech_for_as_long_as_was_planned() -> None:
     for seed in range(100):
         generator = np.random.default_rng(seed)
         seconds = generator.uniform(0.001, 0.5, 2)
-        damaged = augmenter.damage_waveform(speech, generator, Timing(1.0, *seconds))
+        damaged = augmenter.augment_waveform(speech, generator, Timing(1.0, *seconds))
         assert damaged.dtype == np.float32
         before, after = (int(length * RATE) for length in seconds)
         np.testing.assert_array_equal(damaged[before : before + RATE], speech)
         assert len(damaged) == before + RATE + after
         assert 0 < np.abs(damaged[:before]).max() < 0.5
         loudness.append(20 * np.log10(np.sqrt(np.square(damaged[:before]).mean() + 1e-12)))
-    one_sided = augmenter.damage_waveform(speech, np.random.default_rng(0), Timing(after=0.25))
+    one_sided = augmenter.augment_waveform(speech, np.random.default_rng(0), Timing(after=0.25))
     np.testing.assert_array_equal(one_sided[:RATE], speech)
     assert len(one_sided) == 1.25 * RATE
-    unchanged = augmenter.damage_waveform(speech, np.random.default_rng(0))
+    unchanged = augmenter.augment_waveform(speech, np.random.default_rng(0))
     np.testing.assert_array_equal(unchanged, speech)
     assert -90 < min(loudness) < -75
     assert -55 < max(loudness) < -44
@@ -147,8 +147,8 @@ def test_inputs_are_not_changed_in_place(folders: AugmentConfig) -> None:
     waveform, features = random_array(8000), random_array(200, 80)
     for config in (folders, AugmentConfig()):
         augmenter = Augmenter(config, RATE)
-        augmenter.damage_waveform(waveform, random_generator(0, 0, "a"))
-        augmenter.damage_features(features, random_generator(0, 0, "a"))
+        augmenter.augment_waveform(waveform, random_generator(0, 0, "a"))
+        augmenter.augment_features(features, random_generator(0, 0, "a"))
     np.testing.assert_array_equal(waveform, random_array(8000))
     np.testing.assert_array_equal(features, random_array(200, 80))
 
@@ -157,8 +157,8 @@ def test_with_everything_off_nothing_changes() -> None:
     augmenter = Augmenter(only(), RATE)
     waveform, features = random_array(8000), random_array(200, 80)
     generator = random_generator(0, 0, "a")
-    np.testing.assert_array_equal(augmenter.damage_waveform(waveform, generator), waveform)
-    np.testing.assert_array_equal(augmenter.damage_features(features, generator), features)
+    np.testing.assert_array_equal(augmenter.augment_waveform(waveform, generator), waveform)
+    np.testing.assert_array_equal(augmenter.augment_features(features, generator), features)
 
 
 # Waveforms
@@ -183,7 +183,7 @@ def test_noise_comes_at_the_drawn_level_and_from_drawn_places(tmp_path: Path) ->
     speech = random_array(20_000)
     levels, starts = [], set()
     for epoch in range(200):
-        noise = augmenter.damage_waveform(speech, random_generator(0, epoch, "a")) - speech
+        noise = augmenter.augment_waveform(speech, random_generator(0, epoch, "a")) - speech
         levels.append(10 * np.log10(np.square(speech).sum() / np.square(noise).sum()))
         starts.add(round(float(noise[0] / noise[-1]), 3))
     assert 5 - 1e-3 <= min(levels) < 6
@@ -198,7 +198,7 @@ def test_short_noise_goes_round(tmp_path: Path) -> None:
     speech = random_array(23)
     firsts = set()
     for epoch in range(50):
-        noise = augmenter.damage_waveform(speech, random_generator(0, epoch, "a")) - speech
+        noise = augmenter.augment_waveform(speech, random_generator(0, epoch, "a")) - speech
         np.testing.assert_allclose(noise[5:], noise[:-5], atol=1e-6)
         order = int(np.argmax(noise[:5]))
         np.testing.assert_allclose(
@@ -252,7 +252,7 @@ def test_gain_is_uniform_in_decibels() -> None:
     augmenter = Augmenter(only(gain_db=6.0), RATE)
     one = np.ones(4, dtype=np.float32)
     levels = [
-        20 * np.log10(augmenter.damage_waveform(one, random_generator(0, epoch, "a"))[0])
+        20 * np.log10(augmenter.augment_waveform(one, random_generator(0, epoch, "a"))[0])
         for epoch in range(400)
     ]
     assert -6 <= min(levels) < -5.5
@@ -266,7 +266,7 @@ def test_each_kind_of_damage_happens_as_often_as_asked(folders: AugmentConfig) -
         values = {f"{key}_folder": getattr(folders, f"{key}_folder"), f"{key}_probability": 0.3}
         augmenter = Augmenter(only(**values), RATE)
         changed = [
-            (augmenter.damage_waveform(speech, random_generator(0, epoch, "a")) != speech).any()
+            (augmenter.augment_waveform(speech, random_generator(0, epoch, "a")) != speech).any()
             for epoch in range(500)
         ]
         assert 0.22 < np.mean(changed) < 0.38
@@ -277,9 +277,9 @@ def test_silence_stays_silent_and_lengths_stay(folders: AugmentConfig, samples: 
     augmenter = Augmenter(folders, RATE)
     silence = np.zeros(samples, dtype=np.float32)
     np.testing.assert_array_equal(
-        augmenter.damage_waveform(silence, random_generator(0, 0, "a")), silence
+        augmenter.augment_waveform(silence, random_generator(0, 0, "a")), silence
     )
-    damaged = augmenter.damage_waveform(random_array(samples), random_generator(0, 0, "a"))
+    damaged = augmenter.augment_waveform(random_array(samples), random_generator(0, 0, "a"))
     assert damaged.shape == (samples,)
     assert damaged.dtype == np.float32
 
@@ -302,7 +302,7 @@ def test_real_noise_and_real_rooms(shared: Path) -> None:
     assert len(augmenter.responses) == 20
     speech = 0.05 * random_array(4 * RATE)
     for epoch in range(20):
-        damaged = augmenter.damage_waveform(speech, random_generator(0, epoch, "a"))
+        damaged = augmenter.augment_waveform(speech, random_generator(0, epoch, "a"))
         assert np.isfinite(damaged).all()
         gain = np.sqrt(np.square(damaged).mean() / np.square(speech).mean())
         assert 0.5 < gain < 1.5
@@ -331,7 +331,7 @@ def test_masks_stay_inside_and_are_never_wider_than_asked(
         mel_mask_bins=mask_bins,
     )
     features = np.ones((frames, mels), dtype=np.float32)
-    masked = Augmenter(config, RATE).damage_features(features, random_generator(0, epoch, "a"))
+    masked = Augmenter(config, RATE).augment_features(features, random_generator(0, epoch, "a"))
     assert masked.shape == features.shape
     assert set(np.unique(masked)) <= {0.0, 1.0}
     rows, columns = masked.max(axis=1), masked.max(axis=0)
@@ -351,7 +351,7 @@ def draw_masks(config: AugmentConfig, size: int, axis: int, count: int) -> npt.N
     ones = np.ones((size, 3) if axis == 0 else (3, size), dtype=np.float32)
     spans = []
     for epoch in range(count):
-        line = augmenter.damage_features(ones, random_generator(0, epoch, "a")).max(axis=1 - axis)
+        line = augmenter.augment_features(ones, random_generator(0, epoch, "a")).max(axis=1 - axis)
         masked = np.flatnonzero(line == 0)
         spans.append((masked[0], masked[-1] + 1) if len(masked) else (0, 0))
     return np.array(spans)
@@ -410,7 +410,7 @@ def test_masks_at_the_same_place_are_torchaudios(
     ones = np.ones_like(features)
     for epoch in range(20):
         generator = random_generator(0, epoch, "a")
-        line = Augmenter(config, RATE).damage_features(ones, generator).max(axis=1 - axis)
+        line = Augmenter(config, RATE).augment_features(ones, generator).max(axis=1 - axis)
         masked = np.flatnonzero(line == 0)
         width, start = len(masked), int(masked[0]) if len(masked) else 0
         value = width + 0.5  # torchaudio: width = floor(rand · param), start = floor(rand · rest)
@@ -420,7 +420,7 @@ def test_masks_at_the_same_place_are_torchaudios(
             torch.from_numpy(features)[None], mask_param=widest + 1, mask_value=0.0, axis=1 + axis
         )
         monkeypatch.undo()
-        ours = Augmenter(config, RATE).damage_features(features, random_generator(0, epoch, "a"))
+        ours = Augmenter(config, RATE).augment_features(features, random_generator(0, epoch, "a"))
         np.testing.assert_array_equal(ours, expected[0].numpy())
 
 
@@ -429,14 +429,14 @@ def test_tempo_is_torchs_linear_interpolation(frames: int, target: int) -> None:
     import torch
 
     features = random_array(frames, 8)
-    centres = (np.arange(target) + 0.5) * (frames / target) - 0.5
+    centers = (np.arange(target) + 0.5) * (frames / target) - 0.5
     expected = torch.nn.functional.interpolate(
         torch.from_numpy(features.T.astype(np.float64))[None],
         size=target,
         mode="linear",
         align_corners=False,
     )
-    ours = interpolate(features, centres, axis=0)
+    ours = interpolate(features, centers, axis=0)
     np.testing.assert_allclose(ours, expected[0].numpy().T, atol=1e-5)
 
 
@@ -445,11 +445,11 @@ def test_tempo_keeps_events_where_they_are_in_proportion() -> None:
     ramp = np.repeat(np.linspace(0, 1, 500, dtype=np.float32)[:, None], 4, axis=1)
     for tempo in np.linspace(0.5, 1.5, 101):
         timing, generator = Timing(tempo=float(tempo)), np.random.default_rng(0)
-        damaged = augmenter.damage_features(ramp, generator, timing)
+        damaged = augmenter.augment_features(ramp, generator, timing)
         assert len(damaged) == math.ceil(500 / tempo)
         np.testing.assert_allclose(damaged[:, 0], np.linspace(0, 1, len(damaged)), atol=2e-3)
-        backwards = augmenter.damage_features(ramp[::-1], generator, timing)
-        np.testing.assert_allclose(backwards[::-1], damaged, atol=1e-5)  # no end is favoured
+        backwards = augmenter.augment_features(ramp[::-1], generator, timing)
+        np.testing.assert_allclose(backwards[::-1], damaged, atol=1e-5)  # no end is favored
 
 
 @pytest.mark.parametrize("tempo", [0.0, 0.05, 0.15, 0.5])
@@ -462,7 +462,7 @@ def test_what_fits_at_the_fastest_speed_fits_at_every_draw(tempo: float) -> None
     for samples in range(400, 6000, 3):
         for speed in config.speeds:
             features = np.zeros((frames(samples / speed), 1), dtype=np.float32)
-            damaged = augmenter.damage_features(features, generator, Timing(tempo=1 + tempo))
+            damaged = augmenter.augment_features(features, generator, Timing(tempo=1 + tempo))
             assert len(damaged) >= frames(samples / config.fastest)
             assert len(damaged) >= min(1, len(features))
 
@@ -480,7 +480,7 @@ def test_a_mel_shift_goes_both_ways_by_at_most_what_was_asked() -> None:
     augmenter = Augmenter(only(mel_shift=3.0), RATE)
     ramp = np.arange(80, dtype=np.float32)[None].repeat(5, axis=0)
     shifts = [
-        40 - augmenter.damage_features(ramp, random_generator(0, epoch, "a"))[2, 40]
+        40 - augmenter.augment_features(ramp, random_generator(0, epoch, "a"))[2, 40]
         for epoch in range(300)
     ]
     assert -3 <= min(shifts) < -2.8
@@ -492,8 +492,8 @@ def test_one_frame_and_no_frame_are_survived() -> None:
     augmenter = Augmenter(AugmentConfig(mel_shift=2.0, time_mask_fraction=1.0), RATE)
     for epoch, tempo in enumerate(np.linspace(0.5, 1.5, 20)):
         generator, timing = random_generator(0, epoch, "a"), Timing(tempo=float(tempo))
-        assert len(augmenter.damage_features(random_array(1, 80), generator, timing)) >= 1
-        assert augmenter.damage_features(random_array(0, 80), generator, timing).size == 0
+        assert len(augmenter.augment_features(random_array(1, 80), generator, timing)) >= 1
+        assert augmenter.augment_features(random_array(0, 80), generator, timing).size == 0
 
 
 # Configuration and folders
@@ -503,7 +503,7 @@ def test_the_defaults_need_no_folder_and_know_their_fastest_speed() -> None:
     config = AugmentConfig()
     augmenter = pickle.loads(pickle.dumps(Augmenter(config, RATE)))
     features = random_array(300, 80)
-    damaged = augmenter.damage_features(features, random_generator(0, 0, "a"))
+    damaged = augmenter.augment_features(features, random_generator(0, 0, "a"))
     assert (damaged == 0).any()
     assert (damaged == features).any()
     assert config.fastest == 1.1

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from asr import checkpoint
-from asr.encoder import LEARNING
+from asr.encoder import TRAINING_ONLY
 from asr.recipe import Experiment, translate_flags
 from asr.release import RELEASED
 
@@ -70,7 +70,7 @@ def test_start_released_is_the_model_that_comes_with_asr(name: str) -> None:
     payload = checkpoint.read(RELEASED)
     assert asdict(experiment.features) == payload["features"]
     ours = asdict(experiment.encoder)
-    learning = [key.removeprefix("encoder.") for key in LEARNING]
+    learning = [key.removeprefix("encoder.") for key in TRAINING_ONLY]
     assert {key: ours[key] for key in ours if key not in learning} == {
         key: payload["encoder"][key] for key in ours if key not in learning
     }

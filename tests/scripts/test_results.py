@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from test_prepare import load
+from loading import load
 
 from asr.release import RELEASED, RESULTS
 

@@ -480,7 +480,7 @@ class TestLong:
 class TestSubtitles:
     @pytest.fixture
     def say(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-        """Let the recogniser hear these (text, start, end), whatever it is given."""
+        """Let the recognizer hear these (text, start, end), whatever it is given."""
 
         def say(*words: tuple[str, float, float]) -> None:
             found = tuple(Word(text, start, end, 0.5) for text, start, end in words)
@@ -768,7 +768,7 @@ class TestStreams:
 
 
 class TestBadInput:
-    def test_misspelt_options_are_told_by_their_command(self, asr: Run, speech: Path) -> None:
+    def test_misspelled_options_are_told_by_their_command(self, asr: Run, speech: Path) -> None:
         code, _, err = asr("stream", "--nbest", "3", speech, "--checkpoint", "CHECKPOINT")
         assert code == 2
         assert err.startswith("usage: asr stream")

@@ -236,7 +236,7 @@ class TestBadInput:
             "log10",
         ],
     )
-    def test_what_is_not_normalised_is_refused(self, wrong: np.ndarray) -> None:
+    def test_what_is_not_normalized_is_refused(self, wrong: np.ndarray) -> None:
         with pytest.raises(DecodeError, match=r"frame 0 of 3 sums to .* as log_softmax"):
             self.decoder.decode(wrong)
 

@@ -1,4 +1,4 @@
-"""The beam decoder's doors: command line, checkpoint, Hydra group and recogniser agree."""
+"""The beam decoder's doors: command line, checkpoint, Hydra group and recognizer agree."""
 
 import gzip
 import json
@@ -356,7 +356,7 @@ def test_librispeech_is_decoded_with_its_published_models(asr: Run, folder: Path
     with gzip.open(published / "4-gram.arpa.gz", "wt") as file:
         file.write(upper)
     (published / "librispeech-vocab.txt").write_text("A\n")
-    script = Path(__file__).parents[1] / "recipes" / "librispeech" / "evaluate.py"
+    script = Path(__file__).parents[2] / "recipes" / "librispeech" / "evaluate.py"
     words = ["--checkpoint", "model.pt", "--manifest", "dev.jsonl", "--language-models"]
     command = [sys.executable, str(script), *words, str(published)]
 

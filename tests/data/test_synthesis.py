@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from test_prepare import load
+from loading import load
 
 from asr.audio.waveform import load_audio
 from asr.data import synthesis
@@ -17,7 +17,7 @@ from asr.errors import DataError
 
 pytest.importorskip("espeakng_loader")
 prepare = load(ROOT / "recipes" / "english" / "prepare.py")
-synthesise = __import__("sys").modules["synthesise"]
+synthesize = __import__("sys").modules["synthesize"]
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def other_processes_find_the_recipe(monkeypatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "recipes" / "english"))
 
 
-SENTENCES = ["one two three", "good night", "the sea is grey today", "it rains", "no"]
+SENTENCES = ["one two three", "good night", "the sea is gray today", "it rains", "no"]
 
 
 def say(texts: list[str], number: int, _: np.random.Generator) -> str:
@@ -80,18 +80,18 @@ def write_sentences(path: Path) -> Path:
 
 def test_english_sentences_are_spoken_once_and_kept(tmp_path: Path, capsys) -> None:
     sentences = write_sentences(tmp_path / "sentences.txt.gz")
-    spoken = synthesise.synthesise(sentences, 3, tmp_path, 1)
+    spoken = synthesize.synthesize(sentences, 3, tmp_path, 1)
     assert {u.text for u in spoken} < set(SENTENCES) - {"no"}  # a word is no sentence
     assert len({u.text for u in spoken}) == 3
     assert spoken == read_manifest(tmp_path / "synthetic" / "manifest.jsonl")
     first = Path(spoken[0].audio)
     made = first.stat().st_mtime_ns
-    assert synthesise.synthesise(sentences, 3, tmp_path, 1) == spoken
+    assert synthesize.synthesize(sentences, 3, tmp_path, 1) == spoken
     assert first.stat().st_mtime_ns == made
-    assert len(synthesise.synthesise(sentences, 2, tmp_path, 1)) == 2
+    assert len(synthesize.synthesize(sentences, 2, tmp_path, 1)) == 2
     assert not (tmp_path / ".synthetic.unfinished").exists()
     with pytest.raises(DataError, match="4 sentences of 2 to 12 words"):
-        synthesise.synthesise(sentences, 5, tmp_path, 1)
+        synthesize.synthesize(sentences, 5, tmp_path, 1)
     assert len(read_manifest(tmp_path / "synthetic" / "manifest.jsonl")) == 2
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import ROOT
 from corpus import write_tones
-from test_prepare import load
+from loading import load
 from torch import nn
 
 from asr.data.manifest import write_manifest

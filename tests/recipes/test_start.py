@@ -17,9 +17,9 @@ from asr.encoder import EncoderConfig
 from asr.errors import CheckpointError, ConfigError
 from asr.features import FeaturesConfig
 from asr.model import AcousticModel
-from asr.runtime.distributed import Place
+from asr.runtime.distributed import Process
 from asr.text import Vocabulary
-from asr.training.config import Listener, TrainingConfig
+from asr.training.config import TrainingCallbacks, TrainingConfig
 from asr.training.metrics import read_metrics
 from asr.training.run import train
 from asr.training.trainer import Trainer
@@ -54,7 +54,7 @@ def test_it_goes_on_where_the_other_one_ended(tones, before, tmp_path) -> None:
         assert torch.equal(ours[name], theirs[name])
 
 
-class Stopper(Listener):
+class Stopper(TrainingCallbacks):
     """Asks the training to stop after five steps."""
 
     steps = 0
@@ -66,13 +66,13 @@ class Stopper(Listener):
 
 
 def test_resumed_it_does_not_start_again(tones, before, tmp_path) -> None:
-    def run(folder: str, listener: Listener) -> bool:
+    def run(folder: str, listener: TrainingCallbacks) -> bool:
         task = tiny_task(tmp_path / folder, tones, start_from=str(before), listener=listener)
         return train(task).interrupted
 
-    assert not run("whole", Listener())
+    assert not run("whole", TrainingCallbacks())
     assert run("stopped", Stopper())
-    assert not run("stopped", Listener())
+    assert not run("stopped", TrainingCallbacks())
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
 
 
@@ -117,7 +117,7 @@ def test_the_scale_of_half_precision_does_not_change_a_step() -> None:
     for half in (False, True):
         torch.manual_seed(0)
         model = AcousticModel(FeaturesConfig(mels=20), EncoderConfig(layers=2, hidden=16), 29)
-        trainer = Trainer(model, TrainingConfig(accumulate=2), Place(0, 1, torch.device("cpu")))
+        trainer = Trainer(model, TrainingConfig(accumulate=2), Process(0, 1, torch.device("cpu")))
         assert not trainer.half
         trainer.half = half
         losses, norm = trainer.step(batch, 0, 0.0)

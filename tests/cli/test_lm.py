@@ -13,7 +13,7 @@ import pytest
 from ngrams import HAND, assert_same
 
 from asr import progress
-from asr.cli import lm as modelling
+from asr.cli import lm as modeling
 from asr.cli.main import main
 from asr.lm.estimation import EstimationConfig, estimate
 from asr.lm.model import LanguageModel
@@ -149,16 +149,16 @@ class TestTrain:
         assert output.read_bytes().startswith(start)
         assert_same(LanguageModel.read(output), estimate(sentences))
 
-    def test_quantised(self, lm: Run, text: Path) -> None:
-        code, _, _ = lm("train", text, "-o", text.with_name("model.lm"), "--quantise")
+    def test_quantized(self, lm: Run, text: Path) -> None:
+        code, _, _ = lm("train", text, "-o", text.with_name("model.lm"), "--quantize")
         assert code == 0
-        assert LanguageModel.read(text.with_name("model.lm")).quantised
+        assert LanguageModel.read(text.with_name("model.lm")).quantized
 
     def test_its_stages_are_shown(
         self, lm: Run, text: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 0.0)
-        monkeypatch.setattr(modelling, "MANY_SENTENCES", 1000)
+        monkeypatch.setattr(modeling, "MANY_SENTENCES", 1000)
         _, _, err = lm("train", text, "--order", 2, "-o", text.with_name("model.lm"))
         lines = [line.removeprefix("training: ") for line in err.splitlines()]
         assert [(line.split("/")[0], line.split(", ")[-1]) for line in lines[2:-1]] == [
@@ -198,7 +198,7 @@ class TestTrain:
                 ["text.txt", "-o", "model.gz"],
                 "model.gz would be a binary, which is never compressed",
             ),
-            (["text.txt", "-o", "m.arpa", "--quantise"], "m.arpa would be ARPA, which is never"),
+            (["text.txt", "-o", "m.arpa", "--quantize"], "m.arpa would be ARPA, which is never"),
             (["-", "-"], "can be read only once"),
             (["text.txt", "none.txt"], "none.txt does not exist"),
             (["folder"], "folder is a folder"),
@@ -236,7 +236,7 @@ class TestTrain:
         def refuse(*_: object) -> None:
             raise MemoryError
 
-        monkeypatch.setattr(modelling, "estimate", refuse)
+        monkeypatch.setattr(modeling, "estimate", refuse)
         code, _, err = lm("train", text, "-o", text.with_name("model.lm"))
         assert code == 2
         assert "do not fit into the memory" in last_sentence(err)
@@ -260,21 +260,21 @@ class TestInfo:
             "1-grams": "5",
             "2-grams": "3",
             "3-grams": "1",
-            "quantised": "no",
+            "quantized": "no",
             "size on disk": f"{size} bytes",
             "memory": f"{memory} bytes",
         }
 
     def test_other_kinds(self, lm: Run, hand: Path, tmp_path: Path) -> None:
         (tmp_path / "odd.name").write_bytes(gzip.compress(hand.read_bytes()))
-        LanguageModel.read(hand).write(tmp_path / "small.arpa", quantise=True)
-        for name, kind, quantised in [
+        LanguageModel.read(hand).write(tmp_path / "small.arpa", quantize=True)
+        for name, kind, quantized in [
             ("hand.arpa", "ARPA", "no"),
             ("odd.name", "ARPA in gzip", "no"),
             ("small.arpa", "binary", "yes"),
         ]:
             code, out, _ = lm("info", tmp_path / name)
-            assert (code, facts(out)["kind"], facts(out)["quantised"]) == (0, kind, quantised)
+            assert (code, facts(out)["kind"], facts(out)["quantized"]) == (0, kind, quantized)
 
     @pytest.mark.parametrize(
         ("content", "named"),
@@ -325,7 +325,7 @@ class TestPerplexity:
     ) -> None:
         _, expected, err = lm("perplexity", hand, text)
         assert err == ""
-        monkeypatch.setattr(modelling, "MANY_SENTENCES", 300)
+        monkeypatch.setattr(modeling, "MANY_SENTENCES", 300)
         code, out, err = lm("perplexity", hand, text)
         assert (code, out) == (0, expected)
         assert err.splitlines()[0] == "measuring: 300 sentences"
@@ -365,10 +365,10 @@ class TestConvert:
             assert_same(LanguageModel.read(source), model)
         assert (tmp_path / "again").read_bytes() == (tmp_path / "model.lm").read_bytes()
 
-    def test_quantised_stays_quantised(self, lm: Run, hand: Path, tmp_path: Path) -> None:
-        lm("convert", hand, tmp_path / "small.lm", "--quantise")
+    def test_quantized_stays_quantized(self, lm: Run, hand: Path, tmp_path: Path) -> None:
+        lm("convert", hand, tmp_path / "small.lm", "--quantize")
         lm("convert", tmp_path / "small.lm", tmp_path / "copy.lm")
-        assert LanguageModel.read(tmp_path / "copy.lm").quantised
+        assert LanguageModel.read(tmp_path / "copy.lm").quantized
         code, _, _ = lm("convert", tmp_path / "copy.lm", tmp_path / "again.arpa")
         assert code == 0
         assert_same(LanguageModel.read(tmp_path / "again.arpa"), LanguageModel.read(hand))
@@ -385,8 +385,8 @@ class TestConvert:
             code, out, err = lm("convert", hand, output)
             assert (code, out) == (2, "")
             assert named in last_sentence(err)
-        code, _, err = lm("convert", hand, tmp_path / "other.arpa.gz", "--quantise")
+        code, _, err = lm("convert", hand, tmp_path / "other.arpa.gz", "--quantize")
         assert code == 2
-        assert "omit --quantise" in last_sentence(err)
+        assert "omit --quantize" in last_sentence(err)
         assert hand.read_text() == HAND
         assert sorted(path.name for path in tmp_path.iterdir()) == ["hand.arpa", "link"]

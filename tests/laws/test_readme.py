@@ -22,7 +22,7 @@ import pytest
 import soundfile
 from torch.distributed.run import get_args_parser
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 
 BLOCK = re.compile(r"(<!-- test: checked, not run -->\n)?^```(\w+)\n(.*?)^```$", re.M | re.S)

@@ -23,7 +23,7 @@ from asr.runtime.distributed import (
     sum_over_processes,
 )
 from asr.runtime.slurm import adopt_slurm, expand_counts, first_host
-from asr.training.config import Listener
+from asr.training.config import TrainingCallbacks
 from asr.training.metrics import read_metrics
 from asr.training.run import Task, train
 
@@ -127,7 +127,7 @@ def test_slurms_lists_are_read() -> None:
 
 def test_tasks_of_slurm_meet_again_and_again() -> None:
     code = """
-        from asr.distributed import RuntimeConfig, adopt_slurm, gather, join
+        from asr.runtime.distributed import RuntimeConfig, adopt_slurm, gather, join
         adopt_slurm()
         for _ in range(2):  # the jobs of a sweep
             with join(RuntimeConfig(device="cpu", threads=1)) as place:
@@ -197,7 +197,7 @@ def test_processes_that_would_train_on_other_data_are_refused(tones, tmp_path) -
     assert not (tmp_path / "last.pt").exists()
 
 
-class Stopper(Listener):
+class Stopper(TrainingCallbacks):
     """Asks this process to stop at its fourth step."""
 
     def __init__(self) -> None:
@@ -217,7 +217,7 @@ def train_elsewhere(task: Task) -> None:
 
 def test_all_processes_go_on_from_the_first_ones_checkpoint(tones, tmp_path) -> None:
     """Whatever the others find in the folder: they neither read nor write there."""
-    for listener in (Stopper(), Listener()):
+    for listener in (Stopper(), TrainingCallbacks()):
         launch(train_elsewhere, tiny_task(tmp_path, tones, runtime=TWO, listener=listener), 2)
     assert not (tmp_path / "elsewhere").exists()
     assert checkpoint.read(tmp_path / "last.pt")["facts"]["epoch"] == 3

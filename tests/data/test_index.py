@@ -32,12 +32,12 @@ from asr.data.index import Index, index_utterances, open_index
 from asr.data.loading import SpeechDataset
 from asr.data.manifest import Reject, Utterance, read_manifest, write_manifest
 from asr.data.planning import Planner, hash_id
-from asr.data.selection import admit
+from asr.data.selection import select_trainable
 from asr.errors import ConfigError, DataError
 from asr.features import FeaturesConfig, LogMel
 from asr.runtime.distributed import RuntimeConfig, launch
-from asr.text import Vocabulary, ctc_frames_needed, normalise
-from asr.training.config import Listener
+from asr.text import Vocabulary, ctc_frames_needed, normalize
+from asr.training.config import TrainingCallbacks
 from asr.training.metrics import read_metrics
 from asr.training.run import train
 
@@ -59,7 +59,7 @@ def manifest(tmp_path: Path) -> Path:
 
 
 def read_directly(path: Path) -> list[Utterance]:
-    return [replace(u, text=normalise(u.text)) for u in read_manifest(path)]
+    return [replace(u, text=normalize(u.text)) for u in read_manifest(path)]
 
 
 def read_leniently(path: Path) -> tuple[str, list[Utterance]]:
@@ -97,7 +97,7 @@ GOOD = st.builds(
     audio_filepath=st.sampled_from(["x y.wav", "../é.flac", "/far/z.mp3"]),
     duration=st.floats(1e-3, 1e5) | st.integers(1, 99),
     text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(
-        lambda text: normalise(text) != ""
+        lambda text: normalize(text) != ""
     ),
     speaker=st.integers(0, 9) | st.text("ab é"),
 )
@@ -184,7 +184,7 @@ def test_only_what_is_asked_for_is_read(manifest: Path, monkeypatch: pytest.Monk
         index._Store, "read", lambda store, number: read.append(number) or real(store, number)
     )
     Planner(found.seconds, found.hashes, 10.0).epoch(0)
-    admitted, _ = admit(found, ENGLISH, lambda samples: samples // 640)
+    admitted, _ = select_trainable(found, ENGLISH, lambda samples: samples // 640)
     admitted.digest()
     assert read == []
     assert found[1].id == "é"
@@ -443,7 +443,7 @@ def test_a_large_manifest_is_indexed_under_a_bar(
 # Admission
 
 
-def admit_one_by_one(
+def select_one_by_one(
     utterances: list[Utterance],
     vocabulary: Vocabulary,
     frames: Callable[[int], int],
@@ -451,10 +451,10 @@ def admit_one_by_one(
     limits: tuple[float, float],
     sample_rate: int,
 ) -> tuple[list[Utterance], list[Reject]]:
-    """The definition, spelt out."""
+    """The definition, spelled out."""
     admitted, rejects = [], []
     for utterance in utterances:
-        name, seconds, text = utterance.id, utterance.seconds, normalise(utterance.text)
+        name, seconds, text = utterance.id, utterance.seconds, normalize(utterance.text)
         unknown = set(text) - set(vocabulary.symbols)
         needed = 0 if unknown or not text else ctc_frames_needed(vocabulary.encode(text))
         given = frames(round(round(max(0.0, seconds - TOLERANCE_SECONDS) * sample_rate) / fastest))
@@ -511,8 +511,10 @@ def test_admission_is_its_definition(
     def frames(samples: int) -> int:
         return samples // hop
 
-    admitted, rejects = admit(utterances, vocabulary, frames, fastest, *limits, sample_rate)
-    expected = admit_one_by_one(utterances, vocabulary, frames, fastest, limits, sample_rate)
+    admitted, rejects = select_trainable(
+        utterances, vocabulary, frames, fastest, *limits, sample_rate
+    )
+    expected = select_one_by_one(utterances, vocabulary, frames, fastest, limits, sample_rate)
     assert (list(admitted), rejects) == expected
 
 
@@ -522,7 +524,7 @@ def test_admit_names_every_reason() -> None:
     utterances = [
         Utterance(name, "x.wav", seconds.get(name, 1.0), text) for name, text in texts.items()
     ]
-    admitted, rejects = admit(
+    admitted, rejects = select_trainable(
         utterances, ENGLISH, lambda samples: samples // 640, 1.1, min_seconds=0.2, max_seconds=10
     )
     assert list(admitted) == [replace(utterances[0], text="two words")]
@@ -545,7 +547,9 @@ def test_what_is_admitted_is_what_ctc_can_align(text: str) -> None:
         loss = torch.nn.functional.ctc_loss(
             log_probs, target, torch.tensor([frames]), torch.tensor([len(text)])
         )
-        admitted, rejects = admit([Utterance("u", "", 1.0, text)], ENGLISH, lambda _, n=frames: n)
+        admitted, rejects = select_trainable(
+            [Utterance("u", "", 1.0, text)], ENGLISH, lambda _, n=frames: n
+        )
         assert len(admitted) == bool(torch.isfinite(loss))
         assert len(admitted) + len(rejects) == 1
 
@@ -555,9 +559,9 @@ def test_the_fastest_speed_decides() -> None:
         return samples // 100
 
     utterance = Utterance("u", "", 1.0, "ab" * 40)  # 80 symbols; 152 sure frames
-    assert admit([utterance], ENGLISH, frames, fastest=1.9)[0]
-    assert not admit([utterance], ENGLISH, frames, fastest=1.91)[0]
-    assert not admit([utterance], ENGLISH, frames, fastest=1.1, sample_rate=8000)[0]
+    assert select_trainable([utterance], ENGLISH, frames, fastest=1.9)[0]
+    assert not select_trainable([utterance], ENGLISH, frames, fastest=1.91)[0]
+    assert not select_trainable([utterance], ENGLISH, frames, fastest=1.1, sample_rate=8000)[0]
 
 
 def test_an_admitted_utterance_fits_however_it_is_damaged(tmp_path: Path) -> None:
@@ -571,7 +575,7 @@ def test_an_admitted_utterance_fits_however_it_is_damaged(tmp_path: Path) -> Non
 
     def try_samples(samples: int) -> Index:
         utterance = Utterance("u", str(tmp_path / "u.wav"), samples / 16_000, text)
-        return admit([utterance], ENGLISH, frames, fastest=damage.fastest)[0]
+        return select_trainable([utterance], ENGLISH, frames, fastest=damage.fastest)[0]
 
     samples = next(n for n in range(10_000, 30_000) if try_samples(n))
     shortest = samples - 798  # as short as is let pass
@@ -585,7 +589,9 @@ def test_an_admitted_utterance_fits_however_it_is_damaged(tmp_path: Path) -> Non
 
 def test_a_shared_corpus_is_admitted_whole(shared: Path) -> None:
     found, _ = read_librispeech(shared / "LibriSpeech/dev-mini")
-    admitted, rejects = admit(found, ENGLISH, lambda samples: samples // 640, fastest=1.1)
+    admitted, rejects = select_trainable(
+        found, ENGLISH, lambda samples: samples // 640, fastest=1.1
+    )
     assert (list(admitted), rejects) == (found, [])
 
 
@@ -613,7 +619,7 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert torch.equal(weight, theirs["weights"][name]), name
 
 
-class Stop(Listener):
+class Stop(TrainingCallbacks):
     """Interrupts the run after some steps."""
 
     def __init__(self, step: int) -> None:

@@ -22,6 +22,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +30,7 @@ from asr.errors import AsrError, ConfigError, TextError
 from asr.lm.estimation import EstimationConfig, EstimationWarning, _sorted, estimate, read_sentences
 from asr.lm.model import LanguageModel, query
 
-DATA = Path(__file__).parent / "data"
+DATA = ROOT / "tests/data"
 LN10 = math.log(10)
 
 NGram = tuple[str, ...]
@@ -88,12 +89,12 @@ def estimate_slowly(sentences: Sequence[str], config: EstimationConfig) -> Value
                 occurrences[tuple(words[start : start + length])] += 1
     del occurrences["<s>",]
 
-    neighbours: dict[NGram, set[str]] = {ngram: set() for ngram in occurrences}
+    neighbors: dict[NGram, set[str]] = {ngram: set() for ngram in occurrences}
     for ngram in occurrences:
         if len(ngram) > 1:
-            neighbours[ngram[1:]].add(ngram[0])
+            neighbors[ngram[1:]].add(ngram[0])
     adjusted = {
-        ngram: count if len(ngram) == order or ngram[0] == "<s>" else len(neighbours[ngram])
+        ngram: count if len(ngram) == order or ngram[0] == "<s>" else len(neighbors[ngram])
         for ngram, count in occurrences.items()
     }
     discounts = {

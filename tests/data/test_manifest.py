@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from asr.data.augment import UNCHANGED, AugmentConfig, Augmenter, Timing
 from asr.data.corpora import read_common_voice, read_folder, read_kaldi, read_librispeech
 from asr.data.loading import Batch, Example, SpeechDataset, collate, load_batches
-from asr.data.manifest import Reject, Utterance, read_manifest, summarise_rejects, write_manifest
+from asr.data.manifest import Reject, Utterance, read_manifest, summarize_rejects, write_manifest
 from asr.data.planning import Planner
 from asr.errors import AudioError, DataError, FileError, TextError
 from asr.features import FeaturesConfig, LogMel
@@ -344,13 +344,13 @@ def test_real_corpora_are_read_whole(
     assert round(sum(utterance.seconds for utterance in found) / 3600, 2) == hours
 
 
-def test_summarise_rejects() -> None:
+def test_summarize_rejects() -> None:
     rejects = [Reject(f"u{i}", "too long", f"{i} s") for i in range(5)]
     rejects.insert(2, Reject("x", "empty text"))
-    assert summarise_rejects(rejects) == (
+    assert summarize_rejects(rejects) == (
         "5 left out, too long: u0 (0 s), u1 (1 s), u2 (2 s), ...\n1 left out, empty text: x"
     )
-    assert summarise_rejects([]) == ""
+    assert summarize_rejects([]) == ""
 
 
 # Batches
@@ -586,7 +586,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 
 if __name__ == "__main__":
-    from test_data import Corpus, load_batches
+    from test_manifest import Corpus, load_batches
     corpus = Corpus(Path({folder!r}))
     batches = load_batches(corpus.dataset(), corpus.planner, range(10**6), workers=1)
     next(batches)

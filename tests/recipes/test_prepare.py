@@ -1,7 +1,6 @@
 """Preparing corpora: LibriSpeech fetched from a server that misbehaves, and a user's own folder."""
 
 import hashlib
-import importlib.util
 import io
 import json
 import re
@@ -14,31 +13,16 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from types import ModuleType
 
 import numpy as np
 import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loading import load
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 CONTENT = np.random.default_rng(1).bytes(50_000)
-
-
-def load(path: Path) -> ModuleType:
-    """A recipe's module as `python path` sees it: its own folder is on the path."""
-    name = f"{path.parent.name}_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
-    return module
 
 
 librispeech = load(RECIPES / "librispeech" / "prepare.py")

@@ -39,14 +39,14 @@ from asr.errors import (
 )
 from asr.features import FeaturesConfig
 from asr.model import AcousticModel
-from asr.runtime.distributed import Place, RuntimeConfig, gather, join, launch, sum_over_processes
+from asr.runtime.distributed import Process, RuntimeConfig, gather, join, launch, sum_over_processes
 from asr.text import Vocabulary
-from asr.training.config import Listener, TrainingConfig
+from asr.training.config import TrainingCallbacks, TrainingConfig
 from asr.training.diagnosis import diagnose
 from asr.training.loss import ctc_losses
 from asr.training.metrics import Metrics, read_metrics
 from asr.training.run import Task, largest_batch, train
-from asr.training.trainer import Trainer, is_want_of_memory, split
+from asr.training.trainer import Trainer, is_out_of_memory, split
 
 sys.path.append(str(ROOT / "scripts"))
 from crash_test import differences
@@ -75,7 +75,7 @@ def averaged(tones, tmp_path_factory) -> Path:
     return folder
 
 
-class Saboteur(Listener):
+class Saboteur(TrainingCallbacks):
     """Sends this process a signal when the run reaches a step."""
 
     def __init__(self, at_step: int, number: int) -> None:
@@ -89,7 +89,7 @@ class Saboteur(Listener):
             os.kill(os.getpid(), self.number)
 
 
-class Notes(Listener):
+class Notes(TrainingCallbacks):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
@@ -273,7 +273,7 @@ def test_a_damaged_checkpoint_is_refused(tones, unbroken, tmp_path) -> None:
         train(tiny_task(tmp_path, tones))
 
 
-def test_utterances_that_cannot_be_learnt_are_told_and_left_out(tones, tmp_path) -> None:
+def test_utterances_that_cannot_be_learned_are_told_and_left_out(tones, tmp_path) -> None:
     notes = Notes()
     odd = [
         dataclasses.replace(tones[0], id="greek", text="α"),
@@ -292,7 +292,7 @@ def test_utterances_that_cannot_be_learnt_are_told_and_left_out(tones, tmp_path)
 
 def tiny_trainer(
     decay: float = 0.9,
-    place: Place | None = None,
+    place: Process | None = None,
     accumulate: int = 1,
     dropout: float = 0.2,
     kind: str = "latency_controlled",
@@ -303,7 +303,7 @@ def tiny_trainer(
     config = TrainingConfig(
         average_decay=decay, warmup_steps=0, learning_rate=1e-2, accumulate=accumulate
     )
-    return Trainer(model, config, place or Place(0, 1, torch.device("cpu")))
+    return Trainer(model, config, place or Process(0, 1, torch.device("cpu")))
 
 
 def tiny_batch(seed: int = 0) -> Batch:
@@ -468,21 +468,21 @@ def test_a_bad_step_of_one_process_is_skipped_by_all() -> None:
 
 
 @pytest.fixture
-def spoilt(monkeypatch):
+def spoiled(monkeypatch):
     """Spoils the losses of these utterances wherever they are trained on."""
 
     def spoil_losses(*ids: str) -> None:
-        def spoilt_losses(log_probs, lengths, batch):
+        def spoiled_losses(log_probs, lengths, batch):
             bad = torch.tensor([float("nan") if i in ids else 1.0 for i in batch.ids])
             return ctc_losses(log_probs, lengths, batch) * bad
 
-        monkeypatch.setattr(asr.training.trainer, "ctc_losses", spoilt_losses)
+        monkeypatch.setattr(asr.training.trainer, "ctc_losses", spoiled_losses)
 
     return spoil_losses
 
 
-def test_a_bad_step_is_skipped_and_named(tones, spoilt, tmp_path) -> None:
-    spoilt("u3")
+def test_a_bad_step_is_skipped_and_named(tones, spoiled, tmp_path) -> None:
+    spoiled("u3")
     notes = Notes()
     assert train(tiny_task(tmp_path, tones, average_decay=0.5, listener=notes)).epoch == 3
     rows = read_metrics(tmp_path)
@@ -501,9 +501,9 @@ def test_a_bad_step_is_skipped_and_named(tones, spoilt, tmp_path) -> None:
 
 
 def test_interrupted_between_bad_steps_and_resumed_is_the_unbroken_run(
-    tones, spoilt, tmp_path
+    tones, spoiled, tmp_path
 ) -> None:
-    spoilt("u4", "u10", "u3")
+    spoiled("u4", "u10", "u3")
     values = {"average_decay": 0.5, "batch_seconds": 4.0}
     train(tiny_task(tmp_path / "unbroken", tones, **values))
     rows = read_metrics(tmp_path / "unbroken")
@@ -517,15 +517,15 @@ def test_interrupted_between_bad_steps_and_resumed_is_the_unbroken_run(
 
 
 @pytest.mark.parametrize("limit", [1, 2])
-def test_too_many_bad_steps_in_a_row_stop_by_name(tones, spoilt, tmp_path, limit: int) -> None:
-    spoilt(*(u.id for u in tones))
+def test_too_many_bad_steps_in_a_row_stop_by_name(tones, spoiled, tmp_path, limit: int) -> None:
+    spoiled(*(u.id for u in tones))
     told = rf"loss at step {limit} is nan with gradient norm nan on u\d.*, and {limit} step"
     with pytest.raises(TrainingError, match=told):
         train(tiny_task(tmp_path, tones, bad_steps_limit=limit))
 
 
-def test_bad_steps_are_counted_over_an_interruption(tones, spoilt, tmp_path) -> None:
-    spoilt(*(u.id for u in tones))
+def test_bad_steps_are_counted_over_an_interruption(tones, spoiled, tmp_path) -> None:
+    spoiled(*(u.id for u in tones))
     values = {"batch_seconds": 4.0, "bad_steps_limit": 4}
     task = tiny_task(tmp_path, tones, listener=Saboteur(1, signal.SIGTERM), **values)
     assert train(task).step == 2
@@ -533,15 +533,15 @@ def test_bad_steps_are_counted_over_an_interruption(tones, spoilt, tmp_path) -> 
         train(tiny_task(tmp_path, tones, **values))
 
 
-def test_bad_steps_apart_from_each_other_do_not_stop(tones, spoilt, tmp_path) -> None:
-    spoilt("u3")
+def test_bad_steps_apart_from_each_other_do_not_stop(tones, spoiled, tmp_path) -> None:
+    spoiled("u3")
     assert train(tiny_task(tmp_path, tones, bad_steps_limit=3)).epoch == 3
     bad = [row["kind"] == "skipped" for row in read_metrics(tmp_path) if row["kind"] != "epoch"]
     assert sum(bad) == 3  # as many as would stop it in a row
 
 
-def test_an_epoch_of_bad_steps_stops_below_the_limit(tones, spoilt, tmp_path) -> None:
-    spoilt(*(u.id for u in tones))
+def test_an_epoch_of_bad_steps_stops_below_the_limit(tones, spoiled, tmp_path) -> None:
+    spoiled(*(u.id for u in tones))
     with pytest.raises(TrainingError, match=r"on (u\d+, )+u\d+( and \d+ more)?, and \d step"):
         train(tiny_task(tmp_path, tones, bad_steps_limit=1000))
     assert not (tmp_path / "best.pt").exists()
@@ -552,8 +552,8 @@ def test_weights_that_went_astray_stop_by_name(tones, tmp_path) -> None:
         train(tiny_task(tmp_path, tones, learning_rate=1e30, warmup_steps=0))
 
 
-def test_a_run_may_go_on_with_another_limit(tones, spoilt, tmp_path) -> None:
-    spoilt("u3")
+def test_a_run_may_go_on_with_another_limit(tones, spoiled, tmp_path) -> None:
+    spoiled("u3")
     with pytest.raises(TrainingError):
         train(tiny_task(tmp_path, tones, checkpoint_steps=1, bad_steps_limit=1))
     assert train(tiny_task(tmp_path, tones, checkpoint_steps=1, bad_steps_limit=3)).epoch == 3
@@ -722,7 +722,7 @@ def test_a_rehearsal_leaves_no_trace(accumulate: int, first: int) -> None:
     trainer.model.zero_grad()
     batch = ragged_batch(4)
     before, random = state_of(trainer), torch.get_rng_state()
-    trainer.rehearse(batch)
+    trainer.check_memory(batch)
     assert state_of(trainer) == before
     assert torch.equal(torch.get_rng_state(), random)
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
@@ -736,7 +736,7 @@ def test_a_rehearsal_sees_as_much_as_any_step(monkeypatch) -> None:
         "losses",
         lambda part, context: contexts.append(context) or Trainer.losses(trainer, part, context),
     )
-    trainer.rehearse(ragged_batch(4))
+    trainer.check_memory(ragged_batch(4))
     config = trainer.model.encoder.config
     assert contexts == [None, Context(config.chunk[0], config.right[1])]
 
@@ -744,13 +744,13 @@ def test_a_rehearsal_sees_as_much_as_any_step(monkeypatch) -> None:
 def test_a_rehearsed_run_is_the_same_run(tones, averaged, tmp_path, monkeypatch) -> None:
     rehearsed = []
 
-    def rehearse(trainer: Trainer, batch: Batch) -> None:
+    def check_memory(trainer: Trainer, batch: Batch) -> None:
         rehearsed.append(batch)
         original(trainer, batch)
 
-    original = Trainer.rehearse
+    original = Trainer.check_memory
     monkeypatch.setattr(asr.training.run, "REHEARSING", ("cpu",))
-    monkeypatch.setattr(Trainer, "rehearse", rehearse)
+    monkeypatch.setattr(Trainer, "rehearse", check_memory)
     values = {"average_decay": 0.5}
     task = tiny_task(tmp_path, tones, listener=Saboteur(4, signal.SIGTERM), **values)
     assert train(task).interrupted
@@ -793,8 +793,8 @@ def test_too_large_a_batch_is_told_before_the_first_step(
 def test_torch_on_a_cpu_says_so_when_memory_is_wanting() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.int8)
-    assert is_want_of_memory(caught.value)
-    assert not is_want_of_memory(RuntimeError("shapes do not match"))
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
 
 
 # Trainings that go wrong
@@ -950,7 +950,7 @@ def test_an_older_epoch_goes_only_when_the_new_one_stands(tones, tmp_path, monke
 # A full disk
 
 
-class Limiter(Listener):
+class Limiter(TrainingCallbacks):
     """Lets no file of this process grow beyond a part of this one, once the first epoch is over."""
 
     def __init__(self, file: Path, part: float) -> None:
@@ -1051,7 +1051,7 @@ def test_what_a_killed_save_has_left_is_removed(tones, tmp_path) -> None:
 def test_an_error_within_an_epoch_closes_its_bar(tones, tmp_path) -> None:
     ended = []
 
-    class Watcher(Listener):
+    class Watcher(TrainingCallbacks):
         def epoch_ends(self) -> None:
             ended.append(True)
 

@@ -97,7 +97,7 @@ def test_how_they_were_trained_may_differ(tmp_path) -> None:
         ({"encoder": EncoderConfig(layers=1, hidden=16, stack=4)}, r"encoder\.hidden"),
         ({"features": FeaturesConfig(mels=24)}, r"features\.mels"),
         ({"vocabulary": Vocabulary.from_transcripts(["abc"])}, "the vocabulary"),
-        ({"mean": 0.6}, "the normalisation of the features"),
+        ({"mean": 0.6}, "the normalization of the features"),
     ],
 )
 def test_what_has_no_average_is_refused_by_name(tmp_path, other, named: str) -> None:
