@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Waiting threads sleep instead of spinning; read when torch is loaded. Beside other work, two spinning
 # threads on two cores were measured to take 15 times the CPU time of one, and 15 times as long.
+__version__ = "0.1.0"
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __all__ = [

@@ -312,7 +312,7 @@ def _open_media(file: BinaryIO, container_format: str, name: str, stack: ExitSta
     except ImportError as error:
         raise AudioError(
             f"{name} is an mp4 or webm file, which needs an optional package; install it with"
-            " pip install 'asr[media]'"
+            " pip install 'lstm-asr[media]'"
         ) from error
     file.seek(0)
     try:

@@ -53,7 +53,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--microphone",
         action="store_true",
-        help="listen to the microphone until Ctrl-C (pip install 'asr[microphone]')",
+        help="listen to the microphone until Ctrl-C (pip install 'lstm-asr[microphone]')",
     )
     command.add_argument(
         "--realtime", action="store_true", help="listen to the recording at the speed of speech"
@@ -158,7 +158,7 @@ def read_microphone(sample_rate: int) -> Iterator[npt.NDArray[np.int16]]:
     except (ImportError, OSError) as error:  # OSError: PortAudio itself is missing
         raise AudioError(
             f"the microphone needs sounddevice and PortAudio ({error}): pip install "
-            "'asr[microphone]'"
+            "'lstm-asr[microphone]'"
         ) from error
     pieces: Queue[npt.NDArray[np.int16]] = Queue()
 

@@ -252,5 +252,5 @@ def _import_loader() -> ModuleType:
     except ImportError:
         raise DataError(
             "synthetic speech is spoken by espeakng-loader, which is not installed: "
-            "pip install 'asr[synthesis]'"
+            "pip install 'lstm-asr[synthesis]'"
         ) from None

@@ -634,4 +634,4 @@ def test_media_containers(format: str, codec: str, sample_rate: int) -> None:
 def test_media_containers_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     content = encode_media("mp4", "aac", 44_100)
     monkeypatch.setitem(sys.modules, "av", None)
-    assert "pip install 'asr[media]'" in refusal(content)
+    assert "pip install 'lstm-asr[media]'" in refusal(content)

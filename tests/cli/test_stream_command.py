@@ -494,7 +494,7 @@ class TestMicrophone:
         monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
         code, out, err = asr("stream", "--microphone")
         assert (code, out) == (1, "")
-        assert f"({error}): pip install 'asr[microphone]'." in err
+        assert f"({error}): pip install 'lstm-asr[microphone]'." in err
         assert len(err.splitlines()) == 1
 
 

@@ -68,7 +68,7 @@ def test_a_voice_that_does_not_exist() -> None:
 
 def test_without_the_wheel_it_says_what_to_install(monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "espeakng_loader", None)
-    with pytest.raises(DataError, match=r"pip install 'asr\[synthesis\]'"):
+    with pytest.raises(DataError, match=r"pip install 'lstm-asr\[synthesis\]'"):
         synthesis.voices()
 
 

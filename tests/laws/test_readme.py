@@ -1,7 +1,8 @@
-"""Law 7: the README is true. Its code blocks run here, one after the other, in a small copy of a
-checkout; what costs too much (downloads, GPUs, this very test) has its scripts and options checked.
+"""Law 7: the README and the guides are true. Their code blocks run here, one after the other, in a
+small copy of a checkout; what costs too much (downloads, GPUs, this very test) has its scripts and
+options checked instead.
 
-A hidden comment in the README gives the scripts that train the small budgets they run with here,
+A hidden comment in the README gives the training scripts the small budgets that they run with here,
 and another one marks the blocks whose commands are checked and not run. Everything runs with a
 torchaudio that cannot be imported: law 6 on the whole way from preparation to transcription.
 """
@@ -24,6 +25,8 @@ from torch.distributed.run import get_args_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
+GUIDES = ["transcribe", "data", "decode", "stream", "evaluate", "python", "train"]
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in GUIDES)]
 
 BLOCK = re.compile(r"(<!-- test: checked, not run -->\n)?^```(\w+)\n(.*?)^```$", re.M | re.S)
 BUDGETS = re.compile(r"<!-- test: budgets\n(.*?)-->", re.S)
@@ -89,15 +92,20 @@ def check(words: list[str]) -> None:
             else:
                 check_options(arguments, output(sys.executable, script, "--help"))
         case ["asr", command, *arguments]:
-            main = "import sys, asr.cli; sys.exit(asr.cli.main())"
-            check_options(arguments, output(sys.executable, "-c", main, command, "--help"))
+            check_options(arguments, output(sys.executable, "-m", "asr", command, "--help"))
         case ["torchrun", *arguments]:
             place = next(i for i, word in enumerate(arguments) if word.endswith(".py"))
             launcher = get_args_parser().format_help().replace("_", "-")
             check_options(arguments[:place], launcher)
             check(["python", *arguments[place:]])
-        case ["cat", *_]:
+        case ["sbatch", *arguments] if "scripts/slurm" in arguments:
+            check(["python", *arguments[arguments.index("scripts/slurm") + 1 :]])
+        case ["sbatch", *arguments] if "--wrap" in arguments:
+            check(shlex.split(arguments[-1].removeprefix("srun ")))
+        case ["cat" | "export" | "source", *_] | ["python3", "-m", "venv", _]:
             pass
+        case ["pip", "install", *_]:
+            pass  # test_distribution.py reads these
         case _:
             raise AssertionError(f"the README's command {shlex.join(words)} is of no known kind")
 
@@ -122,8 +130,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = "".join(f'*{name}) set -- "$@" {more} ;;\n' for name, more in budgets(README).items())
     python = shlex.quote(sys.executable)
     write_program(programs / "python", f'case "$1" in\n{small}esac\nexec {python} "$@"\n')
-    code = "import sys, asr.cli; sys.argv[0] = 'asr'; sys.exit(asr.cli.main())"
-    write_program(programs / "asr", f'exec {python} -c "{code}" "$@"\n')
+    write_program(programs / "asr", f'exec {python} -m asr "$@"\n')
     # scripts/setup takes this for an installation that is up to date.
     (folder / ".venv/installed").write_text(f"{folder}\n{(ROOT / 'pyproject.toml').read_text()}")
     (folder / "blocked").mkdir()
@@ -157,12 +164,12 @@ def write_sentences(folder: Path) -> None:
     (folder / "other-sentences.txt").write_text("the dog sat on the cat\n")
 
 
-def test_blocks_run(checkout: Path) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_blocks_run(page: Path, checkout: Path) -> None:
     path = f"{checkout / '.venv/bin'}:{os.environ['PATH']}"
-    for block in blocks(README):
-        if not block.runs:
+    for block in blocks(page.read_text("utf-8")):
+        if not block.runs or block.language not in ("bash", "python"):
             continue
-        assert block.language in ("bash", "python"), block.code
         shell = ["bash", "-euo", "pipefail", "-c", block.code]
         done = subprocess.run(
             shell if block.language == "bash" else ["python", "-c", block.code],
@@ -180,9 +187,10 @@ def test_blocks_run(checkout: Path) -> None:
     assert (checkout / "runs/digits/best.pt").is_file()
 
 
-CHECKED = [block for block in blocks(README) if not block.runs]
+CHECKED = [block for page in PAGES for block in blocks(page.read_text("utf-8")) if not block.runs]
 for path in sorted(ROOT.glob("recipes/*/*.md")):
-    CHECKED += [block for block in blocks(path.read_text("utf-8")) if block.language == "bash"]
+    CHECKED += blocks(path.read_text("utf-8"))
+CHECKED = [block for block in CHECKED if block.language == "bash"]
 
 
 @pytest.mark.parametrize(
@@ -217,10 +225,10 @@ def test_budgets_are_for_scripts_that_exist() -> None:
         assert (ROOT / script).is_file(), script
 
 
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ALL_PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.name)
 def test_paths_and_extras_exist(page: Path) -> None:
     text = page.read_text("utf-8")
     for path in re.findall(r"`((?:asr|conf|docs|recipes|scripts|tests)/[\w./-]*)`", text):
@@ -232,6 +240,18 @@ def test_paths_and_extras_exist(page: Path) -> None:
         assert extra in extras["optional-dependencies"], extra
 
 
-def test_every_module_is_introduced() -> None:
-    for path in (ROOT / "asr").glob("[a-z]*.py"):
-        assert f"`asr/{path.name}`" in README, path.name
+def test_the_tree_shows_every_folder_and_module_of_the_front_page() -> None:
+    [tree] = [code for _, kind, code in BLOCK.findall(README) if kind == "text"]
+    shown = set(re.findall(r"[\w.]+/?", tree))
+    for path in (ROOT / "asr").iterdir():
+        if path.suffix == ".py" and not path.name.startswith("__"):
+            assert path.name in shown, path.name
+        elif (path / "__init__.py").exists():
+            assert f"{path.name}/" in shown, path.name
+
+
+def test_every_guide_is_linked() -> None:
+    guides = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"architecture", "log"}
+    assert sorted(GUIDES) == sorted(guides)
+    for name in GUIDES:
+        assert f"(docs/{name}.md)" in README, name

@@ -21,7 +21,8 @@ from asr.runtime.signals import asking_to_stop
 NO_FILES = "hydra.output_subdir=null"
 SECONDS = 180  # after which a program hangs
 needs_submitit = pytest.mark.skipif(
-    importlib.util.find_spec("submitit") is None, reason="the extra asr[slurm] is not installed"
+    importlib.util.find_spec("submitit") is None,
+    reason="the extra lstm-asr[slurm] is not installed",
 )
 
 
