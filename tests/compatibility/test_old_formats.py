@@ -32,4 +32,4 @@ def test_the_format_is_as_it_was(name: str, workshop: Path) -> None:
 def test_the_command_prints_the_text_of_the_sample(workshop: Path) -> None:
     done = start("transcribe", "sample.flac", cwd=workshop)
     assert (done.code, done.out) == (0, f"{SPOKEN}\n")
-    assert FORMATS["transcripts"]["txt"] == done.out
+    assert FORMATS["transcripts"]["json"]["text"] == SPOKEN

@@ -1,4 +1,4 @@
-"""What a user gets wrong ends as it always did: the same exit code, a reason on stderr, no traceback."""
+"""Wrong calls end as they always did: the same exit code, a reason on stderr, no traceback."""
 
 import json
 import shutil
