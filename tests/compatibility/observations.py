@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import soundfile
+import torch
 import yaml
 from golden import (
+    SAMPLE,
     TRAINING,
     call,
     call_recipe,
@@ -24,9 +26,25 @@ from golden import (
 )
 from safetensors.numpy import load_file
 
+import asr
+
 SPOKEN = "the old man opened the door and looked out into the rain"  # in docs/sample.flac
 TEXT_FORMATS = ("srt", "vtt", "ctm", "textgrid")
 SENTENCES = ["the cat sat on the mat", "a dog sat", "an unheard word", "the"]
+
+
+def hear_sample() -> np.ndarray:
+    """The log-probs (T', V) that the English model gives for docs/sample.flac.
+
+    Both modules are called as modules: `features` is a part of the names in every checkpoint.
+    """
+    recognizer = asr.Recognizer.default()
+    waveform = asr.load_audio(SAMPLE, recognizer.sample_rate)
+    with torch.inference_mode():
+        features = recognizer.model.features(torch.from_numpy(waveform))  # (T, F)
+        emissions = recognizer.model(features[None], torch.tensor([len(features)]))
+    found: np.ndarray = emissions.log_probs[0].numpy()
+    return found
 
 
 def expect(code: int, *words: object, stdin: bytes = b"") -> str:

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 from golden import (
     RECIPE,
-    SAMPLE,
     STORED,
     TRAINING,
     call,
@@ -37,13 +36,12 @@ from golden import (
 from observations import (
     OBSERVATIONS,
     final_weights,
+    hear_sample,
     observe_index,
     observe_run,
     step_losses,
 )
 from wrong_calls import WRONG_CALLS, observe_wrong_call
-
-import asr
 
 STEPS_BEFORE = 6  # of the 16 that the training has, 4 an epoch
 
@@ -112,10 +110,7 @@ def write_language_models() -> None:
 
 
 def write_log_probs() -> None:
-    recognizer = asr.Recognizer.default(threads=1)
-    waveform = asr.load_audio(SAMPLE, recognizer.sample_rate)
-    [log_probs] = recognizer.model.emit([waveform]).log_probs.numpy()
-    np.savez_compressed(STORED / "log-probs.npz", log_probs=log_probs)
+    np.savez_compressed(STORED / "log-probs.npz", log_probs=hear_sample())
 
 
 def write_formats() -> None:
