@@ -68,8 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
     Raises AsrError for arguments that cannot be meant, and DataError where a manifest cannot be
     read or nothing would be left in the cleaned one.
     """
-    from asr.doctor.examination import Requirements, examine
+    from asr.doctor.examination import examine
     from asr.doctor.manifests import read_leniently, select_sound, write_sound
+    from asr.doctor.requirements import Requirements
     from asr.runtime.device import count_cores
 
     _check_arguments(arguments)

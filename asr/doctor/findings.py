@@ -1,10 +1,15 @@
-"""What an examination of a corpus has found, as plain data: findings by kind, and what the splits are.
+"""What the doctor finds: the kinds of findings, a recorder that collects them, and the diagnosis."""
 
-Nothing is imported here but the standard library, so that the command line can know it at once.
-"""
-
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
+
+import numpy as np
+
+from asr.data.manifest import Utterance
 
 ERROR, WARNING, INFORMATION = "error", "warning", "information"
 SEVERITIES = (ERROR, WARNING, INFORMATION)
@@ -167,6 +172,62 @@ class Finding:
             "ids": list(self.ids),
             "cases": dict(zip(self.ids, self.details, strict=True)),
         }
+
+
+class Recorder:
+    """Collects what the checks find and turns it into findings.
+
+    Attributes:
+        refused: (N,) True for each utterance that an error names.
+        doubted: (N,) True for each utterance that a warning names.
+    """
+
+    def __init__(self, splits: Mapping[str, Sequence[Utterance]]) -> None:
+        self._splits = splits
+        self._names = list(splits)
+        self._ends = list(accumulate(map(len, splits.values())))
+        count = self._ends[-1] if self._ends else 0
+        self.refused = np.zeros(count, np.bool_)
+        self.doubted = np.zeros(count, np.bool_)
+        self._cases: dict[tuple[str, str, str], list[tuple[str, str]]] = defaultdict(list)
+        self._general: list[Finding] = []
+
+    def add(self, kind: str, index: int, detail: str, severity: str = WARNING) -> None:
+        """Record that something is wrong with an utterance, counted through all splits."""
+        number = bisect_right(self._ends, index)
+        split = self._names[number]
+        name = self._splits[split][index - self._ends[number]].id  # counted from the split's end
+        self._cases[kind, severity, split].append((name, detail))
+        self.refused[index] |= severity == ERROR
+        self.doubted[index] |= severity == WARNING
+
+    def add_line(self, split: str, line: str, detail: str) -> None:
+        """Record a line of a split's manifest that cannot be used."""
+        self._cases["line", ERROR, split].append((line, detail))
+
+    def add_general(self, kind: str, detail: str) -> None:
+        """Record information that is about all splits and no single utterance."""
+        self._general.append(Finding(kind, INFORMATION, "", (), detail, KINDS[kind][1]))
+
+    def build_findings(self) -> list[Finding]:
+        """All findings: the worst first, then in the order of `KINDS` and of the splits."""
+        findings = [*self._general, *(self._build(*key) for key in self._cases)]
+        kinds, splits = list(KINDS), ["", *self._names]
+        findings.sort(
+            key=lambda f: (SEVERITIES.index(f.severity), kinds.index(f.kind), splits.index(f.split))
+        )
+        return findings
+
+    def _build(self, kind: str, severity: str, split: str) -> Finding:
+        details: dict[str, str] = {}  # The details of an utterance that has several are joined.
+        for name, detail in self._cases[kind, severity, split]:
+            details[name] = f"{details[name]}; {detail}" if name in details else detail
+        size = f"{len(self._splits[split]):,}"
+        total = f"beside {size} good ones" if kind == "line" else f"of {size} utterances"
+        ids = tuple(details)
+        summary = f"{len(ids):,} {total}"
+        fix = KINDS[kind][1]
+        return Finding(kind, severity, split, ids, summary, fix, tuple(details.values()))
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from asr.data.manifest import Reject, StrPath, Utterance, parse_utterance, read_lines, write_records
-from asr.doctor.findings import ERROR, WARNING, Diagnosis
+from asr.doctor.findings import ERROR, WARNING, Diagnosis, Recorder
 from asr.errors import DataError
 
 
@@ -101,3 +101,10 @@ def select_sound(
         for name in finding.ids
     }
     return [utterance for utterance in utterances if utterance.id not in named]
+
+
+def check_lines(refused: Mapping[str, Iterable[Reject]], recorder: Recorder) -> None:
+    """Report the lines of each split's manifest that `read_leniently` could not use."""
+    for split, rejects in refused.items():
+        for reject in rejects:
+            recorder.add_line(split, reject.id, reject.detail)

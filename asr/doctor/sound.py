@@ -30,7 +30,7 @@ SMOOTHED_FRAMES = 5
 BURST_FRAMES, BURST_DB = 10, 10.0  # as long as the shortest word, as far above all else
 AMPLITUDE_STEPS = 4096  # of the histogram of amplitudes, up to 1
 LARGEST_AMPLITUDE = 2.0  # lossy codecs overshoot full scale
-FLAT_PART = 0.99  # of the block's peak: samples above it in a row of three are a flat top
+FLAT_TOP_PART = 0.99  # X
 FOLD_HZ = 4000.0  # half the rate of a telephone: around it cheap resampling mirrors the spectrum
 FOLD_BINS = range(3, 33)  # from there, both ways, which are compared: 150 to 1,650 Hz
 COMPARED_SECONDS = 60.0  # of a recording with several channels
@@ -53,23 +53,27 @@ class Sound:
     channels: int
     peak: float  # largest amplitude
     level: float  # dB, of the active frames
-    swing: float  # dB, from the noise floor (10th percentile) to loud frames (95th)
-    offset: float  # mean amplitude: 0 unless there is direct current
-    flat: float  # part of the active samples that lie on flat tops, as clipping leaves them
+    dynamic_range: float  # dB, from the noise floor (10th percentile) to loud frames (95th)
+    dc_offset: float  # mean amplitude: 0 unless there is direct current
+    clipped_share: (
+        float  # part of the active samples that lie on flat tops, as clipping leaves them
+    )
     crest: float  # amplitude that 1 in 10,000 samples exceeds, over what 1 in 100 exceeds
-    lead: float
-    trail: float
-    pause: float
+    leading_silence: float
+    trailing_silence: float
+    longest_pause: float
     span: float
     active: float
-    limit_hz: float  # the upper edge of the band; half the sample rate where nothing is cut off
-    cliff: float  # dB by which all above the edge lies below the 500 Hz under it
-    image: (
+    band_limit_hz: (
+        float  # the upper edge of the band; half the sample rate where nothing is cut off
+    )
+    band_limit_drop: float  # dB by which all above the edge lies below the 500 Hz under it
+    mirror_correlation: (
         float  # how the spectrum above 4 kHz follows that below, mirrored: real sound 0, an image 1
     )
-    fading: float  # dB that the mean of the channels has lost against them; 0 for one channel
-    balance: float  # dB between the loudest and the quietest channel
-    likeness: float  # correlation of the first two channels
+    downmix_gain: float  # dB that the mean of the channels has lost against them; 0 for one channel
+    channel_balance: float  # dB between the loudest and the quietest channel
+    channel_correlation: float  # correlation of the first two channels
     content: int  # 64-bit hash of the decoded samples: equal for a wav and the flac made of it
     envelope: npt.NDArray[np.int8]  # (64,) levels over the span: close for another coding of it
 
@@ -93,21 +97,21 @@ def measure_sound(path: FilePath) -> Sound:
         channels=info.channels,
         peak=meter.peak,
         level=_decibels(float(np.mean(10 ** (levels[activity.frames] / 10)))),
-        swing=activity.loud - activity.floor,
-        offset=meter.sum / meter.samples,
-        flat=meter.count_flat() / (active * rate),
+        dynamic_range=activity.loud - activity.floor,
+        dc_offset=meter.sum / meter.samples,
+        clipped_share=meter.count_flat() / (active * rate),
         crest=meter.crest(),
-        lead=first * FRAME_SECONDS,
-        trail=(len(levels) - 1 - last) * FRAME_SECONDS,
-        pause=activity.longest_pause * FRAME_SECONDS,
+        leading_silence=first * FRAME_SECONDS,
+        trailing_silence=(len(levels) - 1 - last) * FRAME_SECONDS,
+        longest_pause=activity.longest_pause * FRAME_SECONDS,
         span=(last + 1 - first) * FRAME_SECONDS,
         active=active,
-        limit_hz=limit_hz,
-        cliff=cliff,
-        image=meter.image(),
-        fading=fading,
-        balance=balance,
-        likeness=likeness,
+        band_limit_hz=limit_hz,
+        band_limit_drop=cliff,
+        mirror_correlation=meter.image(),
+        downmix_gain=fading,
+        channel_balance=balance,
+        channel_correlation=likeness,
         content=int.from_bytes(meter.hash.digest(), "little"),
         envelope=_shape(levels[first : last + 1], activity.loud),
     )
@@ -133,7 +137,9 @@ def find_band_limit(spectrum: npt.NDArray[np.float64], sample_rate: int) -> tupl
     return float(edges[edge] * hz), float(drops[edge])
 
 
-def alikeness(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def envelope_correlation(
+    first: npt.NDArray[Any], second: npt.NDArray[Any]
+) -> npt.NDArray[np.float64]:
     """The correlation (n,) of each of the envelopes `first` (n, 64) with that in `second` (n, 64)."""
     a = first - first.mean(axis=-1, keepdims=True, dtype=np.float64)
     b = second - second.mean(axis=-1, keepdims=True, dtype=np.float64)
@@ -163,7 +169,7 @@ class _Meter:
     def feed(self, block: Waveform) -> None:
         sizes = np.abs(block)
         peak = float(sizes.max())
-        runs = sizes >= FLAT_PART * peak
+        runs = sizes >= FLAT_TOP_PART * peak
         self._flat.append((peak, int((runs[2:] & runs[1:-1] & runs[:-2]).sum()) if peak else 0))
         self.peak = max(self.peak, peak)
         self.samples += len(block)
