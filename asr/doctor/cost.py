@@ -35,14 +35,14 @@ def estimate_cost(
     memory = PROCESS_BYTES + 16 * weights + activations
     return {
         "model": f"{encoder.kind}, {encoder.layers} x {encoder.hidden}, {weights:,} weights",
-        "steps in an epoch": f"{len(batches):,} of up to {batch_seconds:g} s, "
+        "steps in an epoch": f"{len(batches):,} batches of up to {batch_seconds:g} s, "
         f"{100 * (1 - seconds.sum() / padded):.1f} % padding",
-        "computing": f"{format_duration(computing)} on one core, at 6 operations a weight and "
-        f"frame and {FLOPS_PER_CORE / 1e9:.0f} billion operations a second",
+        "computing": f"{format_duration(computing)} on one core, at 6 operations per weight "
+        f"and frame and {FLOPS_PER_CORE / 1e9:.0f} billion operations per second",
         "reading": f"{format_duration(reading)} on one core, as measured "
-        "here; augmentation and features come on top",
-        "memory": f"{memory / 1e9:.1f} GB a process: {PROCESS_BYTES / 1e9:.1f} GB of torch, 16 "
-        f"bytes a weight, {4 * ACTIVATIONS} bytes a cell and frame of a batch",
+        "now, without augmentation and features",
+        "memory": f"{memory / 1e9:.1f} GB per process: {PROCESS_BYTES / 1e9:.1f} GB for torch, "
+        f"16 bytes per weight, {4 * ACTIVATIONS} bytes per cell and frame of a batch",
     }
 
 

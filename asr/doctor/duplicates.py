@@ -19,7 +19,7 @@ def check_splits(measurements: Measurements, recorder: Recorder) -> None:
         if (missing := sum(not utterance.speaker for utterance in split))
     ]
     if anonymous:
-        detail = f"whether splits share speakers is unknown of {', '.join(anonymous)}"
+        detail = f"it is unknown whether splits share the speakers of {', '.join(anonymous)}"
         recorder.add_general("anonymous", detail)
     for one, other in combinations(range(len(measurements.names)), 2):
         here, there = (np.flatnonzero(measurements.split == number) for number in (one, other))
@@ -35,7 +35,7 @@ def _check_speakers(
     known = {measurements.utterances[index].speaker for index in there.tolist()} - {""}
     for index in here.tolist():
         if (speaker := measurements.utterances[index].speaker) in known:
-            recorder.add("speakers", index, f"speaker {speaker} is in {name} too")
+            recorder.add("speakers", index, f"speaker {speaker} is also in {name}")
 
 
 # Sentences of fewer words, such as "yes", are shared by chance.
@@ -53,7 +53,9 @@ def _check_sentences(
     shared &= measurements.words[there] >= SENTENCE_WORDS
     share = np.count_nonzero(shared) / len(there)
     severity = WARNING if share >= SHARED_SENTENCES else INFORMATION
-    detail = f"its sentence is in {name} too, as are {100 * share:.0f} % of the sentences there"
+    detail = (
+        f"the sentence is also in {name}, {100 * share:.0f} % of which is shared with this split"
+    )
     for index in here[np.isin(texts[here], texts[there[shared]])].tolist():
         recorder.add("sentences", index, detail, severity)
 
@@ -67,7 +69,7 @@ def check_duplicates(measurements: Measurements, recorder: Recorder) -> None:
             for index in group.tolist():
                 other = next(i for i in group.tolist() if texts[i] != texts[index])
                 label = measurements.label(other, index)
-                detail = f"the same recording as {label}, another text"
+                detail = f"the same recording as {label}, but with another text"
                 recorder.add("contradiction", index, detail)
         else:
             _report_copies(measurements, recorder, group, "the same recording as")

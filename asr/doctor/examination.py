@@ -53,10 +53,10 @@ def examine(
     requirements = requirements or Requirements()
     model = requirements.build_model()
     measurements, recorder = Measurements(splits), Recorder(splits)
+    check_lines(refused or {}, recorder)
     measure_recordings(measurements, recorder, threads, on_progress)
     measure_texts(measurements)
     _run_checks(measurements, recorder, requirements, model.frames)
-    check_lines(refused or {}, recorder)
     return Diagnosis(
         recorder.build_findings(),
         [summarize(measurements, name) for name in measurements.names],

@@ -72,7 +72,7 @@ class Measurements:
         name = self.utterances[index].id
         if self.split[index] == self.split[beside]:
             return name
-        return f"{name} of {self.names[self.split[index]]}"
+        return f"{name} in {self.names[self.split[index]]}"
 
 
 def group_by_value(indices: Indices, keys: npt.NDArray[Any]) -> Iterator[Indices]:

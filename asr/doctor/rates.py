@@ -5,12 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from asr.doctor.findings import Recorder
-from asr.doctor.measurements import Floats, Indices, Measurements, estimate_normal, group_by_value
-
-# Nobody speaks faster or slower than this, in characters per second: the extremes among 7,561
-# recordings of read speech are 33 and 3.5.
-FASTEST = 40.0
-SLOWEST = 2.5
+from asr.doctor.measurements import (
+    Floats,
+    Indices,
+    Mask,
+    Measurements,
+    estimate_normal,
+    group_by_value,
+)
 
 
 def check_rates(measurements: Measurements, recorder: Recorder) -> None:
@@ -19,20 +21,34 @@ def check_rates(measurements: Measurements, recorder: Recorder) -> None:
     They are compared first with what any speaker can do, and then with how this speaker talks.
     """
     indices = np.flatnonzero(measurements.spoken & ~recorder.refused)
-    characters = measurements.characters[indices].astype(np.float64)
-    span, active = (
-        measurements.recordings[name][indices].astype(np.float64) for name in ("span", "active")
-    )
+    possible = _check_limits(measurements, recorder, indices)
+    _check_usual_rates(measurements, recorder, indices[possible])
+
+
+def _read_rates(measurements: Measurements, indices: Indices) -> tuple[Floats, Floats, Floats]:
+    """The characters, and the seconds of speech with and without pauses, each (n,)."""
+    span, active = (measurements.recordings[name][indices] for name in ("span", "active"))
+    characters = measurements.characters[indices]
+    return characters.astype(np.float64), span.astype(np.float64), active.astype(np.float64)
+
+
+# The extremes among 7,561 recordings of read speech are 33 and 3.5 characters per second. These
+# limits are safely beyond them.
+FASTEST = 40.0
+SLOWEST = 2.5
+
+
+def _check_limits(measurements: Measurements, recorder: Recorder, indices: Indices) -> Mask:
+    """Report impossible rates; return the mask (n,) of the others."""
+    characters, span, active = _read_rates(measurements, indices)
     fast = characters / span > FASTEST
     slow = characters / active < SLOWEST
     for place in np.flatnonzero(fast | slow).tolist():
-        seconds, noun = (span, "speech") if fast[place] else (active, "sound")
+        seconds, noun = (span, "speech") if fast[place] else (active, "speech without pauses")
         detail = f"{characters[place]:.0f} characters in {seconds[place]:.2f} s of {noun}"
         recorder.add("rate", int(indices[place]), detail)
-    keep = ~(fast | slow)
-    _check_speakers(
-        measurements, recorder, indices[keep], characters[keep], span[keep], active[keep]
-    )
+    possible: Mask = ~(fast | slow)
+    return possible
 
 
 # Fewer utterances do not tell how the rate depends on the length of a text.
@@ -41,22 +57,16 @@ LEAST_UTTERANCES = 100
 RATE_DEVIATIONS = 5.0
 
 
-def _check_speakers(
-    measurements: Measurements,
-    recorder: Recorder,
-    indices: Indices,
-    characters: Floats,
-    span: Floats,
-    active: Floats,
-) -> None:
-    """Report rates that are unlikely for the speaker, whether or not pauses count as speaking."""
+def _check_usual_rates(measurements: Measurements, recorder: Recorder, indices: Indices) -> None:
+    """Report rates that are unlikely for the speaker, both with and without the pauses."""
     if len(indices) < LEAST_UTTERANCES:
         return
+    characters, span, active = _read_rates(measurements, indices)
     names = [measurements.utterances[index].speaker for index in indices.tolist()]
     both = [score_rates(characters, characters / seconds, names) for seconds in (span, active)]
     scores = np.where(both[0] * both[1] > 0, np.minimum(*np.abs(both)), 0.0)
     for place in np.flatnonzero(scores > RATE_DEVIATIONS).tolist():
-        direction = "more" if both[0][place] > 0 else "less"
+        direction = "more" if both[0][place] > 0 else "fewer"
         detail = (
             f"{characters[place]:.0f} characters in {span[place]:.2f} s, {direction} than "
             f"expected by {scores[place]:.1f} standard deviations"

@@ -37,7 +37,7 @@ def measure_recordings(
             measurements.store(index, result)
             stated = measurements.utterances[index].seconds
             if abs(result.seconds - stated) > TOLERANCE_SECONDS:
-                detail = f"lasts {result.seconds:.2f} s where {stated:.2f} s are stated"
+                detail = f"lasts {result.seconds:.2f} s, but the manifest says {stated:.2f} s"
                 recorder.add("duration", index, detail, ERROR)
         on_progress(1)
 
@@ -48,7 +48,7 @@ def measure_recording(path: str) -> tuple[Sound | AudioError, float]:
     result: Sound | AudioError
     try:
         if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-            raise AudioError(f"{path} is a pipe or a device, no file; name a recording")
+            raise AudioError(f"{path} is a pipe or a device, not a file; name a recording")
         result = measure_sound(path)
     except AudioError as error:
         result = error
@@ -89,12 +89,13 @@ def find_speech(measurements: Measurements, recorder: Recorder) -> Mask:
     for index in np.flatnonzero(measurements.readable).tolist():
         row = measurements.recordings[index]
         if row["downmix_gain"] <= CANCELLING_DB:
-            loss = -row["downmix_gain"]
-            recorder.add("phase", index, f"the mean of the channels loses {loss:.0f} dB")
+            detail = f"mixing the channels to mono loses {-row['downmix_gain']:.0f} dB"
+            recorder.add("phase", index, detail)
         elif row["peak"] < SILENT_PEAK:
             recorder.add("silence", index, f"no sample exceeds {row['peak']:.5f} of full scale")
         elif row["dynamic_range"] < STEADY_DB:
-            recorder.add("steady", index, f"its level varies by {row['dynamic_range']:.1f} dB")
+            detail = f"the level varies by only {row['dynamic_range']:.1f} dB"
+            recorder.add("steady", index, detail)
         else:
             has_speech[index] = True
     return has_speech
@@ -119,7 +120,7 @@ def describe_channels(row: Any) -> str:
     """The correlation of the channels if they hold different sounds, else ""."""
     different = row["channel_correlation"] < UNRELATED_CORRELATION
     if different and row["channel_balance"] < AUDIBLE_BALANCE_DB:
-        return f"their correlation is {row['channel_correlation']:.2f}"
+        return f"the correlation of the channels is {row['channel_correlation']:.2f}"
     return ""
 
 
@@ -138,7 +139,9 @@ HIGHEST_PEAK = 2.0
 
 def describe_scale(row: Any) -> str:
     """The peak if the samples are on another scale than -1 to 1, else ""."""
-    return f"its samples reach {row['peak']:.4g}" if row["peak"] >= HIGHEST_PEAK else ""
+    if row["peak"] >= HIGHEST_PEAK:
+        return f"the samples reach {row['peak']:.4g}, where full scale is 1"
+    return ""
 
 
 # Clipping is audible when a thousandth of the active samples lie on flat tops; at most 0.0002 of
@@ -155,10 +158,10 @@ def describe_clipping(row: Any) -> str:
     if row["peak"] >= HIGHEST_PEAK:
         return ""
     if row["clipped_share"] >= CLIPPED_SHARE:
-        detail = f"{100 * row['clipped_share']:.1f} % of the sounding samples lie on flat tops"
-        return f"{detail} at {row['peak']:.2f}"
+        share = f"{100 * row['clipped_share']:.1f} %"
+        return f"{share} of the speech lies on flat tops at {row['peak']:.2f} of full scale"
     if row["peak"] >= FULL_SCALE and row["crest"] <= CLIPPED_CREST:
-        return f"1 % of the samples reach {row['peak'] / row['crest']:.2f} of full scale"
+        return f"1 % of the samples exceed {row['peak'] / row['crest']:.2f} of full scale"
     return ""
 
 
@@ -169,12 +172,12 @@ DEAD_AIR_SECONDS = 4.0
 def describe_silence(row: Any) -> str:
     """Where the longest silence is and how long it lasts, if it is too long, else ""."""
     silences = {
-        "begins": row["leading_silence"],
-        "ends": row["trailing_silence"],
-        "is interrupted": row["longest_pause"],
+        "begins with": row["leading_silence"],
+        "ends with": row["trailing_silence"],
+        "is interrupted by": row["longest_pause"],
     }
     where, longest = max(silences.items(), key=lambda item: float(item[1]))
-    return f"{where} with {longest:.1f} s of silence" if longest >= DEAD_AIR_SECONDS else ""
+    return f"{where} {longest:.1f} s of silence" if longest >= DEAD_AIR_SECONDS else ""
 
 
 # Direct current leaks into the lowest mel bins. A mean amplitude of `OFFSET` is always too much; a
@@ -189,8 +192,8 @@ def describe_offset(row: Any) -> str:
     relative = 20 * np.log10(offset) - row["level"]
     large = OFFSET * max(1.0, float(row["peak"]))
     if offset >= large or (offset >= large / 10 and relative >= OFFSET_DB):
-        amplitude = f"the mean amplitude is {row['dc_offset']:.3f}"
-        return f"{amplitude}, {relative:+.0f} dB against the speech"
+        mean = f"the mean of the samples is {row['dc_offset']:.3f}"
+        return f"{mean}, {relative:+.0f} dB relative to the speech"
     return ""
 
 
@@ -222,7 +225,7 @@ def check_levels(measurements: Measurements, recorder: Recorder) -> None:
     limit = max(LEVEL_DB, LEVEL_DEVIATIONS * deviation)
     for index, level in zip(indices.tolist(), levels.tolist(), strict=True):
         if abs(level - median) > limit:
-            detail = f"speech at {level:.0f} dB where the corpus has {median:.0f} dB"
+            detail = f"speech at {level:.0f} dB, but the median of the corpus is {median:.0f} dB"
             recorder.add("level", index, detail)
 
 
@@ -259,9 +262,9 @@ def check_bands(measurements: Measurements, recorder: Recorder, high_hz: float) 
         for place in np.flatnonzero(narrow).tolist():
             row = measurements.recordings[indices[place]]
             mirrored = row["mirror_correlation"] >= MIRRORED
-            what = "a mirror image of what is below alone" if mirrored else "nothing"
-            rate = f"{row['sample_rate']:,.0f} samples per second"
-            detail = f"{what} above {limits[place]:,.0f} Hz at {rate}"
+            what = "only a mirror image of the lower band" if mirrored else "nothing"
+            rate = f"sample rate {row['sample_rate']:,.0f} Hz"
+            detail = f"{what} above {limits[place]:,.0f} Hz ({rate})"
             recorder.add("narrow", int(indices[place]), detail)
         limits = limits[~narrow]
     steps, counts = np.unique(np.floor(limits[limits < high_hz] / 250) * 250, return_counts=True)
@@ -272,5 +275,7 @@ def check_bands(measurements: Measurements, recorder: Recorder, high_hz: float) 
         f"{100 * count / len(indices):.0f} % near {step + 125:,.0f} Hz"
         for step, count in zip(steps[common], counts[common], strict=True)
     ]
-    detail = f"recordings end below the model's {high_hz:,.0f} Hz: {', '.join(shares)}"
+    detail = (
+        f"recordings end below the model's upper limit of {high_hz:,.0f} Hz: {', '.join(shares)}"
+    )
     recorder.add_general("band", detail)

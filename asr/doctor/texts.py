@@ -125,7 +125,7 @@ def _reject(
 def _report(reject: Reject, index: int, recorder: Recorder, trained_on: bool) -> None:
     """Record why an utterance is left out; in splits that are only transcribed it matters less."""
     if reject.reason.startswith("empty"):
-        recorder.add("empty", index, "there is no word in it", ERROR)
+        recorder.add("empty", index, "the text has no words", ERROR)
     elif reject.reason.startswith("longer"):
         severity = ERROR if trained_on else INFORMATION
         recorder.add("long", index, f"{reject.detail}, {reject.reason}", severity)
