@@ -50,7 +50,7 @@ KINDS: dict[str, tuple[str, str]] = {  # kind -> title, what to do about it
         "would learn them as different ones.",
     ),
     "ctc": (
-        "texts that need more encoder frames than their recordings have",
+        "texts too long for CTC to fit into the recording",
         "Check that text and recording belong together, or train with a smaller encoder.stack.",
     ),
     "long": (
