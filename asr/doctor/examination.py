@@ -70,7 +70,7 @@ def _run_checks(
     requirements: Requirements,
     frames: Callable[[int], int],
 ) -> None:
-    """Run the checks in an order that matters: later ones skip or prefer what earlier ones found."""
+    """Run the checks in an order that matters: later ones depend on what earlier ones found."""
     known = frozenset(requirements.vocabulary.symbols[1:])
     check_characters(measurements, recorder, known)
     check_scripts(measurements, recorder, known)

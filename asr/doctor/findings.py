@@ -1,4 +1,4 @@
-"""What the doctor finds: the kinds of findings, a recorder that collects them, and the diagnosis."""
+"""The kinds of findings, a recorder that collects them, and the diagnosis that they make up."""
 
 from bisect import bisect_right
 from collections import defaultdict
@@ -207,7 +207,8 @@ class Recorder:
         """Record that something is wrong with an utterance, counted through all splits."""
         number = bisect_right(self._ends, index)
         split = self._names[number]
-        name = self._splits[split][index - self._ends[number]].id  # counted from the split's end
+        # The position in the split is negative, and so counts from the end of the split.
+        name = self._splits[split][index - self._ends[number]].id
         self._cases[kind, severity, split].append((name, detail))
         self.refused[index] |= severity == ERROR
         self.doubted[index] |= severity == WARNING
@@ -230,7 +231,8 @@ class Recorder:
         return findings
 
     def _build(self, kind: str, severity: str, split: str) -> Finding:
-        details: dict[str, str] = {}  # The details of an utterance that has several are joined.
+        """The finding of a kind; several details of one utterance are joined."""
+        details: dict[str, str] = {}
         for name, detail in self._cases[kind, severity, split]:
             details[name] = f"{details[name]}; {detail}" if name in details else detail
         ids, size = tuple(details), f"{len(self._splits[split]):,}"

@@ -29,7 +29,7 @@ RECORDING = np.dtype(
 
 
 class Measurements:
-    """What is known of each of N utterances; the checks read it, and each array begins as zeros.
+    """Numbers about each of N utterances, which the checks read; every array starts as zeros.
 
     Attributes:
         splits: The utterances of each split, the training set first.
@@ -76,7 +76,7 @@ class Measurements:
 
 
 def group_by_value(indices: Indices, keys: npt.NDArray[Any]) -> Iterator[Indices]:
-    """Yield the indices that share a key, in their order, for each key that occurs several times."""
+    """Yield, for each key that occurs several times, the indices that share it, in their order."""
     order = indices[np.argsort(keys[indices], kind="stable")]
     edges = np.flatnonzero(np.diff(keys[order].astype(np.uint64)) != 0) + 1
     for group in np.split(order, edges):

@@ -147,8 +147,8 @@ def describe_scale(row: Any) -> str:
 # Clipping is audible when a thousandth of the active samples lie on flat tops; at most 0.0002 of
 # them do in recordings without clipping.
 CLIPPED_SHARE = 1e-3
-# Lossy codecs bend the flat tops but leave all peaks equally high. Among 7,561 recordings of read
-# speech at full scale, 3 have a lower crest than this; one at 1.29 is loud but not clipped.
+# Lossy codecs bend the flat tops but leave all peaks equally high, which lowers the crest. Among
+# 7,561 recordings of read speech, 3 have less than this; one has 1.29 and is loud but not clipped.
 FULL_SCALE = 0.98
 CLIPPED_CREST = 1.25
 
@@ -158,8 +158,8 @@ def describe_clipping(row: Any) -> str:
     if row["peak"] >= HIGHEST_PEAK:
         return ""
     if row["clipped_share"] >= CLIPPED_SHARE:
-        share = f"{100 * row['clipped_share']:.1f} %"
-        return f"{share} of the speech lies on flat tops at {row['peak']:.2f} of full scale"
+        share = f"{100 * row['clipped_share']:.1f} % of the speech samples"
+        return f"{share} lie on flat tops at {row['peak']:.2f} of full scale"
     if row["peak"] >= FULL_SCALE and row["crest"] <= CLIPPED_CREST:
         return f"1 % of the samples exceed {row['peak'] / row['crest']:.2f} of full scale"
     return ""
@@ -258,7 +258,7 @@ def check_bands(measurements: Measurements, recorder: Recorder, high_hz: float) 
     indices = np.flatnonzero(measurements.spoken)
     limits = limit_bands(measurements.recordings[indices])
     narrow = limits <= NARROW_HZ
-    if 0 < narrow.sum() <= len(indices) / 2:  # If most are narrow, this is the kind of corpus.
+    if 0 < narrow.sum() <= len(indices) / 2:  # Else the whole corpus is narrow-band.
         for place in np.flatnonzero(narrow).tolist():
             row = measurements.recordings[indices[place]]
             mirrored = row["mirror_correlation"] >= MIRRORED
@@ -275,7 +275,5 @@ def check_bands(measurements: Measurements, recorder: Recorder, high_hz: float) 
         f"{100 * count / len(indices):.0f} % near {step + 125:,.0f} Hz"
         for step, count in zip(steps[common], counts[common], strict=True)
     ]
-    detail = (
-        f"recordings end below the model's upper limit of {high_hz:,.0f} Hz: {', '.join(shares)}"
-    )
-    recorder.add_general("band", detail)
+    limit = f"the model's upper limit of {high_hz:,.0f} Hz"
+    recorder.add_general("band", f"recordings end below {limit}: {', '.join(shares)}")

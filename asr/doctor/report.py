@@ -94,9 +94,9 @@ def render_page(diagnosis: Diagnosis) -> str:
 
 def _render_details(finding: Finding) -> str:
     where = f" in {escape(finding.split)}" if finding.split else ""
+    cells = (map(_escape_controls, case) for case in zip(finding.ids, finding.details, strict=True))
     rows = "".join(
-        f"<tr><td>{escape(_escape_controls(name))}</td><td>{escape(_escape_controls(detail))}</td></tr>\n"
-        for name, detail in zip(finding.ids, finding.details, strict=True)
+        f"<tr><td>{escape(name)}</td><td>{escape(detail)}</td></tr>\n" for name, detail in cells
     )
     cases = f'<table class="cases">{rows}</table>' if rows else ""
     return (
@@ -134,9 +134,10 @@ def _render_histogram(histogram: Histogram) -> str:
         if count
     )
     first, last = histogram.edges[0], histogram.edges[-1]
+    caption = escape(f"{histogram.name} ({histogram.unit})")
     return (
         f'<figure><svg width="{CHART_WIDTH}" height="{CHART_HEIGHT + 16}" role="img">{columns}'
         f'<text x="0" y="{CHART_HEIGHT + 13}">{first:.3g}</text>'
         f'<text x="{CHART_WIDTH}" y="{CHART_HEIGHT + 13}" text-anchor="end">{last:.3g}</text>'
-        f"</svg><figcaption>{escape(histogram.name)} ({escape(histogram.unit)})</figcaption></figure>"
+        f"</svg><figcaption>{caption}</figcaption></figure>"
     )

@@ -2,9 +2,9 @@
 
     blocks at the file's own rate --> frames of 20 ms --> levels, silences, spectrum --> Sound
 
-A recording is decoded once, block by block, and only numbers are kept of it; the first minute of one
-with several channels is decoded once more to compare them. Recordings are measured at their own
-sample rate, because a resampler cuts off a band just as telephones and codecs do.
+A recording is decoded once, block by block, and only numbers are kept of it. If it has several
+channels, its first minute is decoded once more to compare them. Recordings are measured at their
+own sample rate, because a resampler cuts off a band just as telephones and codecs do.
 """
 
 import hashlib
@@ -47,14 +47,14 @@ class Sound:
         dynamic_range: From the noise floor to loud speech in dB (10th to 95th percentile).
         dc_offset: The mean of the samples.
         clipped_share: The share of the active samples that lie on flat tops at the peak.
-        crest: The amplitude that 1 in 10,000 samples exceeds, divided by the one that 1 in 100 does.
+        crest: The amplitude that 1 in 10,000 samples exceeds, over the one that 1 in 100 exceeds.
         leading_silence: Seconds before the first active frame.
         trailing_silence: Seconds after the last active frame.
         longest_pause: Seconds of the longest silence between active frames.
         span: Seconds from the first active frame to the last.
         active: Seconds of all active frames together.
-        band_limit_hz: Where the spectrum falls most steeply, the upper edge of the band if it is one.
-        band_limit_drop: How many dB lower all above that edge is than the 500 Hz below it.
+        band_limit_hz: Where the spectrum falls most steeply, which may be the edge of a band.
+        band_limit_drop: How many dB everything above that edge is below the 500 Hz under it.
         mirror_correlation: The correlation of the spectrum above 4 kHz with the mirrored spectrum
             below: near 0 in real recordings, near 1 if cheap resampling made the upper band.
         downmix_gain: The level of the mean of all channels relative to the channels, in dB; at most
@@ -167,8 +167,8 @@ def envelope_correlation(
 # which lossy codecs overshoot.
 AMPLITUDE_BINS = 4096
 HIGHEST_AMPLITUDE = 2.0
-# Three samples in a row form a flat top if all exceed this share of their block's peak. It counts as
-# clipping if that peak reaches the second share of the recording's peak.
+# Three samples in a row form a flat top if all reach the first share of their block's peak. It
+# counts as clipping if that peak reaches the second share of the recording's peak.
 FLAT_TOP_SHARE = 0.99
 HIGH_BLOCK_SHARE = 0.98
 # Cheap resampling of telephone speech mirrors the spectrum around half of the telephone's sample

@@ -178,9 +178,8 @@ def plant_bands_and_channels(planted: Planted) -> None:
         "interview", np.stack([voices.record(2.5), voices.record(2.5)[::-1]], axis=1), characters=32
     )
     planted.expect("channels", "interview")
-    corpus.add(
-        "stereo", np.stack([mono, 0.7 * mono], axis=1)[::-1], characters=32
-    )  # This one is healthy.
+    # Two channels with the same sound are healthy.
+    corpus.add("stereo", np.stack([mono, 0.7 * mono], axis=1)[::-1], characters=32)
     stretched = np.concatenate([mono, mono])
     corpus.add("scaled", stretched, characters=64)
     soundfile.write(corpus.folder / "scaled.wav", 30_000 * stretched, RATE, "FLOAT")
