@@ -1,1 +1,1 @@
-"""The examination of a corpus: what is wrong with it before a model is trained on it."""
+"""Examination of a corpus for defects before a model is trained on it."""

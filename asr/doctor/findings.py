@@ -1,18 +1,23 @@
-"""What an examination of a corpus has found, as plain data: findings by kind, and what the splits are.
+"""The kinds of findings, a recorder that collects them, and the diagnosis that they make up."""
 
-Nothing is imported here but the standard library, so that the command line can know it at once.
-"""
-
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
+
+import numpy as np
+
+from asr.data.manifest import Utterance
 
 ERROR, WARNING, INFORMATION = "error", "warning", "information"
 SEVERITIES = (ERROR, WARNING, INFORMATION)
 
-KINDS: dict[str, tuple[str, str]] = {  # kind -> what it is called, what to do about it
+KINDS: dict[str, tuple[str, str]] = {  # kind -> title, what to do about it
     "line": (
         "manifest lines that cannot be used",
-        "Mend or remove these lines.",
+        "Correct or remove these lines.",
     ),
     "audio": (
         "unreadable or truncated audio",
@@ -20,15 +25,15 @@ KINDS: dict[str, tuple[str, str]] = {  # kind -> what it is called, what to do a
     ),
     "duration": (
         "wrong durations",
-        "Write the manifest anew from the recordings, or copy again what was cut short.",
+        'Correct "duration" in the manifest, or copy the recordings again if they were cut short.',
     ),
     "empty": (
         "empty texts",
-        "Transcribe these recordings or remove them.",
+        "Transcribe these recordings, or remove them.",
     ),
     "markup": (
         "markup in texts",
-        "Remove tags and annotations; write only what is said.",
+        "Remove tags and annotations, and keep only what is said.",
     ),
     "digits": (
         "digits in texts",
@@ -36,114 +41,125 @@ KINDS: dict[str, tuple[str, str]] = {  # kind -> what it is called, what to do a
     ),
     "characters": (
         "characters outside the vocabulary",
-        'Normalize the texts (profile "english"), or train with a vocabulary of the transcripts.',
+        'Normalize the texts with the profile "english", or train with '
+        "data.vocabulary=transcripts.",
     ),
     "odd": (
-        "characters that hardly any text has: of another script, invisible, or pictures",
-        "Write what is meant; they look alike, and the model would learn them as other letters.",
+        "unusual characters: from a rare script, invisible, or pictographs",
+        "Replace them with what was meant; many look like ordinary letters, but the model "
+        "would learn them as different ones.",
     ),
     "ctc": (
-        "texts impossible under CTC in the recording's time",
+        "texts too long for CTC to fit into the recording",
         "Check that text and recording belong together, or train with a smaller encoder.stack.",
     ),
     "long": (
-        "longer than a batch may be",
-        "Cut these recordings, or raise training.batch_seconds.",
+        "utterances that are longer than a batch",
+        "Split these recordings, or raise training.batch_seconds.",
     ),
     "silence": (
         "silent recordings",
-        "Record again or remove them: the model would learn to hear words in silence.",
+        "Record these again or remove them; the model would learn to write words for silence.",
     ),
     "steady": (
-        "a steady sound without speech",
-        "Listen to these: a hum, a tone or noise teaches nothing; remove them.",
+        "recordings of a steady sound without speech",
+        "Listen to these recordings, and remove those that hold only hum, a tone or noise.",
     ),
     "short": (
         "very short recordings",
-        "Check that the word is heard whole, or remove them.",
+        "Check that the whole word was recorded, or remove these recordings.",
     ),
     "clipping": (
-        "clipping",
-        "Record with less gain, or remove them.",
+        "clipped recordings",
+        "Record these again with less gain, or remove them.",
     ),
     "beyond": (
-        "samples beyond full scale",
-        "Divide the samples by the largest of the corpus: they are floats on another scale.",
+        "samples far beyond full scale",
+        "Divide the samples of all recordings by the largest amplitude in the corpus; they "
+        "are stored as floating-point numbers on another scale than -1 to 1.",
     ),
     "air": (
-        "dead air",
-        "Cut long silences off, and check that no speech is missing from the recording.",
+        "long silences",
+        "Cut the silences off, and check that no speech is missing from the recordings.",
     ),
     "narrow": (
         "upsampled narrow-band audio",
-        "Take the original recordings, or keep telephone speech in a corpus of its own.",
+        "Use the original recordings, or keep telephone speech in a separate corpus.",
     ),
     "phase": (
-        "channels that cancel out in the downmix",
+        "channels that cancel each other out when mixed to mono",
         "Invert one channel, or keep only one.",
     ),
     "channels": (
         "channels with different sounds",
-        "Keep the channel of the speaker whose words the text has.",
+        "Keep the channel of the speaker whose words are in the text.",
     ),
     "level": (
-        "levels far from the corpus",
+        "unusually quiet or loud recordings",
         "Bring these recordings to the level of the others.",
     ),
     "offset": (
-        "direct current",
-        "Subtract the mean from the samples, or filter below 20 Hz.",
+        "direct current in the signal (DC offset)",
+        "Subtract the mean from the samples, or apply a high-pass filter at 20 Hz.",
     ),
     "rate": (
         "impossible speaking rates",
-        "Check that the recording holds all of its text and nothing else.",
+        "Check that each recording holds all of its text and nothing else.",
     ),
     "mismatch": (
-        "likely the wrong text",
-        "Listen to these: their texts are far too long or too short for how this speaker talks.",
+        "texts that probably belong to other recordings",
+        "Listen to these recordings; their texts are far too long or too short for the way "
+        "the speaker usually talks.",
     ),
     "duplicate": (
-        "duplicates",
-        "Keep one of each.",
+        "duplicate recordings",
+        "Keep one copy of each.",
     ),
     "contradiction": (
-        "one recording with several texts",
-        "Find out which text is right, and remove the others.",
+        "identical recordings with different texts",
+        "Find out which text is right, and remove the other copies.",
     ),
     "leak": (
         "recordings shared between splits",
-        "Remove them here: a model is not tested by what it has learned or was chosen by.",
+        "Remove them here; a model must be tested on recordings that it was neither trained "
+        "on nor selected with.",
     ),
     "speakers": (
         "speakers shared between splits",
-        "Remove them here, so that the error rate is that of new voices.",
+        "Remove them here, so that the error rate is measured on new voices.",
     ),
     "sentences": (
         "sentences shared between splits",
-        "Remove them here, or read the error rate as that of known sentences.",
+        "Remove them here, or bear in mind that the error rate is measured on known sentences.",
     ),
     "band": (
         "band limits below the model's",
-        "Set features.high_hz just below the lowest, so that the model learns speech and not "
-        "the source.",
+        "Set features.high_hz just below the lowest of these limits, so that the model learns "
+        "speech and not the properties of the source.",
     ),
     "anonymous": (
-        "speakers not stated",
-        'State "speaker" in the manifests, so that shared speakers can be found.',
+        "missing speaker names",
+        'Add "speaker" to the manifests, so that shared speakers can be found.',
     ),
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of thing that is wrong in one split.
+    """One kind of defect in one split.
 
-    `details` says of each of `ids` what it is, with numbers; `detail` sums the finding up. `split`
-    is empty where a finding is about all of them, `ids` where it is about no single utterance.
+    Attributes:
+        kind: A key of `KINDS`.
+        severity: One of `SEVERITIES`.
+        split: The name of the split; empty if the finding is about all splits.
+        ids: The utterances or lines concerned; empty if the finding is about no single one.
+        detail: A summary with numbers.
+        fix: What to do about it.
+        details: What is wrong with each of `ids`, with numbers.
     """
 
-    kind: str  # a key of KINDS
-    severity: str  # one of SEVERITIES
+    kind: str
+    severity: str
     split: str
     ids: tuple[str, ...]
     detail: str
@@ -152,11 +168,11 @@ class Finding:
 
     @property
     def title(self) -> str:
-        """What the kind is called."""
+        """The name of the kind in words."""
         return KINDS[self.kind][0]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data; `cases` holds the details by id."""
+        """The finding as plain JSON data; `cases` maps ids to their details."""
         return {
             "kind": self.kind,
             "severity": self.severity,
@@ -169,9 +185,67 @@ class Finding:
         }
 
 
+class Recorder:
+    """Collects what the checks find and turns it into findings.
+
+    Attributes:
+        refused: (N,) True for each utterance that an error names.
+        doubted: (N,) True for each utterance that a warning names.
+    """
+
+    def __init__(self, splits: Mapping[str, Sequence[Utterance]]) -> None:
+        self._splits = splits
+        self._names = list(splits)
+        self._ends = list(accumulate(map(len, splits.values())))
+        count = self._ends[-1] if self._ends else 0
+        self.refused = np.zeros(count, np.bool_)
+        self.doubted = np.zeros(count, np.bool_)
+        self._cases: dict[tuple[str, str, str], list[tuple[str, str]]] = defaultdict(list)
+        self._general: list[Finding] = []
+
+    def add(self, kind: str, index: int, detail: str, severity: str = WARNING) -> None:
+        """Record that something is wrong with an utterance, counted through all splits."""
+        number = bisect_right(self._ends, index)
+        split = self._names[number]
+        # The position in the split is negative, and so counts from the end of the split.
+        name = self._splits[split][index - self._ends[number]].id
+        self._cases[kind, severity, split].append((name, detail))
+        self.refused[index] |= severity == ERROR
+        self.doubted[index] |= severity == WARNING
+
+    def add_line(self, split: str, line: str, detail: str) -> None:
+        """Record a line of a split's manifest that cannot be used."""
+        self._cases["line", ERROR, split].append((line, detail))
+
+    def add_general(self, kind: str, detail: str) -> None:
+        """Record information that is about all splits and no single utterance."""
+        self._general.append(Finding(kind, INFORMATION, "", (), detail, KINDS[kind][1]))
+
+    def build_findings(self) -> list[Finding]:
+        """All findings: the worst first, then in the order of `KINDS` and of the splits."""
+        findings = [*self._general, *(self._build(*key) for key in self._cases)]
+        kinds, splits = list(KINDS), ["", *self._names]
+        findings.sort(
+            key=lambda f: (SEVERITIES.index(f.severity), kinds.index(f.kind), splits.index(f.split))
+        )
+        return findings
+
+    def _build(self, kind: str, severity: str, split: str) -> Finding:
+        """The finding of a kind; several details of one utterance are joined."""
+        details: dict[str, str] = {}
+        for name, detail in self._cases[kind, severity, split]:
+            details[name] = f"{details[name]}; {detail}" if name in details else detail
+        ids, size = tuple(details), f"{len(self._splits[split]):,}"
+        summary = f"{len(ids):,} of {size} utterances"
+        if kind == "line":
+            summary = f"{len(ids):,} lines, besides {size} usable ones"
+        fix = KINDS[kind][1]
+        return Finding(kind, severity, split, ids, summary, fix, tuple(details.values()))
+
+
 @dataclass(frozen=True)
 class Histogram:
-    """How often a value in `unit` falls between two neighbors of `edges` (n + 1,): `counts` (n,)."""
+    """`counts` (n,) of the values, in `unit`, that lie between neighboring `edges` (n + 1,)."""
 
     name: str
     unit: str
@@ -181,7 +255,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a split is as a whole; `facts` are for people, the names of histograms are unique."""
+    """Facts about a split, for people to read, and its histograms, each with a name of its own."""
 
     split: str
     facts: dict[str, str]
@@ -190,14 +264,14 @@ class Summary:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All findings, the worst first, what each split is, and what an epoch on the first will cost."""
+    """All findings, the worst first; a summary of each split; the cost of an epoch on the first."""
 
     findings: list[Finding]
     summaries: list[Summary]
     cost: dict[str, str]
 
     def count(self, severity: str) -> int:
-        """How many utterances and lines findings of this severity name, each once."""
+        """The number of distinct utterances and lines that findings of this severity name."""
         return len(
             {
                 (f.split, f.kind == "line", name)
@@ -208,7 +282,7 @@ class Diagnosis:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data."""
+        """The diagnosis as plain JSON data."""
         return {
             "counts": {severity: self.count(severity) for severity in SEVERITIES},
             "splits": {

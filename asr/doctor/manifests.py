@@ -1,22 +1,22 @@
-"""Manifests read leniently, and written again without faulty utterances."""
+"""Reading manifests that hold unusable lines, and writing them without faulty utterances."""
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from asr.data.manifest import Reject, StrPath, Utterance, parse_utterance, read_lines, write_records
-from asr.doctor.findings import ERROR, WARNING, Diagnosis
+from asr.doctor.findings import ERROR, WARNING, Diagnosis, Recorder
 from asr.errors import DataError
 
 
 def read_leniently(path: StrPath) -> tuple[list[Utterance], list[Reject]]:
-    """The utterances of a manifest, and its lines that `asr.data.read_manifest` would refuse.
+    """The utterances of a manifest, and the lines that `read_manifest` would refuse.
 
-    An empty text is let pass, to be found by `examine`. Raises DataError only where the file as a
-    whole cannot be read, or holds nothing but blank lines.
+    Empty texts are accepted here, because `examine` reports them. Raises DataError only if the file
+    cannot be read at all, or if all its lines are blank.
     """
     path = Path(path)
     utterances: list[Utterance] = []
@@ -35,17 +35,17 @@ def read_leniently(path: StrPath) -> tuple[list[Utterance], list[Reject]]:
         if first == number:
             utterances.append(utterance)
         else:
-            detail = f"{where}: the id {utterance.id!r} is already that of line {first}."
+            detail = f"{where}: the id {utterance.id!r} is already used by line {first}"
             refused.append(Reject(where, "line", detail))
     if not utterances and not refused:
-        raise DataError(f"{path} holds no utterance; write one JSON object a line into it.")
+        raise DataError(f"{path} holds no utterances; write one JSON object per line")
     return utterances, refused
 
 
 def _parse_leniently(line: str, where: str, folder: str) -> tuple[Utterance, dict[str, Any]]:
-    """A line's utterance, whose text may be empty, and its object. Raises DataError."""
+    """A line's utterance, whose text may be empty, and its JSON object. Raises DataError."""
     if _is_broken(line):
-        raise DataError(f"{where} is not UTF-8 text; convert it.")
+        raise DataError(f"{where} is not UTF-8 text; convert the file to UTF-8")
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -56,24 +56,25 @@ def _parse_leniently(line: str, where: str, folder: str) -> tuple[Utterance, dic
     else:
         filled = parse_utterance(json.dumps({**record, "text": "-"}), where, folder)
         utterance = replace(filled, text=text)
-    assert record is not None  # else it would not have been parsed
+    assert record is not None  # `parse_utterance` refuses what is not a JSON object.
     for key in ("id", "audio_filepath", "text", "speaker"):
         if _is_broken(str(record.get(key, ""))):
             raise DataError(
-                f'{where}: "{key}" holds half a character (a surrogate); write it anew.'
+                f'{where}: "{key}" holds a lone surrogate, which is not a character; correct it'
             )
     return utterance, record
 
 
 def _is_broken(text: str) -> bool:
-    """Whether it holds what is no character, and so cannot be written."""
+    """Whether a text holds surrogates, which are not characters and cannot be written."""
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def write_sound(source: StrPath, target: StrPath, kept: Iterable[Utterance]) -> None:
-    """Write a manifest of those of another one's utterances, with all keys that they have there.
+    """Write a copy of the manifest `source` that holds only the utterances in `kept`.
 
-    Their recordings are named as by `asr.data.write_manifest`. Raises FileError and DataError.
+    Lines keep all their keys; recordings are named as `write_manifest` does. Raises FileError if
+    the file cannot be written, and DataError if a name is not valid Unicode.
     """
     source = Path(source)
     wanted = {utterance.id for utterance in kept}
@@ -92,7 +93,7 @@ def write_sound(source: StrPath, target: StrPath, kept: Iterable[Utterance]) -> 
 def select_sound(
     utterances: Iterable[Utterance], diagnosis: Diagnosis, split: str, strict: bool = False
 ) -> list[Utterance]:
-    """The utterances of a split that no error names and, if `strict`, no warning either."""
+    """The utterances of a split without errors and, if `strict`, without warnings."""
     bad = (ERROR, WARNING) if strict else (ERROR,)
     named = {
         name
@@ -101,3 +102,10 @@ def select_sound(
         for name in finding.ids
     }
     return [utterance for utterance in utterances if utterance.id not in named]
+
+
+def check_lines(refused: Mapping[str, Iterable[Reject]], recorder: Recorder) -> None:
+    """Report the lines of each split's manifest that `read_leniently` could not use."""
+    for split, rejects in refused.items():
+        for reject in rejects:
+            recorder.add_line(split, reject.id, reject.detail)

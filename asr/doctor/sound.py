@@ -2,9 +2,9 @@
 
     blocks at the file's own rate --> frames of 20 ms --> levels, silences, spectrum --> Sound
 
-A recording is decoded once, block by block, and nothing of it is kept but numbers; one with several
-channels is decoded once more to compare them. The file's own rate matters: after resampling, the
-band that a telephone or a codec has taken away cannot be told from what the resampler has.
+A recording is decoded once, block by block, and only numbers are kept of it. If it has several
+channels, its first minute is decoded once more to compare them. Recordings are measured at their
+own sample rate, because a resampler cuts off a band just as telephones and codecs do.
 """
 
 import hashlib
@@ -21,20 +21,12 @@ from asr.audio.waveform import inspect_audio, load_channels, read_blocks
 
 FRAME_SECONDS = 0.02
 ENVELOPE_BINS = 64
-SILENCE_DB = -120.0  # what digital silence counts as
-# Frames are active above the noise floor (10th percentile of the levels) by this, and within this
-# of the loud ones (95th percentile).
+# Levels are at least this, which stands for digital silence.
+LOWEST_DB = -120.0
+# Active frames are louder than the noise floor by at least this, and quieter than loud speech by no
+# more than this.
 ABOVE_FLOOR_DB = 6.0
 BELOW_LOUD_DB = 25.0
-SMOOTHED_FRAMES = 5
-BURST_FRAMES, BURST_DB = 10, 10.0  # as long as the shortest word, as far above all else
-AMPLITUDE_STEPS = 4096  # of the histogram of amplitudes, up to 1
-LARGEST_AMPLITUDE = 2.0  # lossy codecs overshoot full scale
-FLAT_PART = 0.99  # of the block's peak: samples above it in a row of three are a flat top
-FOLD_HZ = 4000.0  # half the rate of a telephone: around it cheap resampling mirrors the spectrum
-FOLD_BINS = range(3, 33)  # from there, both ways, which are compared: 150 to 1,650 Hz
-COMPARED_SECONDS = 60.0  # of a recording with several channels
-TOP_PART = 0.98  # of the recording's peak: blocks that reach it are looked at for flat tops
 
 FilePath = str | os.PathLike[str]
 Levels = npt.NDArray[np.float64]  # (T,) dB of full scale, one each 20 ms
@@ -42,40 +34,63 @@ Levels = npt.NDArray[np.float64]  # (T,) dB of full scale, one each 20 ms
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """Numbers about one recording. Levels are in dB of full scale: 0 is the power of a square wave.
+    """The measurements of one recording.
 
-    `lead`, `trail` and `pause` are silences in seconds: before the first active frame, after the
-    last, the longest between. `span` is from the first active frame to the last, `active` their sum.
+    Levels are in dB of full scale, where a square wave of amplitude 1 has 0 dB.
+
+    Attributes:
+        seconds: The duration.
+        sample_rate: The sample rate of the file in Hz.
+        channels: The number of channels in the file.
+        peak: The largest amplitude.
+        level: The level of the active frames in dB.
+        dynamic_range: From the noise floor to loud speech in dB (10th to 95th percentile).
+        dc_offset: The mean of the samples.
+        clipped_share: The share of the active samples that lie on flat tops at the peak.
+        crest: The amplitude that 1 in 10,000 samples exceeds, over the one that 1 in 100 exceeds.
+        leading_silence: Seconds before the first active frame.
+        trailing_silence: Seconds after the last active frame.
+        longest_pause: Seconds of the longest silence between active frames.
+        span: Seconds from the first active frame to the last.
+        active: Seconds of all active frames together.
+        band_limit_hz: Where the spectrum falls most steeply, which may be the edge of a band.
+        band_limit_drop: How many dB everything above that edge is below the 500 Hz under it.
+        mirror_correlation: The correlation of the spectrum above 4 kHz with the mirrored spectrum
+            below: near 0 in real recordings, near 1 if cheap resampling made the upper band.
+        downmix_gain: The level of the mean of all channels relative to the channels, in dB; at most
+            0, and 0 for a single channel.
+        channel_balance: The level of the loudest channel relative to the quietest in dB.
+        channel_correlation: The correlation of the first two channels; 1 for a single channel.
+        content: A 64-bit hash of the decoded samples, equal for a wav file and a flac copy of it.
+        envelope: (64,) The course of the level over the span, similar for another coding of it.
     """
 
     seconds: float
-    sample_rate: int  # of the file
+    sample_rate: int
     channels: int
-    peak: float  # largest amplitude
-    level: float  # dB, of the active frames
-    swing: float  # dB, from the noise floor (10th percentile) to loud frames (95th)
-    offset: float  # mean amplitude: 0 unless there is direct current
-    flat: float  # part of the active samples that lie on flat tops, as clipping leaves them
-    crest: float  # amplitude that 1 in 10,000 samples exceeds, over what 1 in 100 exceeds
-    lead: float
-    trail: float
-    pause: float
+    peak: float
+    level: float
+    dynamic_range: float
+    dc_offset: float
+    clipped_share: float
+    crest: float
+    leading_silence: float
+    trailing_silence: float
+    longest_pause: float
     span: float
     active: float
-    limit_hz: float  # the upper edge of the band; half the sample rate where nothing is cut off
-    cliff: float  # dB by which all above the edge lies below the 500 Hz under it
-    image: (
-        float  # how the spectrum above 4 kHz follows that below, mirrored: real sound 0, an image 1
-    )
-    fading: float  # dB that the mean of the channels has lost against them; 0 for one channel
-    balance: float  # dB between the loudest and the quietest channel
-    likeness: float  # correlation of the first two channels
-    content: int  # 64-bit hash of the decoded samples: equal for a wav and the flac made of it
-    envelope: npt.NDArray[np.int8]  # (64,) levels over the span: close for another coding of it
+    band_limit_hz: float
+    band_limit_drop: float
+    mirror_correlation: float
+    downmix_gain: float
+    channel_balance: float
+    channel_correlation: float
+    content: int
+    envelope: npt.NDArray[np.int8]
 
 
 def measure_sound(path: FilePath) -> Sound:
-    """Decode a recording and measure it. Raises the AudioErrors of `asr.audio.load_audio`."""
+    """Decode a recording and measure it. Raises AudioError if it cannot be decoded."""
     info = inspect_audio(path)
     rate = info.sample_rate
     meter = _Meter(rate)
@@ -84,8 +99,8 @@ def measure_sound(path: FilePath) -> Sound:
     levels, spectrum = meter.finish()
     activity = _Activity(levels)
     first, last = activity.first, activity.last
-    limit_hz, cliff = find_band_limit(spectrum, rate)
-    fading, balance, likeness = _compare_channels(path) if info.channels > 1 else (0.0, 0.0, 1.0)
+    limit_hz, drop = find_band_limit(spectrum, rate)
+    gain, balance, correlation = _compare_channels(path) if info.channels > 1 else (0.0, 0.0, 1.0)
     active = activity.count * FRAME_SECONDS
     return Sound(
         seconds=meter.samples / rate,
@@ -93,31 +108,35 @@ def measure_sound(path: FilePath) -> Sound:
         channels=info.channels,
         peak=meter.peak,
         level=_decibels(float(np.mean(10 ** (levels[activity.frames] / 10)))),
-        swing=activity.loud - activity.floor,
-        offset=meter.sum / meter.samples,
-        flat=meter.count_flat() / (active * rate),
+        dynamic_range=activity.loud - activity.floor,
+        dc_offset=meter.sum / meter.samples,
+        clipped_share=meter.count_flat() / (active * rate),
         crest=meter.crest(),
-        lead=first * FRAME_SECONDS,
-        trail=(len(levels) - 1 - last) * FRAME_SECONDS,
-        pause=activity.longest_pause * FRAME_SECONDS,
+        leading_silence=first * FRAME_SECONDS,
+        trailing_silence=(len(levels) - 1 - last) * FRAME_SECONDS,
+        longest_pause=activity.longest_pause * FRAME_SECONDS,
         span=(last + 1 - first) * FRAME_SECONDS,
         active=active,
-        limit_hz=limit_hz,
-        cliff=cliff,
-        image=meter.image(),
-        fading=fading,
-        balance=balance,
-        likeness=likeness,
+        band_limit_hz=limit_hz,
+        band_limit_drop=drop,
+        mirror_correlation=meter.mirror_correlation(),
+        downmix_gain=gain,
+        channel_balance=balance,
+        channel_correlation=correlation,
         content=int.from_bytes(meter.hash.digest(), "little"),
         envelope=_shape(levels[first : last + 1], activity.loud),
     )
 
 
 def find_band_limit(spectrum: npt.NDArray[np.float64], sample_rate: int) -> tuple[float, float]:
-    """Where a band ends, in Hz, and how deep the cliff is, in dB.
+    """The frequency in Hz above which the spectrum falls most steeply, and by how many dB it falls.
 
-    `spectrum` (bins,) is the mean power up to half the sample rate. Speech falls by some dB in 500
-    Hz; telephones, codecs and resamplers by 40 or more, and nothing above comes up again.
+    Speech falls by a few dB in 500 Hz. At the band limit of telephones, codecs and resamplers the
+    spectrum falls by 40 dB or more, and stays down above it.
+
+    Args:
+        spectrum: (bins,) The mean power at equally spaced frequencies up to half the sample rate.
+        sample_rate: The sample rate in Hz.
     """
     decibels = 10 * np.log10(np.maximum(spectrum, 1e-16))
     bins = len(decibels)
@@ -133,8 +152,10 @@ def find_band_limit(spectrum: npt.NDArray[np.float64], sample_rate: int) -> tupl
     return float(edges[edge] * hz), float(drops[edge])
 
 
-def alikeness(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """The correlation (n,) of each of the envelopes `first` (n, 64) with that in `second` (n, 64)."""
+def envelope_correlation(
+    first: npt.NDArray[Any], second: npt.NDArray[Any]
+) -> npt.NDArray[np.float64]:
+    """The correlation (n,) of each envelope in `first` (n, 64) with the one in `second` (n, 64)."""
     a = first - first.mean(axis=-1, keepdims=True, dtype=np.float64)
     b = second - second.mean(axis=-1, keepdims=True, dtype=np.float64)
     scale = np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1))
@@ -142,8 +163,22 @@ def alikeness(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArray[
     return correlation
 
 
+# The histogram of amplitudes has this many bins up to full scale, and ends at twice full scale,
+# which lossy codecs overshoot.
+AMPLITUDE_BINS = 4096
+HIGHEST_AMPLITUDE = 2.0
+# Three samples in a row form a flat top if all reach the first share of their block's peak. It
+# counts as clipping if that peak reaches the second share of the recording's peak.
+FLAT_TOP_SHARE = 0.99
+HIGH_BLOCK_SHARE = 0.98
+# Cheap resampling of telephone speech mirrors the spectrum around half of the telephone's sample
+# rate. The bins this far below and above it are compared; they are 150 to 1,650 Hz away.
+FOLD_HZ = 4000.0
+FOLD_BINS = range(3, 33)
+
+
 class _Meter:
-    """What is summed up over the blocks of a recording."""
+    """Accumulates measurements over the blocks of a recording."""
 
     def __init__(self, sample_rate: int) -> None:
         self.hop = round(sample_rate * FRAME_SECONDS)
@@ -155,22 +190,26 @@ class _Meter:
         self._rest = np.zeros(0, np.float32)
         self._powers: list[npt.NDArray[np.float64]] = []
         self._spectrum = np.zeros(self.hop // 2 + 1)
-        self._amplitudes = np.zeros(round(LARGEST_AMPLITUDE * AMPLITUDE_STEPS) + 1, np.int64)
-        self._image = np.zeros((5, len(FOLD_BINS)))  # sums for the correlation of two bands
-        self._image_frames = 0
-        self._flat: list[tuple[float, int]] = []  # of each block: its peak, samples on flat tops
+        self._amplitudes = np.zeros(round(HIGHEST_AMPLITUDE * AMPLITUDE_BINS) + 1, np.int64)
+        # For each pair of mirrored bins: sums of x, y, xy, x^2 and y^2 over the frames.
+        self._mirror_sums = np.zeros((5, len(FOLD_BINS)))
+        self._mirror_frames = 0
+        # For each block: its peak, and the number of its samples that lie on flat tops.
+        self._flat_tops: list[tuple[float, int]] = []
 
     def feed(self, block: Waveform) -> None:
-        sizes = np.abs(block)
-        peak = float(sizes.max())
-        runs = sizes >= FLAT_PART * peak
-        self._flat.append((peak, int((runs[2:] & runs[1:-1] & runs[:-2]).sum()) if peak else 0))
+        """Add the next samples (n,) of the recording."""
+        amplitudes = np.abs(block)
+        peak = float(amplitudes.max())
+        high = amplitudes >= FLAT_TOP_SHARE * peak
+        flat = int((high[2:] & high[1:-1] & high[:-2]).sum()) if peak else 0
+        self._flat_tops.append((peak, flat))
         self.peak = max(self.peak, peak)
         self.samples += len(block)
         self.sum += float(block.sum(dtype=np.float64))
-        steps = (np.minimum(sizes, LARGEST_AMPLITUDE) * AMPLITUDE_STEPS).astype(np.int32)
-        self._amplitudes += np.bincount(steps, minlength=len(self._amplitudes))
-        # As 16 bits: what another file format rounds differently is still the same recording.
+        bins = (np.minimum(amplitudes, HIGHEST_AMPLITUDE) * AMPLITUDE_BINS).astype(np.int32)
+        self._amplitudes += np.bincount(bins, minlength=len(self._amplitudes))
+        # Samples are hashed as 16 bits, so that the rounding of other file formats does not matter.
         self.hash.update(np.rint(np.clip(block, -1, 1) * 32_767).astype("<i2").tobytes())
         joined = np.concatenate((self._rest, block))
         whole = len(joined) // self.hop * self.hop
@@ -178,8 +217,8 @@ class _Meter:
         self._measure(joined[:whole].reshape(-1, self.hop))
 
     def _measure(self, frames: npt.NDArray[np.float32]) -> None:  # (T, hop)
+        # The mean is subtracted from the power, because direct current is not audible.
         means = frames.mean(axis=1, dtype=np.float64)
-        # Without the direct current, which is no sound.
         squares = np.einsum("ij,ij->i", frames, frames, dtype=np.float64)
         self._powers.append(np.maximum(squares / self.hop - means**2, 0.0))
         bins = np.fft.rfft(frames * self.window, axis=1)
@@ -188,8 +227,8 @@ class _Meter:
         self._compare_bands(powers)
 
     def _compare_bands(self, powers: npt.NDArray[np.floating]) -> None:
-        """Add up how loud frames' spectra above 4 kHz and below, mirrored, go together."""
-        fold = round(FOLD_HZ * FRAME_SECONDS)  # bins lie 1 / FRAME_SECONDS apart
+        """Add the sums for the correlation of the bands above and below 4 kHz in loud frames."""
+        fold = round(FOLD_HZ * FRAME_SECONDS)  # The bins are 1 / FRAME_SECONDS Hz apart.
         if not len(powers) or powers.shape[1] <= fold + FOLD_BINS.stop:
             return
         sums = powers.sum(axis=1)
@@ -199,16 +238,17 @@ class _Meter:
             np.log(powers[loud][:, places] + 1e-12).astype(np.float64)
             for places in (fold - steps, fold + steps)
         )
-        below -= below.mean(axis=1, keepdims=True)  # loudness alone is no likeness
+        # The mean is subtracted, so that the loudness of a frame does not count as correlation.
+        below -= below.mean(axis=1, keepdims=True)
         above -= above.mean(axis=1, keepdims=True)
         parts = (below, above, below * above, below**2, above**2)
-        self._image += [part.sum(axis=0) for part in parts]
-        self._image_frames += len(below)
+        self._mirror_sums += [part.sum(axis=0) for part in parts]
+        self._mirror_frames += len(below)
 
-    def image(self) -> float:
-        """The correlation of the two bands over the loud frames; 0 where there are none."""
-        x, y, xy, xx, yy = self._image
-        n = max(self._image_frames, 1)
+    def mirror_correlation(self) -> float:
+        """The correlation of the two bands over the loud frames; 0 if there are none."""
+        x, y, xy, xx, yy = self._mirror_sums
+        n = max(self._mirror_frames, 1)
         shared = float((xy - x * y / n).sum())
         scale = float((xx - x * x / n).sum()) * float((yy - y * y / n).sum())
         return float(shared / np.sqrt(max(scale, 1e-12)))
@@ -218,28 +258,35 @@ class _Meter:
         if self.samples < self.hop:
             self._measure(np.pad(self._rest, (0, self.hop - self.samples))[None])
         powers = np.concatenate(self._powers)
-        levels = 10 * np.log10(np.maximum(powers, 10 ** (SILENCE_DB / 10)))
+        levels = 10 * np.log10(np.maximum(powers, 10 ** (LOWEST_DB / 10)))
         return levels, self._spectrum / len(powers) / self.hop**2
 
     def count_flat(self) -> int:
-        """Samples on flat tops as high as the recording's peak."""
-        return sum(count for peak, count in self._flat if peak >= TOP_PART * self.peak)
+        """The number of samples on flat tops that are as high as the recording's peak."""
+        lowest = HIGH_BLOCK_SHARE * self.peak
+        return sum(count for peak, count in self._flat_tops if peak >= lowest)
 
     def crest(self) -> float:
+        """The amplitude that 1 in 10,000 samples exceeds, divided by the one that 1 in 100 does."""
         counts = self._amplitudes.copy()
-        counts[: AMPLITUDE_STEPS // 1000] = 0  # below -60 dB: how long it is silent does not matter
+        # Samples below -60 dB are left out, so that the length of silences does not matter.
+        counts[: AMPLITUDE_BINS // 1000] = 0
         parts = np.cumsum(counts) / max(counts.sum(), 1)
         high, low = np.searchsorted(parts, (0.9999, 0.99))
         return float((high + 0.5) / (low + 0.5))
 
 
-class _Activity:
-    """Which frames are active: clearly above the noise, and not far below what is loud.
+# The level of a frame is the median over this many, so that neither clicks nor the fluctuation of
+# noise interrupt a silence.
+SMOOTHED_FRAMES = 5
+# If this many frames, as many as the shortest word has, are louder than the 95th percentile by this
+# many dB, they are the loud speech: a percentile misses a single word in half a minute.
+BURST_FRAMES = 10
+BURST_DB = 10.0
 
-    Levels are the median of five frames, so that neither clicks nor the noise's own ups and downs
-    interrupt a silence. Where the loud ones are too few for their percentile, as one word in half a
-    minute, they are what is louder than all else.
-    """
+
+class _Activity:
+    """Which frames are active: clearly above the noise floor, and not far below loud speech."""
 
     def __init__(self, levels: Levels) -> None:
         self.floor, self.loud = map(float, np.percentile(levels, (10, 95)))
@@ -250,7 +297,8 @@ class _Activity:
             self.loud = burst
         near_floor = min(self.floor + ABOVE_FLOOR_DB, self.loud - ABOVE_FLOOR_DB)
         threshold = max(self.loud - BELOW_LOUD_DB, near_floor)
-        self.frames = smooth > min(threshold, float(smooth.max()) - 1e-6)  # never none
+        # The loudest frame is always active.
+        self.frames = smooth > min(threshold, float(smooth.max()) - 1e-6)  # (T,)
         indices = np.flatnonzero(self.frames)
         self.first, self.last = int(indices[0]), int(indices[-1])
         self.count = len(indices)
@@ -258,7 +306,7 @@ class _Activity:
 
 
 def _shape(levels: Levels, loud: float) -> npt.NDArray[np.int8]:
-    """Levels, relative to what is loud, averaged into 64 equal parts of their time."""
+    """Levels relative to loud speech, averaged over each of 64 equal parts of their time."""
     relative = np.clip(levels - loud, -BELOW_LOUD_DB, BELOW_LOUD_DB)
     sums = np.concatenate(([0.0], np.cumsum(relative)))
     edges = np.linspace(0, len(relative), ENVELOPE_BINS + 1)
@@ -267,18 +315,18 @@ def _shape(levels: Levels, loud: float) -> npt.NDArray[np.int8]:
 
 
 def _compare_channels(path: FilePath) -> tuple[float, float, float]:
-    """`fading`, `balance` and `likeness` of the first minute."""
-    samples = load_channels(path, COMPARED_SECONDS)  # (n, channels)
+    """The downmix gain, balance and correlation of the channels in the first minute."""
+    samples = load_channels(path, 60.0)  # (n, channels)
     powers = np.einsum("ij,ij->j", samples, samples, dtype=np.float64)
     if not powers.any():
         return 0.0, 0.0, 1.0
     mean = samples.mean(axis=1, dtype=np.float64)
-    fading = _decibels(float(mean @ mean)) - _decibels(float(powers.mean()))
+    gain = _decibels(float(mean @ mean)) - _decibels(float(powers.mean()))
     balance = _decibels(float(powers.max())) - _decibels(float(powers.min()))
     product = float(np.einsum("i,i->", samples[:, 0], samples[:, 1], dtype=np.float64))
-    likeness = product / max(float(np.sqrt(powers[0] * powers[1])), 1e-12)
-    return min(fading, 0.0), balance, likeness
+    correlation = product / max(float(np.sqrt(powers[0] * powers[1])), 1e-12)
+    return min(gain, 0.0), balance, correlation
 
 
 def _decibels(power: float) -> float:
-    return float(10 * np.log10(max(power, 10 ** (SILENCE_DB / 10))))
+    return float(10 * np.log10(max(power, 10 ** (LOWEST_DB / 10))))

@@ -1,23 +1,143 @@
-"""Checks of transcripts: scripts, digits, markup and odd characters."""
+"""Checks of the texts: empty, too long, markup, digits, and characters that do not belong there."""
 
 import re
 import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-ODD_PART, OTHER = 0.01, "other"  # of the texts have a script that is meant
-DIGITS = re.compile(r"\d+")
-MARKUP = re.compile(r"<[^>]*>|\[[^\]]*\]|\{[^}]*\}|&#?\w+;|\w+://|www\.|[*_~#|\\]")
+from asr.data.manifest import Reject, Utterance
+from asr.data.planning import hash_id
+from asr.data.selection import select_trainable
+from asr.doctor.findings import ERROR, INFORMATION, WARNING, Recorder
+from asr.doctor.measurements import Measurements
+from asr.doctor.requirements import Requirements
+from asr.text import normalize
+
+
+def measure_texts(measurements: Measurements) -> None:
+    """Hash the normalized text of every utterance and count its characters and words."""
+    for index, utterance in enumerate(measurements.utterances):
+        text = normalize(utterance.text)
+        measurements.text_hashes[index] = hash_id(text)
+        measurements.characters[index] = len(text)
+        measurements.words[index] = len(text.split())
+
+
+PATTERNS = {  # kind of finding -> what it looks for
+    "markup": re.compile(r"<[^>]*>|\[[^\]]*\]|\{[^}]*\}|&#?\w+;|\w+://|www\.|[*_~#|\\]"),
+    "digits": re.compile(r"\d+"),
+}
+
+
+def check_characters(measurements: Measurements, recorder: Recorder, known: frozenset[str]) -> None:
+    """Report markup, digits and characters that are not `known`, the vocabulary's."""
+    for index, utterance in enumerate(measurements.utterances):
+        rest = normalize(utterance.text)
+        for kind, pattern in PATTERNS.items():
+            if found := pattern.findall(rest):
+                severity = WARNING if set("".join(found)) <= known else ERROR
+                recorder.add(kind, index, " ".join(found[:5]), severity)
+                rest = pattern.sub("", rest)
+        if unknown := set(rest) - known:
+            recorder.add("characters", index, " ".join(map(repr, sorted(unknown))), ERROR)
+
+
+# A script in which less than this share of the texts is written got there by mistake.
+RARE_SCRIPT = 0.01
+# What `script_of` returns for characters that are in no script.
+NO_SCRIPT = "other"
+
+
+def check_scripts(measurements: Measurements, recorder: Recorder, known: frozenset[str]) -> None:
+    """Report characters of the vocabulary that are of a rare script, invisible or pictures."""
+    scripts = {c: script for c in known if (script := script_of(c))}
+    found = set(scripts.values())
+    if NO_SCRIPT not in found and len(found) < 2:
+        return
+    having: dict[str, list[int]] = defaultdict(list)  # script -> utterances
+    for index, utterance in enumerate(measurements.utterances):
+        for script in {scripts[c] for c in scripts.keys() & set(normalize(utterance.text))}:
+            having[script].append(index)
+    for script, indices in having.items():
+        rare = len(indices) < RARE_SCRIPT * len(measurements.utterances)
+        for index in indices if rare or script == NO_SCRIPT else ():
+            text = normalize(measurements.utterances[index].text)
+            odd = sorted({c for c in text if scripts.get(c) == script})
+            names = (f"{c!a} ({unicodedata.name(c, 'without a name').lower()})" for c in odd)
+            recorder.add("odd", index, ", ".join(names))
 
 
 def script_of(character: str) -> str:
-    """The script of a letter, OTHER for what is invisible, a picture or unassigned, else ""."""
+    """The script of a letter, NO_SCRIPT if invisible, a picture or unassigned, else ""."""
     category = unicodedata.category(character)
     if category in ("Cf", "Cc", "Cn", "Co", "So"):
-        return OTHER
+        return NO_SCRIPT
     return unicodedata.name(character, "").partition(" ")[0] if category[0] == "L" else ""
 
 
+def check_trainable(
+    measurements: Measurements,
+    recorder: Recorder,
+    requirements: Requirements,
+    frames: Callable[[int], int],
+) -> None:
+    """Report the utterances that training would leave out, for other reasons than characters.
+
+    Args:
+        measurements: The utterances.
+        recorder: What the findings are added to.
+        requirements: The limits of the training.
+        frames: Number of encoder frames that the model makes of a number of samples.
+    """
+    known = frozenset(requirements.vocabulary.symbols[1:])
+    start = 0
+    for number, utterances in enumerate(measurements.splits.values()):
+        rejects = {reject.id: reject for reject in _reject(utterances, requirements, frames)}
+        # An utterance with unknown characters may have another fault; known ones uncover it.
+        respelled = [
+            replace(u, text=respell(normalize(u.text), known))
+            for u in utterances
+            if u.id in rejects and rejects[u.id].reason.startswith("characters")
+        ]
+        rejects |= {reject.id: reject for reject in _reject(respelled, requirements, frames)}
+        for index, utterance in enumerate(utterances, start):
+            if reject := rejects.get(utterance.id):
+                _report(reject, index, recorder, trained_on=number == 0)
+        start += len(utterances)
+
+
+def _reject(
+    utterances: Sequence[Utterance], requirements: Requirements, frames: Callable[[int], int]
+) -> list[Reject]:
+    """The utterances that training would leave out."""
+    _, rejects = select_trainable(
+        utterances,
+        requirements.vocabulary,
+        frames,
+        requirements.fastest,
+        max_seconds=requirements.batch_seconds,
+        sample_rate=requirements.features.sample_rate,
+    )
+    return rejects
+
+
+def _report(reject: Reject, index: int, recorder: Recorder, trained_on: bool) -> None:
+    """Record why an utterance is left out; in splits that are only transcribed it matters less."""
+    if reject.reason.startswith("empty"):
+        recorder.add("empty", index, "the text has no words", ERROR)
+    elif reject.reason.startswith("longer"):
+        severity = ERROR if trained_on else INFORMATION
+        recorder.add("long", index, f"{reject.detail}, {reject.reason}", severity)
+    elif not reject.reason.startswith("characters"):
+        recorder.add("ctc", index, reject.detail, ERROR if trained_on else WARNING)
+
+
 def respell(text: str, known: frozenset[str]) -> str:
-    """A text with a known character in place of each one that is not, and none repeated for it."""
+    """A text of the same length and without unknown characters, none of them replaced by a repeat.
+
+    CTC needs an extra frame for each repeated character, so a replacement must not add one.
+    """
     letters = sorted(known - {" "})[:2] or ["-"]
     spelled: list[str] = []
     for character in text:

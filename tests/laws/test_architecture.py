@@ -30,8 +30,9 @@ ORDER = """
     training.config training.loss training.trainer training.interruption training.metrics
     training.curves training.diagnosis training.run
     recipe
-    doctor.findings doctor.sound doctor.manifests doctor.recordings doctor.texts
-    doctor.duplicates doctor.rates doctor.cost doctor.examination doctor.report
+    doctor.findings doctor.requirements doctor.sound doctor.measurements doctor.manifests
+    doctor.recordings doctor.texts doctor.rates doctor.duplicates doctor.summary doctor.cost
+    doctor.examination doctor.report
     cli.options cli.inputs cli.output
     cli.transcribe cli.stream cli.align cli.evaluate cli.score cli.doctor cli.tune cli.average
     cli.release cli.lm cli.info cli.main

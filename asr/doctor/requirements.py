@@ -1,0 +1,41 @@
+"""What a model and its training demand of an utterance."""
+
+from dataclasses import dataclass, field
+
+from asr.checkpoint import load_model
+from asr.data.augment import AugmentConfig
+from asr.data.manifest import StrPath
+from asr.encoder import EncoderConfig
+from asr.features import FeaturesConfig
+from asr.model import AcousticModel
+from asr.text import Vocabulary
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What the model and its training demand of an utterance; the defaults are the recipes'.
+
+    Attributes:
+        vocabulary: The characters that texts may hold.
+        features: The configuration of the features, which sets the band of audio that matters.
+        encoder: The configuration of the encoder, which sets the number of frames per second.
+        fastest: The highest factor by which augmentation speeds recordings up.
+        batch_seconds: Audio in a batch, which is also the length of the longest utterance.
+    """
+
+    vocabulary: Vocabulary = field(default_factory=Vocabulary.english)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    fastest: float = field(default_factory=lambda: AugmentConfig().fastest)
+    batch_seconds: float = 40.0
+
+    @classmethod
+    def of_checkpoint(cls, path: StrPath, fastest: float, batch_seconds: float) -> "Requirements":
+        """The requirements of a trained model. Raises CheckpointError."""
+        model, vocabulary = load_model(path)
+        configs = model.features.config, model.encoder.config
+        return cls(vocabulary, *configs, fastest, batch_seconds)
+
+    def build_model(self) -> AcousticModel:
+        """A model with random weights, whose sizes and frame rate are those of the training."""
+        return AcousticModel(self.features, self.encoder, len(self.vocabulary))
