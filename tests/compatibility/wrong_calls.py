@@ -88,7 +88,7 @@ asr align sample.flac empty.txt --checkpoint=run/last.pt
 asr align sample.flac results.json
 asr align sample.flac words --format=txt
 asr align sample.flac words --output=folder
-asr align corpus/audio/u00.wav supercalifragilisticexpialidocious-supercalifragilistic --checkpoint=run/last.pt
+asr align corpus/audio/u00.wav far-too-many-words-for-half-a-second --checkpoint=run/last.pt
 asr evaluate
 asr evaluate missing.jsonl --checkpoint=run/last.pt
 asr evaluate empty.jsonl --checkpoint=run/last.pt
