@@ -12,7 +12,7 @@ from wrong_calls import RECIPE_WORDS, WRONG_CALLS, observe_wrong_call
 
 RECORDS: list[dict[str, Any]] = json.loads((STORED / "wrong_calls.json").read_text("utf-8"))
 IN_A_PROCESS = [  # of its own
-    ["asr", "transcribe", "missing.wav"],
+    ["asr", "transcribe", "missing.wav", "--checkpoint=run/last.pt"],
     ["asr", "transcribe", "sample.flac", "--checkpoint=cut.pt"],
     ["asr", "transcribe", "sample.flac", "--formt=json"],
     [RECIPE.name, "folder=new", "training.epoch=3"],

@@ -14,14 +14,14 @@ asr
 asr transcrib sample.flac
 asr --no-such-option
 asr transcribe
-asr transcribe missing.wav
-asr transcribe empty.wav
-asr transcribe text.wav
-asr transcribe cut.flac
-asr transcribe tiny.txt
-asr transcribe folder
+asr transcribe missing.wav --checkpoint=run/last.pt
+asr transcribe empty.wav --checkpoint=run/last.pt
+asr transcribe text.wav --checkpoint=run/last.pt
+asr transcribe cut.flac --checkpoint=run/last.pt
+asr transcribe tiny.txt --checkpoint=run/last.pt
+asr transcribe folder --checkpoint=run/last.pt
 asr transcribe - -
-asr transcribe missing.wav empty.wav
+asr transcribe missing.wav empty.wav --checkpoint=run/last.pt
 asr transcribe sample.flac --formt=json
 asr transcribe sample.flac --format=docx
 asr transcribe sample.flac --checkpoint=missing.pt
@@ -31,19 +31,19 @@ asr transcribe sample.flac --checkpoint=cut.pt
 asr transcribe sample.flac --checkpoint=tiny.txt
 asr transcribe sample.flac --checkpoint=folder
 asr transcribe sample.flac --checkpoint=run
-asr transcribe sample.flac --device=abacus
-asr transcribe sample.flac --device=cuda:99
+asr transcribe sample.flac --device=abacus --checkpoint=run/last.pt
+asr transcribe sample.flac --device=cuda:99 --checkpoint=run/last.pt
 asr transcribe sample.flac --threads=0
 asr transcribe sample.flac --threads=many
 asr transcribe sample.flac --threads=100000
 asr transcribe sample.flac --beam=0
 asr transcribe sample.flac --beam=-3
-asr transcribe sample.flac --alpha=nan
+asr transcribe sample.flac --alpha=nan --lm=tiny.lm --checkpoint=run/last.pt
 asr transcribe sample.flac --alpha=heavy
-asr transcribe sample.flac --latency=-1
-asr transcribe sample.flac --latency=0
-asr transcribe sample.flac --pause=-1
-asr transcribe sample.flac --pause=inf
+asr transcribe sample.flac --latency=-1 --checkpoint=run/last.pt
+asr transcribe sample.flac --latency=0 --checkpoint=run/last.pt
+asr transcribe sample.flac --pause=-1 --checkpoint=run/last.pt
+asr transcribe sample.flac --pause=inf --checkpoint=run/last.pt
 asr transcribe sample.flac --nbest=3
 asr transcribe sample.flac --format=json --nbest=0
 asr transcribe sample.flac --decoder=greedy --lm=tiny.lm
@@ -53,51 +53,51 @@ asr transcribe sample.flac --checkpoint=run/last.pt --alpha=0.5
 asr transcribe sample.flac --checkpoint=run/last.pt --strict
 asr transcribe sample.flac --checkpoint=run/last.pt --lexicon=words.txt --prior=0.5
 asr transcribe sample.flac --strict --unknown=-3
-asr transcribe sample.flac --hotword-weight=2
-asr transcribe sample.flac --hotwords=missing.txt
-asr transcribe sample.flac --hotwords=empty.txt
-asr transcribe sample.flac --lexicon=latin.txt
-asr transcribe sample.flac --lm=missing.lm
-asr transcribe sample.flac --lm=empty.lm
-asr transcribe sample.flac --lm=cut.lm
-asr transcribe sample.flac --lm=tiny.txt
-asr transcribe sample.flac --lm=folder
+asr transcribe sample.flac --hotword-weight=2 --checkpoint=run/last.pt
+asr transcribe sample.flac --hotwords=missing.txt --checkpoint=run/last.pt
+asr transcribe sample.flac --hotwords=empty.txt --checkpoint=run/last.pt
+asr transcribe sample.flac --lexicon=latin.txt --checkpoint=run/last.pt
+asr transcribe sample.flac --lm=missing.lm --checkpoint=run/last.pt
+asr transcribe sample.flac --lm=empty.lm --checkpoint=run/last.pt
+asr transcribe sample.flac --lm=cut.lm --checkpoint=run/last.pt
+asr transcribe sample.flac --lm=tiny.txt --checkpoint=run/last.pt
+asr transcribe sample.flac --lm=folder --checkpoint=run/last.pt
 asr transcribe sample.flac --output=tiny.txt
 asr transcribe sample.flac sample.flac --output=out
 asr transcribe sample.flac sample.flac --format=srt
 asr transcribe sample.flac sample.flac --format=ctm
 asr stream
-asr stream missing.wav
-asr stream empty.wav
-asr stream folder
+asr stream missing.wav --checkpoint=run/last.pt
+asr stream empty.wav --checkpoint=run/last.pt
+asr stream folder --checkpoint=run/last.pt
 asr stream sample.flac --microphone
 asr stream sample.flac --rate=8000
 asr stream - --realtime
 asr stream - --rate=0
-asr stream - --rate=1
-asr stream sample.flac --latency=1
+asr stream - --rate=1 --checkpoint=run/last.pt
+asr stream sample.flac --latency=1 --checkpoint=run/last.pt
 asr stream sample.flac --latency=soon
 asr stream sample.flac --checkpoint=cut.pt
 asr align sample.flac
 asr align - -
-asr align missing.wav words
-asr align folder words
-asr align sample.flac missing.txt
-asr align sample.flac latin.txt
-asr align sample.flac empty.txt
+asr align missing.wav words --checkpoint=run/last.pt
+asr align folder words --checkpoint=run/last.pt
+asr align sample.flac missing.txt --checkpoint=run/last.pt
+asr align sample.flac latin.txt --checkpoint=run/last.pt
+asr align sample.flac empty.txt --checkpoint=run/last.pt
 asr align sample.flac results.json
 asr align sample.flac words --format=txt
 asr align sample.flac words --output=folder
-asr align corpus/audio/u00.wav supercalifragilisticexpialidocious-supercalifragilistic
+asr align corpus/audio/u00.wav far-too-many-words-for-half-a-second --checkpoint=run/last.pt
 asr evaluate
-asr evaluate missing.jsonl
-asr evaluate empty.jsonl
-asr evaluate broken.jsonl
-asr evaluate list.jsonl
-asr evaluate keyless.jsonl
-asr evaluate twins.jsonl
-asr evaluate folder
-asr evaluate sample.flac
+asr evaluate missing.jsonl --checkpoint=run/last.pt
+asr evaluate empty.jsonl --checkpoint=run/last.pt
+asr evaluate broken.jsonl --checkpoint=run/last.pt
+asr evaluate list.jsonl --checkpoint=run/last.pt
+asr evaluate keyless.jsonl --checkpoint=run/last.pt
+asr evaluate twins.jsonl --checkpoint=run/last.pt
+asr evaluate folder --checkpoint=run/last.pt
+asr evaluate sample.flac --checkpoint=run/last.pt
 asr evaluate gone.jsonl --checkpoint=run/last.pt
 asr evaluate corpus/dev.jsonl --checkpoint=noise.pt
 asr evaluate corpus/dev.jsonl --output=tiny.txt
