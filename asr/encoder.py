@@ -465,7 +465,7 @@ def _advance_group(streams: list[EncoderStream]) -> Tensor:
 
 
 def _stack_states(streams: list[EncoderStream]) -> list[State]:
-    """Each layer's state for several streams, (B, H) per part; zeros where a signal begins."""
+    """Each layer's state for several streams, (B, ·) per part; zeros if a signal begins."""
     encoder = streams[0].encoder
     weight = next(encoder.parameters())
     parts = 2 if encoder.config.cell == "lstm" else 1

@@ -217,20 +217,7 @@ def score(
         >>> score({"a": "Yes, sir!"}, {"a": "yes sir"}, profile="english").wer
         0.0
     """
-    if references.keys() != hypotheses.keys():
-        sides = {
-            "references": references.keys() - hypotheses.keys(),
-            "hypotheses": hypotheses.keys() - references.keys(),
-        }
-        found = [
-            f"{len(ids)} only in the {side} ({_list_ids(ids)})"
-            for side, ids in sides.items()
-            if ids
-        ]
-        raise ScoreError(
-            f"references and hypotheses are not of the same utterances ({' and '.join(found)}); "
-            "give each id a text on both sides, an empty one where nothing was said or recognized"
-        )
+    _require_same_ids(references, hypotheses)
     if not references:
         raise ScoreError("there is no utterance to score; give at least one reference")
 
@@ -258,6 +245,22 @@ def score(
         deletions=words.deletions,
         characters=sum(utterance.characters for utterance in utterances),
         character_errors=sum(utterance.character_errors for utterance in utterances),
+    )
+
+
+def _require_same_ids(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> None:
+    if references.keys() == hypotheses.keys():
+        return
+    sides = {
+        "references": references.keys() - hypotheses.keys(),
+        "hypotheses": hypotheses.keys() - references.keys(),
+    }
+    found = [
+        f"{len(ids)} only in the {side} ({_list_ids(ids)})" for side, ids in sides.items() if ids
+    ]
+    raise ScoreError(
+        f"references and hypotheses are not of the same utterances ({' and '.join(found)}); "
+        "give each id a text on both sides, an empty one if nothing was said or recognized"
     )
 
 

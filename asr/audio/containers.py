@@ -121,7 +121,7 @@ def _open_bytes(source: AudioSource, name: str) -> BinaryIO:
 
 
 def _choose_decoder(file: BinaryIO, magic: bytes, name: str, stack: ExitStack) -> Recording:
-    """Open with the decoder for the first bytes of the file, whatever its name is."""
+    """Open with the decoder that the first bytes of the file require; its name is ignored."""
     if magic[4:8] == b"ftyp":
         return _open_media(file, "mov", name, stack)
     if magic[:4] == b"\x1aE\xdf\xa3":  # EBML: webm, mkv
