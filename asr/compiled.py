@@ -1,4 +1,4 @@
-"""Functions compiled to machine code by numba, and the folder that keeps it."""
+"""Compiling functions to machine code with numba, and the folder that caches it."""
 
 import hashlib
 import os
@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 
+# The modules that define compiled functions, or types that appear in their signatures.
 COMPILED = (
     "decoder/hotwords",
     "decoder/lexicon",
@@ -17,20 +18,18 @@ COMPILED = (
     "lm/model",
     "lm/ngrams",
 )
-"""The modules with compiled functions, or with types that these take."""
-
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def compiled(function: _Function) -> _Function:
-    """`function` as machine code, compiled at its first call and then kept on disk."""
+    """Compile `function` at its first call, and cache the machine code on disk."""
     return _compile(function, {})
 
 
 def compiled_core(function: _Function) -> _Function:
-    """`function` as machine code that neither makes arrays nor counts references to them.
+    """Compile `function` without numba's runtime: it cannot create arrays or count references.
 
-    For innermost functions: counting, which must be atomic, can take longer than their work.
+    For innermost functions, in which the atomic counting can take longer than the work itself.
     """
     return _compile(function, {"_nrt": False})
 
@@ -39,7 +38,7 @@ def _compile(function: _Function, options: dict[str, Any]) -> _Function:
     settings: Any = numba.config
     before = settings.CACHE_DIR
     settings.CACHE_DIR = _code_folder(before)
-    try:  # the folder is looked up here, once and for all
+    try:  # njit reads the setting only while it creates the dispatcher
         return cast(_Function, numba.njit(cache=True, nogil=True, **options)(function))
     finally:
         settings.CACHE_DIR = before
@@ -47,11 +46,11 @@ def _compile(function: _Function, options: dict[str, Any]) -> _Function:
 
 @cache
 def _code_folder(chosen: str) -> str:
-    """Where machine code is kept: in `chosen` (NUMBA_CACHE_DIR), or beside the package.
+    """Return the cache folder, in `chosen` (NUMBA_CACHE_DIR) or beside the package.
 
-    numba looks for changes in a function's own file only, but holds the code of what it calls in
-    other files too: a folder for each state of all these files keeps old code from being used.
-    Where the folder cannot be written, numba goes on to one of the user's.
+    The cached code of a function includes the functions it calls in other files, but numba checks
+    only its own file for changes. A folder per state of all these files prevents stale code. If the
+    folder is not writable, numba falls back to the user's cache folder.
     """
     package = Path(__file__).parent
     sources = b"".join(name.encode() + (package / f"{name}.py").read_bytes() for name in COMPILED)

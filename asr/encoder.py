@@ -1,4 +1,10 @@
-"""The encoder: a stack of LSTM layers, forward, bidirectional or latency-controlled."""
+"""The encoder: a stack of LSTM layers, forward, bidirectional or latency-controlled.
+
+It computes through torch's fused kernels what `asr.lstm.MemoryCell` spells out.
+
+Letters in shapes: B utterances, T feature frames, T' encoder frames, F mel bins, H encoder width,
+D width of one direction of a layer (H is D or, with both directions, 2 · D), I inputs of a layer.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,22 +13,29 @@ import torch
 from torch import Tensor, nn
 
 from asr.errors import ConfigError
-from asr.lstm import Memory, MemoryCell, State, open_forget_gates
+from asr.lstm import CellActivations, MemoryCell, State, open_forget_gates
 
 CELLS: dict[str, type[nn.LSTM] | type[nn.RNN]] = {"lstm": nn.LSTM, "rnn": nn.RNN}
 KINDS = ("forward", "bidirectional", "latency_controlled")
-PAST_FRAMES = 32  # encoder frames before a chunk that a stream can read again
-
+PAST_FRAMES = 32  # encoder frames before the last chunk that a restarted stream can read again
+# Settings that only affect training: checkpoints that differ in them have the same architecture.
 TRAINING_ONLY = ("encoder.dropout", "encoder.whole", "encoder.chunk", "encoder.right")
-"""How layers are trained, which is not what they are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """How far a latency-controlled encoder sees: the operating point, in encoder frames.
+    """The operating point of a latency-controlled encoder: chunk size and right context.
 
-    Frames are read in chunks on a grid that begins with the signal; nothing is said of a chunk
-    before `right` more frames have come. A longer wait sees more of the future, and errs less.
+    The encoder reads its frames in chunks on a grid that starts with the signal, each chunk together
+    with the frames that follow it. More right context means higher latency and fewer errors.
+
+    Attributes:
+        chunk: encoder frames per chunk, at least 1.
+        right: encoder frames of right context (look-ahead) after the chunk, at least 0.
+
+    Example:
+        >>> Context(chunk=16, right=8).frames
+        24
     """
 
     chunk: int
@@ -31,38 +44,55 @@ class Context:
     def __post_init__(self) -> None:
         if self.chunk < 1 or self.right < 0:
             raise ConfigError(
-                f"A chunk of {self.chunk} frames with {self.right} frames after it is impossible; "
-                "a chunk is at least 1 frame and is followed by 0 or more."
+                f"a chunk of {self.chunk} frames with {self.right} frames of right context is "
+                "impossible; give a chunk of at least 1 frame and 0 or more frames after it"
             )
 
     @property
     def frames(self) -> int:
-        """Frames that must have come before a chunk is read."""
+        """Encoder frames that must have arrived before a chunk can be read."""
         return self.chunk + self.right
 
 
 @dataclass
 class EncoderConfig:
-    """A stack of recurrent layers. An encoder frame is `stack` feature frames side by side.
+    """The architecture of the encoder, a stack of recurrent layers.
 
-    forward             one direction; its memory is carried from piece to piece: streams
-    bidirectional       both, and every layer reads both of the layer below: the whole recording
-    latency_controlled  both; the forward layers read only forward ones and so stream exactly; the
-                        backward ones read chunks with some frames after them (`Context`), anything
-                        from one frame to the whole recording, by the same weights
+    Attributes:
+        kind: "forward" has one direction, whose state is carried from piece to piece: it streams.
+            "bidirectional" has both, and every layer reads both directions of the layer below: it
+            needs the whole recording. "latency_controlled" has both; forward layers read forward
+            layers only and stream exactly, backward layers read a chunk and its right context (see
+            `Context`), from one frame to the whole recording, with the same weights.
+        cell: "lstm", or "rnn" for a plain tanh network as a baseline.
+        layers: number of layers.
+        hidden: memory cells per layer and direction.
+        stack: feature frames per encoder frame, placed side by side.
+        projection: width of a linear layer after each direction of a layer; 0 for none.
+        layer_norm: whether each direction of a layer ends with layer normalization.
+        dropout: dropout probability between layers.
+        whole: probability that a training step shows a latency-controlled encoder whole recordings;
+            the other steps draw a chunk size and a right context.
+        chunk: range of the drawn chunk sizes, two numbers of encoder frames.
+        right: range of the drawn right contexts, two numbers of encoder frames.
+
+    Raises:
+        ConfigError: a value is impossible; the message names it.
+
+    Example:
+        >>> EncoderConfig(kind="forward", hidden=320).width
+        320
     """
 
     kind: str = "latency_controlled"
-    cell: str = "lstm"  # "lstm", or "rnn": the plain tanh network, as a baseline
+    cell: str = "lstm"
     layers: int = 3
-    hidden: int = 256  # memory cells per layer and direction
-    stack: int = 4  # feature frames per encoder frame; the encoder's frame rate is divided by it
-    projection: int = 0  # width of a linear layer after each direction of a layer; 0: none
+    hidden: int = 256
+    stack: int = 4
+    projection: int = 0
     layer_norm: bool = True
-    dropout: float = 0.1  # between layers
-    # What a latency-controlled encoder is trained on: at each step the whole recording, or else a
-    # chunk and right context drawn between two numbers of encoder frames.
-    whole: float = 0.5  # probability
+    dropout: float = 0.1
+    whole: float = 0.5
     chunk: list[int] = field(default_factory=lambda: [4, 32])
     right: list[int] = field(default_factory=lambda: [0, 16])
 
@@ -70,39 +100,36 @@ class EncoderConfig:
         for key, table in (("kind", KINDS), ("cell", tuple(CELLS))):
             if getattr(self, key) not in table:
                 raise ConfigError(
-                    f"encoder.{key} is {getattr(self, key)!r}; it must be one of "
-                    f"{', '.join(table)}."
+                    f"encoder.{key} is {getattr(self, key)!r}; it must be one of {', '.join(table)}"
                 )
-        for key in ("layers", "hidden", "stack"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"encoder.{key} is {getattr(self, key)}; it must be at least 1.")
-        if self.projection < 0:
-            raise ConfigError(f"encoder.projection is {self.projection}; it must be 0 or more.")
+        for key, lowest in (("layers", 1), ("hidden", 1), ("stack", 1), ("projection", 0)):
+            if (value := getattr(self, key)) < lowest:
+                raise ConfigError(f"encoder.{key} is {value}; it must be at least {lowest}")
         if not 0 <= self.dropout < 1:
-            raise ConfigError(f"encoder.dropout is {self.dropout}; it must be in [0, 1).")
+            raise ConfigError(f"encoder.dropout is {self.dropout}; it must be in [0, 1)")
         if not 0 <= self.whole <= 1:
-            raise ConfigError(f"encoder.whole is {self.whole}; it must be from 0 to 1.")
-        for key, least in (("chunk", 1), ("right", 0)):
+            raise ConfigError(f"encoder.whole is {self.whole}; it must be from 0 to 1")
+        for key, lowest in (("chunk", 1), ("right", 0)):
             span = getattr(self, key)
-            if len(span) != 2 or not least <= span[0] <= span[1]:
+            if len(span) != 2 or not lowest <= span[0] <= span[1]:
                 raise ConfigError(
                     f"encoder.{key} is {span}; it must be two numbers of frames, the smaller one "
-                    f"first, from {least} on."
+                    f"first, each at least {lowest}"
                 )
 
     @property
     def width(self) -> int:
-        """Width of the encoder's output, H in the shapes."""
-        return self.strand * (1 if self.kind == "forward" else 2)
+        """Width H of the encoder's output."""
+        return self.direction_width * (1 if self.kind == "forward" else 2)
 
     @property
-    def strand(self) -> int:
-        """Width of one direction of a layer."""
+    def direction_width(self) -> int:
+        """Width D of one direction of a layer."""
         return self.projection or self.hidden
 
 
 class Direction(nn.Module):
-    """One direction of a recurrent layer, then projection and layer norm."""
+    """One direction of a layer: a recurrent network, then projection and layer normalization."""
 
     def __init__(self, config: EncoderConfig, inputs: int) -> None:
         super().__init__()
@@ -110,46 +137,45 @@ class Direction(nn.Module):
         self.projection = (
             nn.Linear(config.hidden, config.projection) if config.projection else nn.Identity()
         )
-        self.norm = nn.LayerNorm(config.strand) if config.layer_norm else nn.Identity()
+        self.norm = nn.LayerNorm(config.direction_width) if config.layer_norm else nn.Identity()
         if isinstance(self.cell, nn.LSTM):
             open_forget_gates(self.cell)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """x (B, T, I) and the state to begin with -> (B, T, strand), the state after frame T."""
-        # Under autocast cuDNN's recurrent layers run in float16, whatever it was asked for: training
-        # keeps their gradients in its range. A multiple of 8 rows lets cuDNN take its fastest kernel,
-        # which holds the weights on the chip from frame to frame.
+        """Run over x (B, T, I) from a state, zeros if None; returns (B, T, D) and the last state."""
+        # Under autocast cuDNN runs recurrent layers in float16, whatever type is requested; the
+        # trainer scales the loss to keep gradients in range. With a multiple of 8 rows cuDNN picks
+        # its fastest kernel, which keeps the weights on the chip from frame to frame.
         half = x.is_cuda and torch.is_autocast_enabled("cuda")
         rows, spare = len(x), -len(x) % 8 if half else 0
         x = nn.functional.pad(x, (0, 0, 0, 0, 0, spare)) if half else x.float()
-        begin: Tensor | State | None = None
-        if state is not None:  # torch keeps a leading layer axis
+        initial: Tensor | State | None = None
+        if state is not None:  # torch expects a leading layer axis
             state = tuple(nn.functional.pad(part, (0, 0, 0, spare))[None] for part in state)
-            begin = state if len(state) > 1 else state[0]
+            initial = state if len(state) > 1 else state[0]
         with torch.autocast(x.device.type, torch.float16, enabled=half):
-            y, after = self.cell(x, begin)
+            y, last = self.cell(x, initial)
         y = y[:rows]
-        parts = after if isinstance(after, tuple) else (after,)
+        parts = last if isinstance(last, tuple) else (last,)
         return self.norm(self.projection(y)), tuple(part[0, :rows] for part in parts)
 
-    def mirrored(self, x: Tensor, mirror: Tensor) -> Tensor:
-        """x (B, T, I) read from each row's last valid frame to its first, as `_mirror` has it.
+    def run_reversed(self, x: Tensor, order: Tensor) -> Tensor:
+        """Run over x (B, T, I) backward in time, by `_reverse_order`'s `order`; returns (B, T, D).
 
-        Two forward passes are a bidirectional layer that is exact on ragged batches without
-        packing, which makes an LSTM 2.3 times slower on a CPU.
+        Two such passes avoid packing, which makes a bidirectional LSTM 2.3 times slower on a CPU.
         """
-        y, _ = self(_take(x, mirror))
-        return _take(y, mirror)
+        y, _ = self(_gather_frames(x, order))
+        return _gather_frames(y, order)
 
     def memory_cell(self) -> MemoryCell:
-        """The strand's recurrent layer as its equations; ConfigError for a plain RNN."""
+        """Return the recurrent layer in its readable form. Raises ConfigError for a plain RNN."""
         if not isinstance(self.cell, nn.LSTM):
-            raise ConfigError("A plain recurrent network has no gates to look at.")
+            raise ConfigError("a plain recurrent network has no gates; choose an LSTM encoder")
         return MemoryCell.from_torch(self.cell)
 
 
 class Layer(nn.Module):
-    """A layer's strands: ahead and, unless the encoder is a forward one, back."""
+    """A layer's directions: `ahead` in time and, except in a forward encoder, `back` in time."""
 
     def __init__(self, config: EncoderConfig, ahead: int, back: int) -> None:
         super().__init__()
@@ -160,41 +186,40 @@ class Layer(nn.Module):
 class Encoder(nn.Module):
     """Features (B, T, F) -> encoder frames (B, T', H), T' = ceil(T / stack).
 
-    The last, incomplete stack of an utterance is filled with zeros: normalized features' mean.
+    The last, incomplete stack of an utterance is filled with zeros, the mean of normalized features.
 
-    Of a latency-controlled encoder's layers, the forward strands make up a forward encoder of their
-    own, whose outputs are the same wherever a chunk ends. A backward strand reads, in one chunk and
-    the frames after it, the strands of the layer below: forward and backward (after the
-    latency-controlled layers of Zhang et al. 2016, "Highway long short-term memory RNNs for distant
-    speech recognition", where the forward strands read the backward ones as well and so have to be
-    computed twice in the frames after a chunk).
+    The forward directions of a latency-controlled encoder form a forward encoder of their own, whose
+    outputs do not depend on where a chunk ends. A backward direction reads a chunk and its right
+    context from the layer below, both directions of it. In the latency-controlled layers of Zhang
+    et al. (2016), "Highway long short-term memory RNNs for distant speech recognition", forward
+    directions read backward ones too, so the right context has to be computed twice.
     """
 
     def __init__(self, config: EncoderConfig, features: int) -> None:
         super().__init__()
         self.config = config
         self.features = features
-        first, strand = features * config.stack, config.strand
-        both = 2 * strand
-        ahead = {"forward": strand, "bidirectional": both, "latency_controlled": strand}
+        stacked, one = features * config.stack, config.direction_width
+        both = 2 * one
+        ahead = {"forward": one, "bidirectional": both, "latency_controlled": one}
         self.layers = nn.ModuleList(
-            Layer(config, first, first) if not index else Layer(config, ahead[config.kind], both)
+            Layer(config, ahead[config.kind], both) if index else Layer(config, stacked, stacked)
             for index in range(config.layers)
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def frames(self, frames: int) -> int:
-        """How many encoder frames `frames` feature frames give."""
-        return -(-frames // self.config.stack)
+    def frames(self, feature_frames: int) -> int:
+        """Return the number of encoder frames T' of `feature_frames` feature frames."""
+        return -(-feature_frames // self.config.stack)
 
     def forward(
         self, features: Tensor, lengths: Tensor, context: Context | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Encode features (B, T, F) of which the first `lengths` (B,) frames are valid.
+        """Encode features (B, T, F), of which the first `lengths` (B,) frames are valid.
 
-        Returns frames (B, T', H) and their lengths (B,). A `context` holds for latency-controlled
-        encoders, None is the whole recording; a forward encoder needs none. ConfigError: a
-        bidirectional one was given one.
+        `context` applies to latency-controlled encoders; None stands for whole recordings. Returns
+        frames (B, T', H) and their lengths (B,). Raises ConfigError if a bidirectional encoder is
+        given a context.
         """
         if context is not None:
             self.require_streaming()
@@ -202,17 +227,17 @@ class Encoder(nn.Module):
         if x.shape[1] == 0:
             return x.new_zeros(len(x), 0, self.config.width), lengths
         if self.config.kind == "bidirectional":
-            return self._read_both(x, _mirror(lengths, x.shape[1])), lengths
-        strands, _ = self.look_ahead(x)
+            return self._run_bidirectional(x, _reverse_order(lengths, x.shape[1])), lengths
+        activations, _ = self.run_forward(x)
         if self.config.kind == "forward":
-            return strands[-1], lengths
+            return activations[-1], lengths
         if context is None or context.chunk > x.shape[1]:
             context = Context(x.shape[1])
-        back = self.look_back(strands, lengths, context)  # (B, >= T', strand)
-        return torch.cat([strands[-1], back[:, : x.shape[1]]], dim=-1), lengths
+        back = self.run_backward(activations, lengths, context)  # (B, >= T', D)
+        return torch.cat([activations[-1], back[:, : x.shape[1]]], dim=-1), lengths
 
     def draw_context(self, generator: torch.Generator) -> Context | None:
-        """What a training step sees: whole recordings (None), or chunks drawn log-uniformly."""
+        """Draw a training step's context, its chunk log-uniformly; None for whole recordings."""
         config = self.config
         if config.kind != "latency_controlled":
             return None
@@ -224,92 +249,93 @@ class Encoder(nn.Module):
         return Context(min(large, int(chunk)), least + int(draw[2] * (most - least + 1)))
 
     def require_streaming(self) -> None:
-        """Raise ConfigError where the encoder needs the whole recording before its first output."""
+        """Raise ConfigError if the encoder needs the whole recording before its first output."""
         if self.config.kind == "bidirectional":
             raise ConfigError(
-                "This encoder is bidirectional: it needs the whole recording and cannot stream; "
-                "transcribe the file whole, or train with encoder=latency_controlled (or forward)."
+                "this encoder is bidirectional: it needs the whole recording and cannot stream; "
+                "transcribe the file whole, or train with encoder=latency_controlled (or forward)"
             )
 
-    def look_ahead(
-        self, x: Tensor, state: list[State] | None = None
+    def run_forward(
+        self, x: Tensor, states: list[State] | None = None
     ) -> tuple[list[Tensor], list[State]]:
-        """The forward strands of stacked frames x (B, T', stack · F), from a state on.
+        """Run the forward directions over stacked features x (B, T', stack · F).
 
-        Returns what each layer reads and, last, what comes out (B, T', strand), and every layer's
-        state after frame T'.
+        Every layer starts from its state in `states`, or from zeros. Returns the input of each layer
+        and, last, the top layer's output (B, T', D); and every layer's state after the last frame.
         """
-        strands, after = [x], []
+        activations, last_states = [x], []
         for index, layer in enumerate(self._layers):
             if index:
-                strands[-1] = self.dropout(strands[-1])
-            y, layer_state = layer.ahead(strands[-1], state[index] if state else None)
-            strands.append(y)
-            after.append(layer_state)
-        return strands, after
+                activations[-1] = self.dropout(activations[-1])
+            y, state = layer.ahead(activations[-1], states[index] if states else None)
+            activations.append(y)
+            last_states.append(state)
+        return activations, last_states
 
-    def look_back(self, strands: list[Tensor], lengths: Tensor, context: Context) -> Tensor:
-        """The backward strands (B, K · chunk, strand) of K = ceil(T' / chunk) chunks.
+    def run_backward(self, activations: list[Tensor], lengths: Tensor, context: Context) -> Tensor:
+        """Run the backward directions over every chunk and its right context.
 
-        `strands` as from `look_ahead`, each (B, T', ·); lengths (B,).
+        `activations` are those of `run_forward`, each (B, T', ·); `lengths` (B,) counts the valid
+        frames. Returns the top layer's output (B, K · chunk, D), K = ceil(T' / chunk) chunks.
         """
-        batch, frames, _ = strands[0].shape
+        batch, frames, _ = activations[0].shape
         chunks = -(-frames // context.chunk)
-        inside = context.chunk * torch.arange(chunks, device=lengths.device)  # (K,)
-        sizes = (lengths[:, None] - inside).clamp(0, context.frames).reshape(-1)  # (B · K,)
-        mirror = _mirror(sizes, context.frames)
+        starts = context.chunk * torch.arange(chunks, device=lengths.device)  # (K,)
+        sizes = (lengths[:, None] - starts).clamp(0, context.frames).reshape(-1)  # (B · K,)
+        order = _reverse_order(sizes, context.frames)
         y: Tensor | None = None
-        for layer, strand in zip(self._layers, strands, strict=False):
-            x = _cut(strand, context, chunks)  # (B · K, chunk + right, ·)
+        for layer, inputs in zip(self._layers, activations, strict=False):
+            x = _unfold_chunks(inputs, context, chunks)  # (B · K, chunk + right, ·)
             if y is not None:
                 x = torch.cat([x, self.dropout(y)], dim=-1)
             assert layer.back is not None
-            y = layer.back.mirrored(x, mirror)
+            y = layer.back.run_reversed(x, order)
         assert y is not None
         return y[:, : context.chunk].reshape(batch, chunks * context.chunk, -1)
 
     def stream(self, context: Context) -> "EncoderStream":
-        """The same frames from features that arrive in pieces; ConfigError: bidirectional."""
+        """Start a signal that arrives in pieces. Raises ConfigError for a bidirectional encoder."""
         self.require_streaming()
         return EncoderStream(self, context)
 
     @torch.no_grad()
-    def memories(self, features: Tensor) -> list[dict[str, Memory]]:
-        """Every gate's activation of every layer for features (B, T, F) of equal lengths.
+    def cell_activations(self, features: Tensor) -> list[dict[str, CellActivations]]:
+        """Compute every layer's gates and memories for features (B, T, F) without padding.
 
-        Per layer the directions "ahead" and, if any, "back" (in its own, reversed time); each
-        field of `Memory` is (B, T', H). Computed by `MemoryCell`; ConfigError for a plain RNN.
+        A layer has the direction "ahead" and possibly "back", in its own reversed time; every field
+        is (B, T', hidden). Raises ConfigError for a plain RNN.
         """
         lengths = torch.full((len(features),), features.shape[1], device=features.device)
         x, lengths = self._stack(features, lengths)
-        mirror = _mirror(lengths, x.shape[1])
+        order = _reverse_order(lengths, x.shape[1])
         ahead = back = x
         found = []
         for layer in self._layers:
-            memories = {"ahead": layer.ahead.memory_cell()(ahead)}
+            directions = {"ahead": layer.ahead.memory_cell()(ahead)}
             y, _ = layer.ahead(ahead)
             if layer.back is not None:
-                memories["back"] = layer.back.memory_cell()(_take(back, mirror))
-                back = torch.cat([y, layer.back.mirrored(back, mirror)], dim=-1)
+                directions["back"] = layer.back.memory_cell()(_gather_frames(back, order))
+                back = torch.cat([y, layer.back.run_reversed(back, order)], dim=-1)
             ahead = back if self.config.kind == "bidirectional" else y
-            found.append(memories)
+            found.append(directions)
         return found
 
     @property
     def _layers(self) -> list[Layer]:
         return [layer for layer in self.layers if isinstance(layer, Layer)]
 
-    def _read_both(self, x: Tensor, mirror: Tensor) -> Tensor:
-        """Every layer in both directions, one layer after the other: (B, T', H)."""
+    def _run_bidirectional(self, x: Tensor, order: Tensor) -> Tensor:
+        """Run both directions layer by layer: (B, T', stack · F) -> (B, T', H)."""
         for index, layer in enumerate(self._layers):
             if index:
                 x = self.dropout(x)
             assert layer.back is not None
-            x = torch.cat([layer.ahead(x)[0], layer.back.mirrored(x, mirror)], dim=-1)
+            x = torch.cat([layer.ahead(x)[0], layer.back.run_reversed(x, order)], dim=-1)
         return x
 
     def _stack(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, T, F) -> (B, T', stack · F), zeros after each utterance's last frame."""
+        """Features (B, T, F) -> (B, T', stack · F), with zeros after each utterance's end."""
         batch, frames, bins = features.shape
         stack = self.config.stack
         x = nn.functional.pad(features, (0, 0, 0, -frames % stack))
@@ -320,22 +346,22 @@ class Encoder(nn.Module):
 
 
 class EncoderStream:
-    """One signal whose features arrive in pieces; `advance` encodes any number of them together.
+    """One signal whose features arrive in pieces; `advance_encoders` reads its chunks.
 
-    What is carried: feature frames of an incomplete stack, each forward layer's memory, and what
-    the forward strands gave for the frames after the last chunk.
+    It keeps an incomplete stack of features, the state of each forward layer, and the forward layers'
+    activations after the last chunk.
     """
 
     def __init__(self, encoder: Encoder, context: Context) -> None:
         self.encoder = encoder
-        # Nothing is gained by a forward encoder's waiting.
+        # A forward encoder makes no use of right context, so it does not wait for any.
         self.context = Context(context.chunk) if encoder.config.kind == "forward" else context
         weight = next(encoder.parameters())
-        self._features = weight.new_zeros(0, encoder.features)
+        self._features = weight.new_zeros(0, encoder.features)  # the incomplete stack
         self._waiting = weight.new_zeros(0, encoder.config.stack * encoder.features)
-        self._past = self._waiting  # the frames up to the end of the chunk that was read last
-        self._strands: list[Tensor] = []  # of the frames after it, as `Encoder.look_ahead` has them
-        self._state: list[State] | None = None
+        self._past = self._waiting  # stacked frames up to the end of the last chunk
+        self._activations: list[Tensor] = []  # of the frames after it, from `run_forward`
+        self._states: list[State] | None = None
         self._ended = False
 
     def accept(self, features: Tensor) -> None:
@@ -347,7 +373,7 @@ class EncoderStream:
         self._waiting = torch.cat([self._waiting, complete.reshape(stacks, self._waiting.shape[1])])
 
     def end(self) -> None:
-        """Nothing follows: the last, incomplete stack is filled with zeros."""
+        """End the signal; the last, incomplete stack is filled with zeros."""
         if len(self._features):
             missing = self.encoder.config.stack - len(self._features)
             self.accept(self._features.new_zeros(missing, self.encoder.features))
@@ -356,118 +382,117 @@ class EncoderStream:
     @property
     def ready(self) -> bool:
         """Whether the next chunk can be read."""
-        return not self.missing or (self._ended and not self.is_empty)
+        return not self.missing_frames or (self._ended and not self.is_empty)
 
     @property
-    def missing(self) -> int:
-        """Encoder frames that have to come before the next chunk and its right context are there."""
-        return max(0, self.context.frames - self._ahead - len(self._waiting))
+    def missing_frames(self) -> int:
+        """Encoder frames that the next chunk and its right context still lack."""
+        return max(0, self.context.frames - self._processed - len(self._waiting))
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no frame beyond the last chunk."""
-        return self._ahead + len(self._waiting) == 0
+        """Whether there is no frame after the last chunk."""
+        return self._processed + len(self._waiting) == 0
 
     def restart(self, frames: int) -> None:
-        """Forget everything, and read the `frames` frames up to the last chunk's end as new ones.
+        """Start a new signal with the last `frames` encoder frames up to the last chunk's end.
 
-        They may be all that were read since the last start, as far as the last chunk and PAST_FRAMES
-        before it reach; ValueError for more.
+        The stream keeps that chunk and up to PAST_FRAMES before it; ValueError for more frames.
         """
         if frames > len(self._past):
             raise ValueError(f"{frames} frames are to be read again, {len(self._past)} are kept")
         again = self._past[len(self._past) - frames :]
-        self._waiting = torch.cat([again, *self._strands[:1], self._waiting])
+        self._waiting = torch.cat([again, *self._activations[:1], self._waiting])
         self._past = self._past[:0]
-        self._strands, self._state = [], None
+        self._activations, self._states = [], None
 
     @property
-    def _ahead(self) -> int:
-        """Frames that the forward strands have read beyond the last chunk."""
-        return len(self._strands[0]) if self._strands else 0
+    def _processed(self) -> int:
+        """Frames after the last chunk that the forward layers have processed."""
+        return len(self._activations[0]) if self._activations else 0
 
     @property
-    def _unread(self) -> int:
-        """Frames that they have to read before the next chunk."""
-        return min(self.context.frames - self._ahead, len(self._waiting))
+    def _unprocessed(self) -> int:
+        """Frames that the forward layers have to process before the next chunk is read."""
+        return min(self.context.frames - self._processed, len(self._waiting))
 
 
-def advance(streams: Sequence[EncoderStream]) -> list[Tensor]:
-    """Read the next chunk of each stream that is ready: its frames (n, H), n = 0 where none is.
+def advance_encoders(streams: Sequence[EncoderStream]) -> list[Tensor]:
+    """Read the next chunk of every stream that is ready: (n, H) for each, n = 0 if it is not ready.
 
-    The streams, of one encoder and context, go through the layers together, as far as they are at
-    the same place in their chunks.
+    The streams share one encoder and context; those at the same position are computed together.
     """
     found = [stream._waiting.new_zeros(0, stream.encoder.config.width) for stream in streams]
     groups: dict[tuple[int, int], list[int]] = {}
     for index, stream in enumerate(streams):
         if stream.ready:
-            groups.setdefault((stream._ahead, stream._unread), []).append(index)
+            groups.setdefault((stream._processed, stream._unprocessed), []).append(index)
     for members in groups.values():
-        frames = _advance_alike([streams[index] for index in members])  # (B, n, H)
+        frames = _advance_group([streams[index] for index in members])  # (B, n, H)
         for index, row in zip(members, frames, strict=True):
             found[index] = row
     return found
 
 
-def _advance_alike(streams: list[EncoderStream]) -> Tensor:
-    """The next chunk (B, n, H) of streams that wait at the same place."""
+def _advance_group(streams: list[EncoderStream]) -> Tensor:
+    """Read the next chunk (B, n, H) of streams that are at the same position."""
     encoder, context = streams[0].encoder, streams[0].context
-    unread = streams[0]._unread
-    strands = [torch.stack(rows) for rows in zip(*(s._strands for s in streams), strict=True)]
-    state = _join_states(streams)
-    if unread:  # else the signal has ended, and all of it was read before
-        x = torch.stack([stream._waiting[:unread] for stream in streams])  # (B, unread, stack · F)
-        fresh, state = encoder.look_ahead(x, state)
-        pairs = zip(strands, fresh, strict=True) if strands else ((strand,) for strand in fresh)
-        strands = [torch.cat(parts, dim=1) for parts in pairs]
-    chunk = min(context.chunk, strands[0].shape[1])
-    frames = strands[-1][:, :chunk]
+    unprocessed = streams[0]._unprocessed
+    kept = zip(*(stream._activations for stream in streams), strict=True)
+    activations = [torch.stack(rows) for rows in kept]
+    states = _stack_states(streams)
+    if unprocessed:  # 0 if the signal has ended and everything was processed with an earlier chunk
+        x = torch.stack([stream._waiting[:unprocessed] for stream in streams])  # (B, ·, stack · F)
+        fresh, states = encoder.run_forward(x, states)
+        pairs = zip(activations, fresh, strict=True) if activations else ((part,) for part in fresh)
+        activations = [torch.cat(parts, dim=1) for parts in pairs]  # (B, <= context.frames, ·)
+    chunk = min(context.chunk, activations[0].shape[1])
+    frames = activations[-1][:, :chunk]
     if encoder.config.kind == "latency_controlled":
-        block = [strand[:, : context.frames] for strand in strands]
+        block = [part[:, : context.frames] for part in activations]
         size = block[0].shape[1]
         lengths = torch.full((len(streams),), size, device=frames.device)
-        # The block is given as one chunk: cut by `context`, its right part would be read once more.
-        back = encoder.look_back(block, lengths, Context(size))[:, :chunk]
+        # As a single chunk: with `context`, the right context would be read as one more chunk.
+        back = encoder.run_backward(block, lengths, Context(size))[:, :chunk]
         frames = torch.cat([frames, back], dim=-1)
+    has_rest = activations[0].shape[1] > chunk
     for index, stream in enumerate(streams):
-        stream._waiting = stream._waiting[unread:]
-        read = strands[0][index, :chunk]
-        stream._past = torch.cat([stream._past[-PAST_FRAMES:], read])
-        stream._strands = [s[index, chunk:] for s in strands] if strands[0].shape[1] > chunk else []
-        stream._state = [tuple(part[index] for part in parts) for parts in state]
+        stream._waiting = stream._waiting[unprocessed:]
+        stream._past = torch.cat([stream._past[-PAST_FRAMES:], activations[0][index, :chunk]])
+        stream._activations = [part[index, chunk:] for part in activations] if has_rest else []
+        stream._states = [tuple(part[index] for part in parts) for parts in states]
     return frames
 
 
-def _join_states(streams: list[EncoderStream]) -> list[State]:
-    """The layers' states of several streams, (B, H) each; zeros where a signal begins."""
+def _stack_states(streams: list[EncoderStream]) -> list[State]:
+    """Each layer's state for several streams, (B, ·) per part; zeros if a signal begins."""
     encoder = streams[0].encoder
     weight = next(encoder.parameters())
     parts = 2 if encoder.config.cell == "lstm" else 1
-    begin = [(weight.new_zeros(encoder.config.hidden),) * parts] * encoder.config.layers
-    states = [stream._state or begin for stream in streams]
+    zeros = [(weight.new_zeros(encoder.config.hidden),) * parts] * encoder.config.layers
+    states = [stream._states or zeros for stream in streams]
     return [
         tuple(torch.stack(rows) for rows in zip(*layer, strict=True))
         for layer in zip(*states, strict=True)
     ]
 
 
-def _mirror(lengths: Tensor, frames: int) -> Tensor:
-    """Indices (B, T) that reverse each utterance's valid frames and leave its padding in place."""
+def _reverse_order(lengths: Tensor, frames: int) -> Tensor:
+    """Indices (B, T) that reverse each row's valid frames and leave its padding in place."""
     t = torch.arange(frames, device=lengths.device)
     return torch.where(t < lengths[:, None], lengths[:, None] - 1 - t, t)
 
 
-def _take(x: Tensor, index: Tensor) -> Tensor:
-    """The frames of x (B, T, H) in the order of index (B, T)."""
+def _gather_frames(x: Tensor, order: Tensor) -> Tensor:
+    """Reorder the frames of x (B, T, I) by the indices `order` (B, T)."""
     batch, frames, width = x.shape
-    rows = index + frames * torch.arange(batch, device=index.device)[:, None]  # of x as (B · T, H)
+    rows = order + frames * torch.arange(batch, device=order.device)[:, None]  # into (B · T, I)
     return x.reshape(-1, width).index_select(0, rows.flatten()).view(batch, frames, width)
 
 
-def _cut(x: Tensor, context: Context, chunks: int) -> Tensor:
-    """x (B, T, H) as overlapping blocks (B · chunks, context.frames, H); beyond T, zeros."""
+def _unfold_chunks(x: Tensor, context: Context, chunks: int) -> Tensor:
+    """Cut x (B, T', I) into overlapping blocks (B · chunks, context.frames, I), zeros at the end."""
     needed = (chunks - 1) * context.chunk + context.frames
     x = nn.functional.pad(x, (0, 0, 0, max(0, needed - x.shape[1])))
-    blocks = x.unfold(1, context.frames, context.chunk)[:, :chunks]  # (B, chunks, H, frames)
+    blocks = x.unfold(1, context.frames, context.chunk)[:, :chunks]  # (B, chunks, I, frames)
     return blocks.flatten(0, 1).transpose(1, 2)

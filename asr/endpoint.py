@@ -1,14 +1,14 @@
-"""Endpoints: where one stretch of speech is over, and where the next one begins.
+"""Endpointing: where one segment of speech ends, and where the next one begins.
 
     speech | silence . . . . . . . . | margin | speech
            |<- `silence` ->|         |<------>| the next segment
                            the segment ends
 
-A segment ends with a stretch of silence, and the next begins shortly before sound is heard again, as
-if nothing had been: a network that was trained on single utterances is at its best at their start.
+A segment ends after a stretch of silence. The next one begins with a short margin before the next
+sound, as a new signal: a network trained on single utterances works best at their start.
 
-A decision depends on the log-probabilities of the segment so far, on its grid of frames, and on
-nothing else: not on when samples arrive nor on how they are cut.
+A decision depends only on the segment's log-probabilities so far, on its own grid of frames. It does
+not depend on when samples arrive or how they are cut into pieces.
 """
 
 import math
@@ -24,11 +24,21 @@ from asr.text import Vocabulary
 
 @dataclass
 class EndpointConfig:
-    """When a segment ends, and how much silence the next one begins with. Durations in seconds.
+    """When a segment of speech ends, and how the next one begins.
 
-    A frame is silent where blank and space together are at least as likely as `confidence`. A
-    segment ends with `silence` of such frames in a row. From a length of `longest` on, fewer will
-    do: none at all at twice that.
+    Attributes:
+        silence: seconds of silence that end a segment.
+        margin: seconds of silence at the start of the next segment, from 0 to 1.
+        longest: length of a segment in seconds from which on less silence is needed, falling
+            linearly to none at twice this length.
+        confidence: probability of blank and space together from which on a frame is silent.
+
+    Raises:
+        ConfigError: a value is impossible; the message names it.
+
+    Example:
+        >>> EndpointConfig(silence=0.4).longest
+        20.0
     """
 
     silence: float = 0.6
@@ -39,57 +49,55 @@ class EndpointConfig:
     def __post_init__(self) -> None:
         for key in ("silence", "longest"):
             if not 0 < getattr(self, key) < math.inf:
-                raise ConfigError(f"endpoint.{key} is {getattr(self, key)}; it must be above 0.")
+                raise ConfigError(f"endpoint.{key} is {getattr(self, key)}; it must be above 0")
         if not 0 <= self.margin <= 1:
-            raise ConfigError(f"endpoint.margin is {self.margin}; it must be from 0 to 1.")
+            raise ConfigError(f"endpoint.margin is {self.margin}; it must be from 0 to 1")
         if not 0 < self.confidence <= 1:
             raise ConfigError(
-                f"endpoint.confidence is {self.confidence}; it must be above 0 and at most 1."
+                f"endpoint.confidence is {self.confidence}; it must be above 0 and at most 1"
             )
 
 
 class Cut(NamedTuple):
-    """What becomes of a chunk of frames: the first `kept` go on with the segment, which may end.
+    """How a chunk of frames is divided among segments."""
 
-    `begin` is where in the chunk the next segment begins, before the chunk where it is negative;
-    None: not in this chunk. What lies between is of no segment.
-    """
-
-    kept: int
-    ends: bool
-    begin: int | None
+    kept: int  # number of first frames that belong to the current segment
+    ends: bool  # whether the current segment ends after them
+    begin: (
+        int | None
+    )  # first frame of the next segment, negative if before the chunk; None if later
 
 
 class Endpointer:
-    """Looks for the end of one segment and the begin of the next, which gets an endpointer anew."""
+    """Looks for the end of one segment and the start of the next, which gets its own endpointer."""
 
     def __init__(
         self, config: EndpointConfig, vocabulary: Vocabulary, frame_seconds: float
     ) -> None:
-        self._quiet = [0] if vocabulary.space is None else [0, vocabulary.space]  # symbols
+        self._silent_symbols = [0] if vocabulary.space is None else [0, vocabulary.space]
         self._confidence = config.confidence
-        self._silence = config.silence / frame_seconds  # the durations in frames
+        self._silence = config.silence / frame_seconds  # in frames, like the next two
         self._longest = config.longest / frame_seconds
         self._margin = round(config.margin / frame_seconds)
-        self._frames = 0
-        self._run = 0  # silent frames until now
-        self._pause = 0  # frames since the segment's end
+        self._frames = 0  # frames of the segment
+        self._silent_frames = 0  # consecutive silent frames up to now
+        self._pause = 0  # frames since the end of the segment
         self.is_over = False
 
     def cut(self, log_probs: npt.NDArray[np.float32]) -> Cut:
-        """Look at the next chunk, log_probs (T', V)."""
-        quiet = np.exp(log_probs[:, self._quiet]).sum(axis=1) >= self._confidence  # (T',)
+        """Divide the next chunk, log_probs (T', V)."""
+        silence = np.exp(log_probs[:, self._silent_symbols]).sum(axis=1)  # (T',)
         kept, ends = (0 if self.is_over else len(log_probs)), False
-        for frame, silent in enumerate(quiet.tolist()):
+        for frame, is_silent in enumerate((silence >= self._confidence).tolist()):
             if self.is_over:
-                if not silent:
+                if not is_silent:
                     return Cut(kept, ends, frame - min(self._margin, self._pause))
                 self._pause += 1
                 continue
             self._frames += 1
-            self._run = self._run + 1 if silent else 0
-            beyond = max(0.0, self._frames / self._longest - 1)
-            if self._run >= self._silence * (1 - beyond):
+            self._silent_frames = self._silent_frames + 1 if is_silent else 0
+            excess = max(0.0, self._frames / self._longest - 1)
+            if self._silent_frames >= self._silence * (1 - excess):
                 self.is_over = ends = True
                 kept = frame + 1
         return Cut(kept, ends, None)

@@ -1,25 +1,36 @@
-"""Everything that can go wrong for a user, as one small tree.
+"""The errors that a user can cause or fix, as one small tree.
 
 AsrError
 ├── AudioError        a recording cannot be read, or is not what it claims to be
-├── TextError         a text, transcript or vocabulary is missing or holds what it must not
+├── TextError         a text, transcript or vocabulary is missing, empty or has invalid characters
 ├── DataError         a manifest or corpus folder is wrong
 ├── FileError         a file cannot be written
-├── CheckpointError   a checkpoint is missing, damaged, foreign or does not fit
+├── CheckpointError   a checkpoint is missing, damaged, not one of ours, or does not fit
 ├── ConfigError       a configuration value is misspelled, ill-typed or impossible
-├── TrainingError     training cannot go on
+├── TrainingError     training cannot continue
 ├── DecodeError       log-probabilities do not fit the decoder
-├── LanguageError     a language model cannot be read, built or asked
+├── LanguageError     a language model cannot be read, built or queried
 └── ScoreError        references and hypotheses cannot be compared
 
-Each message is one sentence: what is wrong, where, and what to do. Programs end with `EXIT_CODE`.
+Each message is one sentence without its full stop: what is wrong, where, and what to do. Programs
+print it and exit with `EXIT_CODE`.
 """
 
 EXIT_CODE = 2
 
 
 class AsrError(Exception):
-    """Base of every error that a user can cause or mend."""
+    """Base class of every error that a user can cause or fix.
+
+    Its message says in one sentence what is wrong, where, and what to do.
+
+    Example:
+        >>> try:
+        ...     raise AudioError("talk.wav does not exist; check the path")
+        ... except AsrError as error:
+        ...     print(error)
+        talk.wav does not exist; check the path
+    """
 
 
 class AudioError(AsrError):
@@ -27,7 +38,7 @@ class AudioError(AsrError):
 
 
 class TextError(AsrError):
-    """A text, transcript or vocabulary is missing or holds what it must not."""
+    """A text, transcript or vocabulary is missing, empty or has invalid characters."""
 
 
 class DataError(AsrError):
@@ -39,7 +50,7 @@ class FileError(AsrError):
 
 
 class CheckpointError(AsrError):
-    """A checkpoint is missing, damaged, foreign or does not fit."""
+    """A checkpoint is missing, damaged, not one of ours, or does not fit."""
 
 
 class ConfigError(AsrError):
@@ -47,7 +58,7 @@ class ConfigError(AsrError):
 
 
 class TrainingError(AsrError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class DecodeError(AsrError):
@@ -55,7 +66,7 @@ class DecodeError(AsrError):
 
 
 class LanguageError(AsrError):
-    """A language model cannot be read, built or asked."""
+    """A language model cannot be read, built or queried."""
 
 
 class ScoreError(AsrError):

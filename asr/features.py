@@ -1,14 +1,16 @@
-"""Log-mel features: waveform -> globally normalized log-mel frames, whole or in chunks.
+"""Log-mel features: waveform -> globally normalized log-mel frames, whole or in pieces.
 
-A frame is `window_ms` of samples under a Hann window, its power spectrum summed by triangular mel
-filters, and the logarithm of that sum:
+A frame is a window of samples, weighted by a Hann window. Triangular mel filters sum its power
+spectrum, and the frame holds the logarithms of these sums:
 
     power[t] = |rfft(hann · samples[t·hop : t·hop + window])|²
     features[t, f] = (log(mel[f] · power[t] + floor) - mean[f]) / std[f]
 
-Nothing is centered, padded or normalized per recording, so a frame depends on its own samples only
-and streaming gives exactly the frames of the whole file. `mean` and `std` are measured once on the
-training set and live in the model.
+Frames are neither centered nor padded nor normalized per recording. Each depends on its own samples
+only, so a stream gives exactly the frames of the whole file. `mean` and `std` are measured once on
+the training set and stored in the model.
+
+Letters in shapes: B utterances, N samples, T feature frames, F mel bins.
 """
 
 import math
@@ -25,7 +27,25 @@ from asr.errors import AudioError, ConfigError
 
 @dataclass
 class FeaturesConfig:
-    """How a waveform becomes frames. Frequencies in hertz, durations in milliseconds."""
+    """How a waveform becomes log-mel frames.
+
+    Attributes:
+        sample_rate: samples per second of the waveforms.
+        window_ms: length of a frame in milliseconds.
+        hop_ms: milliseconds between the starts of two frames, at most `window_ms`.
+        mels: number F of mel bins.
+        low_hz: lower edge of the lowest mel filter, in hertz.
+        high_hz: upper edge of the highest mel filter, in hertz, at most half the sample rate.
+        floor: added to the mel power, so that digital silence has a logarithm.
+
+    Raises:
+        ConfigError: a value is impossible; the message names it.
+
+    Example:
+        >>> config = FeaturesConfig(mels=40, window_ms=32.0)
+        >>> config.window, config.hop
+        (512, 160)
+    """
 
     sample_rate: int = 16_000
     window_ms: float = 25.0
@@ -33,29 +53,29 @@ class FeaturesConfig:
     mels: int = 80
     low_hz: float = 20.0
     high_hz: float = 7600.0
-    floor: float = 1e-8  # added to the mel power, so that digital silence has a logarithm
+    floor: float = 1e-8
 
     def __post_init__(self) -> None:
         if self.sample_rate <= 0:
-            raise ConfigError(f"features.sample_rate is {self.sample_rate}; it must be positive.")
+            raise ConfigError(f"features.sample_rate is {self.sample_rate}; it must be positive")
         if not (0 < self.hop_ms <= self.window_ms < math.inf and self.hop >= 1):
             raise ConfigError(
-                f"features.hop_ms is {self.hop_ms} with a window of {self.window_ms} ms; "
-                "it must hold a sample and be at most the window."
+                f"features.hop_ms is {self.hop_ms} with a window of {self.window_ms} ms; it must be "
+                "at least one sample and at most the window"
             )
         if not 0 <= self.low_hz < self.high_hz <= self.sample_rate / 2:
             raise ConfigError(
-                f"features.low_hz {self.low_hz} and features.high_hz {self.high_hz} must satisfy "
-                f"0 <= low < high <= {self.sample_rate / 2:g}, half the sample rate."
+                f"features.low_hz is {self.low_hz} and features.high_hz {self.high_hz}; they must "
+                f"satisfy 0 <= low < high <= {self.sample_rate / 2:g}, half the sample rate"
             )
         if self.mels < 1:
-            raise ConfigError(f"features.mels is {self.mels}; at least one mel bin is needed.")
+            raise ConfigError(f"features.mels is {self.mels}; it must be at least 1")
         if not 0 < self.floor < math.inf:
-            raise ConfigError(f"features.floor is {self.floor}; it must be above 0.")
+            raise ConfigError(f"features.floor is {self.floor}; it must be above 0")
 
     @property
     def window(self) -> int:
-        """Samples in a frame."""
+        """Samples per frame."""
         return round(self.sample_rate * self.window_ms / 1000)
 
     @property
@@ -65,7 +85,10 @@ class FeaturesConfig:
 
 
 class LogMel(nn.Module):
-    """Waveform -> normalized log-mel frames. `mean` and `std` (F,) are 0 and 1 until measured."""
+    """Waveform (N,) -> normalized log-mel frames (T, F).
+
+    `mean` and `std` (F,) are 0 and 1 until `measure` sets them; they are part of the state_dict.
+    """
 
     window: Tensor
     mel_matrix: Tensor
@@ -83,31 +106,31 @@ class LogMel(nn.Module):
         self.register_buffer("std", torch.ones(config.mels))
 
     def frames(self, samples: int) -> int:
-        """How many frames `samples` samples give: only windows that are filled whole."""
+        """Return the number of frames T of `samples` samples; the last window must be complete."""
         return max(0, 1 + (samples - self.config.window) // self.config.hop)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Features (T, F) of a waveform (N,), or (B, T, F) of (B, N); T = `frames(N)`."""
+        """Compute the features (T, F) of a waveform (N,), or (B, T, F) of (B, N); T = frames(N)."""
         if waveform.shape[-1] < self.config.window:
             return waveform.new_zeros(*waveform.shape[:-1], 0, self.config.mels)
-        return self.read_windows(waveform.unfold(-1, self.config.window, self.config.hop))
+        return self.transform_windows(waveform.unfold(-1, self.config.window, self.config.hop))
 
-    def read_windows(self, windows: Tensor) -> Tensor:
-        """Features (..., F) of windows of samples (..., window)."""
+    def transform_windows(self, windows: Tensor) -> Tensor:
+        """Compute the features (..., F) of windows of samples (..., window)."""
         spectrum = torch.fft.rfft(windows * self.window, n=self.fft)  # (..., fft/2 + 1)
         power = spectrum.real.square() + spectrum.imag.square()
         log_mel = torch.log(power @ self.mel_matrix + self.config.floor)  # (..., F)
         return (log_mel - self.mean) / self.std
 
     def stream(self) -> "LogMelStream":
-        """The same features from a waveform that arrives in pieces, see `read_features`."""
+        """Start a waveform that arrives in pieces; `advance_features` computes its features."""
         return LogMelStream(self)
 
     @torch.no_grad()
     def measure(self, waveforms: Iterable[npt.NDArray[np.float32]]) -> None:
-        """Set `mean` and `std` to those of all frames of `waveforms`, each (N,).
+        """Set `mean` and `std` to those of all frames of the waveforms, each (N,).
 
-        Raises AudioError where there is not one frame to measure.
+        Raises AudioError if no waveform is as long as a window.
         """
         self.mean.zero_()
         self.std.fill_(1.0)
@@ -121,63 +144,73 @@ class LogMel(nn.Module):
             squares += features.square().sum(dim=0)
         if count == 0:
             raise AudioError(
-                "No recording is as long as one feature window, so the features' mean cannot be "
-                "measured; give longer recordings."
+                "no recording is as long as one feature window, so the features' mean cannot be "
+                "measured; give longer recordings"
             )
         mean = total / count
         variance = (squares / count - mean.square()).clamp(min=0)
         self.mean.copy_(mean)
-        # A bin that never varies (above a band limit, say) keeps its scale: no division by 0.
+        # A bin that never varies, such as one above a band limit, keeps its scale: dividing by its
+        # tiny deviation would amplify rounding errors.
         self.std.copy_(torch.where(variance > 1e-4, variance.sqrt(), 1.0))
 
 
 class LogMelStream:
-    """A waveform that arrives in pieces of any size; `read_features` makes its features."""
+    """A waveform that arrives in pieces of any size; `advance_features` computes its features."""
 
     def __init__(self, log_mel: LogMel) -> None:
         self.log_mel = log_mel
         self._pieces: list[npt.NDArray[np.float32]] = []
-        self._samples = 0  # in them
+        self._samples = 0  # total length of the pieces
 
     def accept(self, waveform: npt.NDArray[np.float32]) -> None:
-        """Take the next samples (N,), which nobody may change from now on."""
+        """Take the next samples (N,). The array is not copied; the caller must not change it."""
         if len(waveform):
             self._pieces.append(waveform)
             self._samples += len(waveform)
 
     @property
     def frames(self) -> int:
-        """How many frames can be read."""
+        """Number of frames that can be read."""
         return self.log_mel.frames(self._samples)
 
-    def take(self, frames: int) -> Tensor:
-        """The windows (frames, window) of the next frames, at most as many as can be read."""
+    def take_windows(self, frames: int) -> Tensor:
+        """Consume the next `frames` frames, at most `self.frames`; returns (frames, window)."""
         config = self.log_mel.config
-        # One long piece is read chunk by chunk and not copied for each.
+        # A single long piece is sliced, so that reading it chunk by chunk copies nothing.
         samples = self._pieces[0] if len(self._pieces) == 1 else np.concatenate(self._pieces)
         rest = samples[frames * config.hop :]
         self._pieces, self._samples = [rest], len(rest)
         return torch.from_numpy(samples).unfold(0, config.window, config.hop)[:frames]
 
 
-def read_features(streams: Sequence[LogMelStream], frames: Sequence[int]) -> Sequence[Tensor]:
-    """So many next frames (T, F) of each stream, computed together, equal to `LogMel` of the whole.
+def advance_features(streams: Sequence[LogMelStream], frames: Sequence[int]) -> Sequence[Tensor]:
+    """Compute the next frames of every stream, all of them together.
 
-    The streams, at least one, are of one `LogMel`, and hold that many.
+    Args:
+        streams: at least one stream, all of one `LogMel`.
+        frames: how many frames to read from each stream, at most `stream.frames`.
+
+    Returns:
+        The features (T, F) of each stream, equal to those that `LogMel` gives for the whole waveform.
     """
     log_mel = streams[0].log_mel
-    windows = [stream.take(count) for stream, count in zip(streams, frames, strict=True) if count]
+    windows = [
+        stream.take_windows(count)  # (T, window)
+        for stream, count in zip(streams, frames, strict=True)
+        if count
+    ]
     if not windows:
         return [log_mel.mean.new_zeros(0, log_mel.config.mels)] * len(streams)
-    features = log_mel.read_windows(torch.cat(windows).to(log_mel.mean.device))  # (sum of T, F)
+    features = log_mel.transform_windows(torch.cat(windows).to(log_mel.mean.device))  # (sum T, F)
     return torch.split(features, list(frames))
 
 
 def mel_filters(config: FeaturesConfig, fft: int) -> npt.NDArray[np.float32]:
-    """Triangular mel filters (F, fft/2 + 1) of equal area, on Slaney's scale.
+    """Compute triangular mel filters (F, fft/2 + 1) of equal area on Slaney's mel scale.
 
-    The scale is linear up to 1 kHz and logarithmic above (Slaney, Auditory Toolbox, 1998); the
-    values are those of `librosa.filters.mel`, whose import costs almost two seconds.
+    The scale is linear up to 1 kHz and logarithmic above: Slaney (1998), "Auditory Toolbox". The
+    values equal those of `librosa.filters.mel`, which takes almost two seconds to import.
     """
     mels = np.linspace(_hz_to_mel(config.low_hz), _hz_to_mel(config.high_hz), config.mels + 2)
     edges = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((mels - 15) * np.log(6.4) / 27))
@@ -189,8 +222,8 @@ def mel_filters(config: FeaturesConfig, fft: int) -> npt.NDArray[np.float32]:
     empty = int((filters.max(axis=1) == 0).sum())
     if empty:
         raise ConfigError(
-            f"features.mels is {config.mels}, but {empty} of these filters hold no frequency of a "
-            f"{fft}-point spectrum; take fewer mel bins or a longer window."
+            f"features.mels is {config.mels}, but {empty} of these filters cover no frequency of a "
+            f"{fft}-point spectrum; use fewer mel bins or a longer window"
         )
     return filters.astype(np.float32)
 

@@ -1,22 +1,34 @@
-"""The LSTM: the memory cell written out gate by gate, and the fast stacked encoder.
+"""The LSTM memory cell, written out gate by gate.
 
-A memory cell keeps a vector `c`. At every frame three gates, each between 0 and 1, look at the new
-input x and at the last output h, and decide (Hochreiter & Schmidhuber 1997; the forget gate is
-Gers, Schmidhuber & Cummins 2000):
+A recurrent network reads a sequence frame by frame and carries a state from each frame to the next.
+The state of an LSTM has two parts: the memory c and the output h. At frame t, the input x[t] and the
+previous output h[t-1] determine three gates, whose values lie between 0 and 1, and a candidate:
 
-    i = σ(W_i x + U_i h + b_i)        input gate:   how much of the candidate is written
-    f = σ(W_f x + U_f h + b_f)        forget gate:  how much of the old memory is kept
-    o = σ(W_o x + U_o h + b_o)        output gate:  how much of the memory is read
-    g = tanh(W_g x + U_g h + b_g)     candidate:    what would be written
-    c = f ∘ c + i ∘ g                 the memory: scaled and added to, never squashed
-    h = o ∘ tanh(c)                   the output
+    i = σ(W_i x[t] + U_i h[t-1] + b_i)        input gate:   how much of the candidate to write
+    f = σ(W_f x[t] + U_f h[t-1] + b_f)        forget gate:  how much of the old memory to keep
+    g = tanh(W_g x[t] + U_g h[t-1] + b_g)     candidate:    what to write
+    o = σ(W_o x[t] + U_o h[t-1] + b_o)        output gate:  how much of the memory to show
 
-Along the memory's own path, the gradient of c with respect to an earlier c is a product of forget
-gates alone: while they stay near 1, it does not vanish over hundreds of frames. In a plain recurrent
-network, h = tanh(W x + U h + b), every path is a product of matrices, which vanishes or explodes.
-`recipes/digits/compare.py` measures what of the input reaches the last output of either.
+    c[t] = f ∘ c[t-1] + i ∘ g                 new memory
+    h[t] = o ∘ tanh(c[t])                     new output
 
-`MemoryCell` is these lines as code. `Encoder` computes the same through torch's fused kernels.
+Here σ is the logistic function, σ(z) = 1 / (1 + exp(-z)), and ∘ the element-wise product.
+
+From frame to frame the memory is only scaled and added to; no matrix and no tanh lies on its path.
+The derivative of c[t] with respect to c[s] along this path is therefore f[t] ∘ ... ∘ f[s+1], which
+survives hundreds of frames while the forget gates stay near 1. In a plain recurrent network,
+h[t] = tanh(W x[t] + U h[t-1] + b), the derivative is a product of matrices, one per frame, and
+vanishes or explodes (Bengio et al. 1994). `recipes/digits/compare.py` measures the difference.
+
+Letters in shapes: B utterances, T frames, I inputs per frame, H memory cells (hidden units).
+
+References:
+    Hochreiter and Schmidhuber (1997), "Long short-term memory": the cell, without a forget gate.
+    Gers, Schmidhuber and Cummins (2000), "Learning to forget: continual prediction with LSTM".
+    Jozefowicz, Zaremba and Sutskever (2015), "An empirical exploration of recurrent network
+        architectures": a forget gate that is open at the start of training.
+    Bengio, Simard and Frasconi (1994), "Learning long-term dependencies with gradient descent is
+        difficult".
 """
 
 from typing import NamedTuple
@@ -27,21 +39,22 @@ from torch import Tensor, nn
 State = tuple[Tensor, ...]  # (h, c) of an LSTM layer, (h,) of a plain recurrent layer; each (B, H)
 
 
-class Memory(NamedTuple):
-    """What a memory cell did at one frame, or, stacked along time, at every frame."""
+class CellActivations(NamedTuple):
+    """Gates, candidate, memory and output: (B, H) at one frame, or (B, T, H) at every frame."""
 
-    input: Tensor  # i, in (0, 1); each field is (B, H), or (B, T, H) over time
+    input: Tensor  # i, in (0, 1)
     forget: Tensor  # f, in (0, 1)
-    output: Tensor  # o, in (0, 1)
     candidate: Tensor  # g, in (-1, 1)
-    cell: Tensor  # c
+    output: Tensor  # o, in (0, 1)
+    cell: Tensor  # c, unbounded
     hidden: Tensor  # h, in (-1, 1)
 
 
 class MemoryCell(nn.Module):
-    """One LSTM layer as its equations: the readable reference, equal to `torch.nn.LSTM` and slow.
+    """One LSTM layer computed from the equations: equal to `torch.nn.LSTM`, readable, and slow.
 
-    The four blocks of `from_input` (W and b) and `from_hidden` (U) are i, f, g, o: torch's order.
+    `from_input` holds W and b, `from_hidden` holds U. Their 4 · H rows are the blocks of i, f, g and
+    o, in torch's order.
     """
 
     def __init__(self, inputs: int, hidden: int) -> None:
@@ -51,7 +64,10 @@ class MemoryCell(nn.Module):
 
     @classmethod
     def from_torch(cls, lstm: nn.LSTM) -> "MemoryCell":
-        """The cell with the weights of a one-layer forward `torch.nn.LSTM`."""
+        """Copy the weights of a one-layer, one-directional `torch.nn.LSTM`.
+
+        Torch has two bias vectors, of which only the sum matters.
+        """
         weights = dict(lstm.named_parameters())
         cell = cls(lstm.input_size, lstm.hidden_size).to(weights["weight_ih_l0"])
         with torch.no_grad():
@@ -60,30 +76,41 @@ class MemoryCell(nn.Module):
             cell.from_input.bias.copy_(weights["bias_ih_l0"] + weights["bias_hh_l0"])
         return cell
 
-    def step(self, x: Tensor, h: Tensor, c: Tensor) -> Memory:
-        """One frame: input x (B, I), last output h (B, H) and memory c (B, H)."""
-        i, f, g, o = (self.from_input(x) + self.from_hidden(h)).chunk(4, dim=-1)
-        i, f, o, g = torch.sigmoid(i), torch.sigmoid(f), torch.sigmoid(o), torch.tanh(g)
+    def step(self, x: Tensor, h: Tensor, c: Tensor) -> CellActivations:
+        """Compute one frame from its input x (B, I), the previous output h and memory c (B, H)."""
+        i, f, g, o = (self.from_input(x) + self.from_hidden(h)).chunk(4, dim=-1)  # (B, H) each
+        i, f, g, o = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)
         c = f * c + i * g
         h = o * torch.tanh(c)
-        return Memory(input=i, forget=f, output=o, candidate=g, cell=c, hidden=h)
+        return CellActivations(input=i, forget=f, candidate=g, output=o, cell=c, hidden=h)
 
-    def forward(self, x: Tensor, state: State | None = None) -> Memory:
-        """Every frame: x (B, T, I) and the state (h, c) to begin with -> `Memory` of (B, T, H)."""
-        zeros = x.new_zeros(len(x), self.from_hidden.in_features)
+    def forward(self, x: Tensor, state: State | None = None) -> CellActivations:
+        """Compute every frame, one after the other.
+
+        Args:
+            x: inputs (B, T, I).
+            state: (h, c) before the first frame, each (B, H); zeros if None.
+
+        Returns:
+            The activations at every frame, each (B, T, H).
+        """
+        zeros = x.new_zeros(len(x), self.from_hidden.in_features)  # (B, H)
         h, c = state if state is not None else (zeros, zeros)
         steps = []
         for t in range(x.shape[1]):
-            memory = self.step(x[:, t], h, c)
-            h, c = memory.hidden, memory.cell
-            steps.append(memory)
-        return Memory(*(torch.stack(field, dim=1) for field in zip(*steps, strict=True)))
+            activations = self.step(x[:, t], h, c)
+            h, c = activations.hidden, activations.cell
+            steps.append(activations)
+        return CellActivations(*(torch.stack(field, dim=1) for field in zip(*steps, strict=True)))
 
 
 def open_forget_gates(lstm: nn.LSTM) -> None:
-    """Begin with forget gates open: bias 1 (Gers et al. 2000; Jozefowicz et al. 2015)."""
+    """Set the forget gates' bias to 1, so that an untrained cell keeps its memory.
+
+    Gers et al. (2000); Jozefowicz et al. (2015).
+    """
     weights = dict(lstm.named_parameters())
-    forget = slice(lstm.hidden_size, 2 * lstm.hidden_size)
+    forget = slice(lstm.hidden_size, 2 * lstm.hidden_size)  # the second of the blocks i, f, g, o
     with torch.no_grad():
         weights["bias_ih_l0"][forget] = 1.0
         weights["bias_hh_l0"][forget] = 0.0

@@ -1,4 +1,8 @@
-"""The acoustic model: log-mel features, the stacked encoder, and a linear CTC head."""
+"""The acoustic model: log-mel features, the LSTM encoder, and a linear CTC head.
+
+Letters in shapes: B utterances, N samples, T feature frames, T' encoder frames, F mel bins, H
+encoder width, V symbols, of which symbol 0 is the CTC blank.
+"""
 
 import math
 from collections.abc import Sequence
@@ -9,19 +13,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from asr.encoder import Context, Encoder, EncoderConfig, advance
+from asr.encoder import Context, Encoder, EncoderConfig, advance_encoders
 from asr.errors import ConfigError
-from asr.features import FeaturesConfig, LogMel, read_features
+from asr.features import FeaturesConfig, LogMel, advance_features
 
-MOST_FRAMES = 10_000  # of a chunk and its right context together
+MAX_CONTEXT_FRAMES = 10_000  # upper limit of a chunk and its right context together
 
 
 @dataclass(frozen=True)
 class Emissions:
-    """What the model says at each encoder frame.
+    """The model's output for a batch of utterances.
 
-    log_probs: (B, T', V) float32, normalized over V; symbol 0 is the blank.
-    lengths: (B,) valid frames of each utterance.
+    Attributes:
+        log_probs: (B, T', V) float32, normalized over V.
+        lengths: (B,) valid frames of each utterance.
     """
 
     log_probs: Tensor
@@ -29,7 +34,20 @@ class Emissions:
 
 
 class AcousticModel(nn.Module):
-    """Features -> `Emissions`. `features` makes them from waveforms, globally normalized."""
+    """Features (B, T, F) -> log-probabilities of symbols (B, T', V), trained with CTC.
+
+    The submodules are `features` (waveform to normalized log-mel frames), `encoder` and `head`.
+
+    Args:
+        features: how waveforms become feature frames.
+        encoder: the architecture of the encoder.
+        vocabulary_size: number V of symbols, the blank included.
+
+    Example:
+        >>> model = AcousticModel(FeaturesConfig(), EncoderConfig(), vocabulary_size=29)
+        >>> model.emit([np.zeros(16_000, np.float32)]).log_probs.shape
+        torch.Size([1, 25, 29])
+    """
 
     def __init__(
         self, features: FeaturesConfig, encoder: EncoderConfig, vocabulary_size: int
@@ -46,14 +64,14 @@ class AcousticModel(nn.Module):
         return self.encoder.config.stack * config.hop / config.sample_rate
 
     def frames(self, samples: int) -> int:
-        """Encoder frames T' of a recording of so many samples."""
+        """Return the number of encoder frames T' of a recording of `samples` samples."""
         return self.encoder.frames(self.features.frames(samples))
 
     def latency_seconds(self, context: Context) -> float:
-        """How long after a sound its text can come, by the algorithm alone, at the model's rate.
+        """Return the algorithmic latency at an operating point: how far text lags behind its sound.
 
-        The first sound of a chunk waits for the chunk, its right context and the last window. A
-        resampler before the features adds its own wait.
+        The first sound of a chunk waits for the rest of the chunk, its right context and the last
+        window. Resampling before the features adds to it.
         """
         config = self.features.config
         return (
@@ -61,18 +79,26 @@ class AcousticModel(nn.Module):
         )
 
     def context(self, latency_ms: float) -> Context:
-        """The operating point of at most this latency; ConfigError where even a frame takes longer.
+        """Return the operating point with at most this algorithmic latency.
 
-        Of a latency-controlled encoder's frames half are right context.
+        Args:
+            latency_ms: milliseconds. A latency-controlled encoder spends half of them on right
+                context.
+
+        Returns:
+            The chunk size and right context in encoder frames.
+
+        Raises:
+            ConfigError: the latency is shorter than one encoder frame takes, or too long.
         """
-        frame, least = self.frame_seconds, self.latency_seconds(Context(1))
+        frame, lowest = self.frame_seconds, self.latency_seconds(Context(1))
         frames = 0
         if math.isfinite(latency_ms):
-            frames = math.floor((latency_ms / 1000 - least) / frame + 1e-9) + 1
-        if not 1 <= frames < MOST_FRAMES:
+            frames = math.floor((latency_ms / 1000 - lowest) / frame + 1e-9) + 1
+        if not 1 <= frames < MAX_CONTEXT_FRAMES:
             raise ConfigError(
-                f"A latency of {latency_ms:g} ms is impossible; with this model it is from "
-                f"{math.ceil(1000 * least)} ms to {MOST_FRAMES * frame / 60:.0f} minutes."
+                f"a latency of {latency_ms:g} ms is impossible; with this model it is from "
+                f"{math.ceil(1000 * lowest)} ms to {MAX_CONTEXT_FRAMES * frame / 60:.0f} minutes"
             )
         right = frames // 2 if self.encoder.config.kind == "latency_controlled" else 0
         return Context(frames - right, right)
@@ -80,9 +106,18 @@ class AcousticModel(nn.Module):
     def forward(
         self, features: Tensor, lengths: Tensor, context: Context | None = None
     ) -> Emissions:
-        """Features (B, T, F), of which the first `lengths` (B,) frames are valid -> `Emissions`.
+        """Compute the log-probabilities of a ragged batch of features.
 
-        `context`: how far the encoder sees, see `Encoder.forward`; None: the whole recording.
+        Args:
+            features: normalized log-mel frames (B, T, F).
+            lengths: (B,) valid frames of each row.
+            context: chunk size and right context, see `Encoder.forward`; None for whole recordings.
+
+        Returns:
+            `Emissions` with log_probs (B, T', V) and lengths (B,).
+
+        Raises:
+            ConfigError: a bidirectional encoder was given a context.
         """
         x, lengths = self.encoder(features, lengths, context)  # (B, T', H)
         return Emissions(self._log_probs(x), lengths)
@@ -91,7 +126,18 @@ class AcousticModel(nn.Module):
     def emit(
         self, waveforms: Sequence[npt.NDArray[np.float32]], context: Context | None = None
     ) -> Emissions:
-        """`Emissions` of recordings, each (N,) at the model's sample rate, as one ragged batch."""
+        """Compute the log-probabilities of recordings as one ragged batch.
+
+        Args:
+            waveforms: B arrays (N,) in -1..1 at the model's sample rate.
+            context: as in `forward`.
+
+        Returns:
+            `Emissions` with log_probs (B, T', V) and lengths (B,), on the model's device.
+
+        Raises:
+            ConfigError: a bidirectional encoder was given a context.
+        """
         device = self.head.weight.device
         features = [self.features(torch.from_numpy(w).to(device)) for w in waveforms]  # (T, F) each
         lengths = torch.tensor([len(f) for f in features], device=device)
@@ -100,7 +146,17 @@ class AcousticModel(nn.Module):
         return emissions
 
     def stream(self, context: Context) -> "EmissionStream":
-        """The same log-probs from a waveform that arrives in pieces; ConfigError: bidirectional."""
+        """Start a recording that arrives in pieces.
+
+        Args:
+            context: chunk size and right context in encoder frames.
+
+        Returns:
+            A stream whose chunks `advance_models` reads.
+
+        Raises:
+            ConfigError: the encoder is bidirectional.
+        """
         return EmissionStream(self, context)
 
     def _log_probs(self, x: Tensor) -> Tensor:
@@ -108,70 +164,76 @@ class AcousticModel(nn.Module):
 
 
 class EmissionStream:
-    """Log-probs of one recording that arrives in pieces; equal to the model's on the whole of it.
+    """Log-probs of one recording that arrives in pieces, equal to the model's on the whole of it.
 
-    What arrives is kept as it is until `read_chunks` reads it, chunk by chunk: a piece that completes
-    no chunk costs next to nothing.
+    Samples are only stored until `advance_models` reads a chunk, so `accept` costs next to nothing.
     """
 
     def __init__(self, model: AcousticModel, context: Context) -> None:
         self.model = model
         self._encoder = model.encoder.stream(context)
-        self._sound = model.features.stream()
+        self._features = model.features.stream()
         self._ended = False
 
     def accept(self, waveform: npt.NDArray[np.float32]) -> None:
-        """Take the next samples (N,), which nobody may change from now on."""
-        self._sound.accept(waveform)
+        """Take the next samples (N,). The array is not copied; the caller must not change it."""
+        self._features.accept(waveform)
 
     def end(self) -> None:
-        """Nothing follows."""
+        """End the recording."""
         self._ended = True
 
     @property
     def ready(self) -> bool:
         """Whether a chunk can be read."""
-        return self.is_followed or (
-            self._ended and (self._sound.frames > 0 or not self._encoder.is_empty)
+        return self.has_right_context or (
+            self._ended and (self._features.frames > 0 or not self._encoder.is_empty)
         )
 
     @property
-    def is_followed(self) -> bool:
-        """Whether the next chunk's right context is all there."""
-        frames, stack = self._sound.frames, self.model.encoder.config.stack
-        # The last, incomplete stack counts where nothing follows.
-        return (-(-frames // stack) if self._ended else frames // stack) >= self._encoder.missing
+    def has_right_context(self) -> bool:
+        """Whether the next chunk and its whole right context have arrived."""
+        frames, stack = self._features.frames, self.model.encoder.config.stack
+        # At the end of the recording the last, incomplete stack counts as an encoder frame.
+        complete = -(-frames // stack) if self._ended else frames // stack
+        return complete >= self._encoder.missing_frames
 
     @torch.inference_mode()
     def restart(self, frames: int) -> None:
-        """As `EncoderStream.restart` does."""
+        """Start a new signal, see `EncoderStream.restart`."""
         self._encoder.restart(frames)
 
 
 @torch.inference_mode()
-def read_chunks(streams: Sequence[EmissionStream]) -> list[npt.NDArray[np.float32]]:
-    """The log-probs (n, V) of the next chunk of each stream, computed together; n = 0: not ready.
+def advance_models(streams: Sequence[EmissionStream]) -> list[npt.NDArray[np.float32]]:
+    """Read the next chunk of every stream that is ready, all of them together.
 
-    The streams are of one model and context. What comes out does not depend on the company.
+    A stream's result does not depend on the other streams.
+
+    Args:
+        streams: streams of one model and one context.
+
+    Returns:
+        The chunk's log-probs (n, V) of each stream; n = 0 if it is not ready.
     """
     if not streams:
         return []
     model = streams[0].model
-    _read_sound([stream for stream in streams if stream.ready])
-    frames = advance([stream._encoder for stream in streams])  # (n, H) each
+    _feed_encoders([stream for stream in streams if stream.ready])
+    frames = advance_encoders([stream._encoder for stream in streams])  # (n, H) each
     log_probs = model._log_probs(torch.cat(frames)).cpu().numpy()  # (sum of n, V)
     edges = np.cumsum([len(rows) for rows in frames])
     return np.split(log_probs, edges[:-1])
 
 
-def _read_sound(streams: Sequence[EmissionStream]) -> None:
-    """Give the encoder the features that the next chunk of each of these streams needs."""
+def _feed_encoders(streams: Sequence[EmissionStream]) -> None:
+    """Compute the features that each stream's next chunk needs and pass them to its encoder."""
     if not streams:
         return
     stack = streams[0].model.encoder.config.stack
-    counts = [min(s._sound.frames, s._encoder.missing * stack) for s in streams]
-    found = read_features([stream._sound for stream in streams], counts)
+    counts = [min(s._features.frames, s._encoder.missing_frames * stack) for s in streams]
+    found = advance_features([stream._features for stream in streams], counts)
     for stream, features in zip(streams, found, strict=True):
         stream._encoder.accept(features)
-        if stream._ended and not stream._sound.frames:
+        if stream._ended and not stream._features.frames:
             stream._encoder.end()

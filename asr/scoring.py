@@ -1,7 +1,7 @@
-"""Word and character error rates: references against hypotheses, paired by utterance id.
+"""Word and character error rates of hypotheses against references, paired by utterance id.
 
-The alignment is Levenshtein's, from jiwer. A rate is the sum of all errors over the sum of all
-reference words or characters, never a mean of rates.
+The alignment is Levenshtein's, computed by jiwer. A rate is the number of all errors divided by the
+number of all reference words or characters; it is not a mean of the utterances' rates.
 """
 
 from collections import Counter
@@ -16,16 +16,26 @@ import numpy.typing as npt
 from asr.errors import ScoreError
 from asr.text import normalize
 
-LINE_WIDTH = 100
-"""Columns of the alignment view."""
-
-RESAMPLES = 10_000
-"""Of a bootstrap."""
+LINE_WIDTH = 100  # columns of the alignment view
+RESAMPLES = 10_000  # bootstrap resamples of a confidence interval
 
 
 @dataclass(frozen=True, slots=True)
 class UtteranceScore:
-    """One utterance, both texts normalized; `alignment` pairs their words, "" for a missing one."""
+    """The errors of one utterance.
+
+    Attributes:
+        id: the utterance's id.
+        reference: the normalized reference.
+        hypothesis: the normalized hypothesis.
+        alignment: pairs of a reference word and a hypothesis word, "" for a missing one.
+        words: reference words.
+        substitutions: words replaced by others.
+        insertions: extra words in the hypothesis.
+        deletions: words missing in the hypothesis.
+        characters: reference characters, spaces included.
+        character_errors: edit distance in characters.
+    """
 
     id: str
     reference: str
@@ -46,11 +56,26 @@ class UtteranceScore:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The errors of a set of utterances, in the order of the references.
+    """The errors of a set of utterances; `score` computes it.
 
-    Rates are fractions and may exceed 1. Characters include the single spaces between words. With
-    no reference word at all (every utterance silent) each inserted word counts as 1, as in jiwer:
-    the rate is the number of errors, 0 when nothing was inserted; likewise for characters.
+    Rates are fractions and may exceed 1. If there is no reference word at all, because every
+    utterance is silent, the rate is the number of inserted words, as in jiwer. Characters are
+    counted likewise and include the single spaces between words.
+
+    Attributes:
+        profile: the text profile by which both sides were normalized.
+        utterances: the utterances' scores, in the order of the references.
+        words: reference words.
+        substitutions: words replaced by others.
+        insertions: extra words in the hypotheses.
+        deletions: words missing in the hypotheses.
+        characters: reference characters.
+        character_errors: sum of the edit distances in characters.
+
+    Example:
+        >>> report = score({"a": "one two three"}, {"a": "one too three"})
+        >>> f"{report.wer:.3f} {report.confusions()}"
+        "0.333 [('two', 'too', 1)]"
     """
 
     profile: str
@@ -78,10 +103,14 @@ class Report:
         return self.character_errors / max(self.characters, 1)
 
     def wer_interval(self) -> tuple[float, float]:
-        """The ends of the WER's 95 % interval: a bootstrap over the utterances (Bisani & Ney 2004).
+        """Compute the 95 % confidence interval of the WER by a bootstrap over the utterances.
 
-        It knows nothing of speakers: of few ones, others may differ more than it says. The same
-        each time.
+        Bisani and Ney (2004), "Bootstrap estimates for confidence intervals in ASR performance
+        evaluation". It ignores speakers: if there are only a few, the WER of others may well lie
+        outside. The random numbers are fixed, so repeated calls agree.
+
+        Returns:
+            The lower and the upper end, as fractions.
         """
         return _bootstrap(
             [utterance.errors for utterance in self.utterances],
@@ -99,9 +128,9 @@ class Report:
         return self.sentence_errors / len(self.utterances)
 
     def confusions(self, n: int = 10) -> list[tuple[str, str, int]]:
-        """The `n` most frequent errors: (reference word, hypothesis word, count).
+        """Return the `n` most frequent errors as (reference word, hypothesis word, count).
 
-        "" for the reference of an insertion and the hypothesis of a deletion.
+        The reference of an insertion and the hypothesis of a deletion are "".
         """
         counts = Counter(
             pair
@@ -113,16 +142,16 @@ class Report:
         return [(reference, hypothesis, count) for (reference, hypothesis), count in ranked[:n]]
 
     def worst(self, n: int = 10) -> list[UtteranceScore]:
-        """The `n` utterances with the most word errors; among equals, the shorter first."""
+        """Return the `n` utterances with the most word errors, the shorter of equals first."""
         wrong = [utterance for utterance in self.utterances if utterance.errors]
         return sorted(wrong, key=lambda u: (-u.errors, u.words, u.id))[:n]
 
     def alignment(self, n: int = 10) -> str:
-        """The worst `n` utterances, word under word, errors marked S, I and D."""
-        return "\n\n".join(_draw(utterance) for utterance in self.worst(n))
+        """Format the worst `n` utterances, word under word, with errors marked S, I and D."""
+        return "\n\n".join(_format_alignment(utterance) for utterance in self.worst(n))
 
     def summary(self) -> str:
-        """One line: the rates and what they are made of."""
+        """Format the rates and their counts as one line."""
         return (
             f"WER {100 * self.wer:.2f} % (S {self.substitutions}, I {self.insertions}, "
             f"D {self.deletions} of {self.words} words), CER {100 * self.cer:.2f} %, "
@@ -131,7 +160,7 @@ class Report:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data: the figures, the 20 most frequent errors, and every utterance."""
+        """Return plain JSON data: all figures, the 20 most frequent errors, every utterance."""
         return {
             "profile": self.profile,
             "wer": self.wer,
@@ -170,25 +199,27 @@ class Report:
 def score(
     references: Mapping[str, str], hypotheses: Mapping[str, str], profile: str = "plain"
 ) -> Report:
-    """Compares the texts of the same utterance ids, both sides normalized by `profile`.
+    """Count the word and character errors of hypotheses.
 
-    Empty texts are legal on either side. Raises `ScoreError` where an id has no partner or there
-    is nothing to score, and `TextError` for an unknown profile.
+    Args:
+        references: the correct text of each utterance id; it may be empty.
+        hypotheses: the recognized text of the same ids, in any order; it may be empty.
+        profile: how both sides are normalized first, see `asr.text.normalize`.
+
+    Returns:
+        The report, with utterances in the order of the references.
+
+    Raises:
+        ScoreError: an id occurs on one side only, or there is no utterance.
+        TextError: there is no such profile.
+
+    Example:
+        >>> score({"a": "Yes, sir!"}, {"a": "yes sir"}, profile="english").wer
+        0.0
     """
-    if references.keys() != hypotheses.keys():
-        sides = {
-            "references": references.keys() - hypotheses.keys(),
-            "hypotheses": hypotheses.keys() - references.keys(),
-        }
-        found = [
-            f"{len(ids)} only in the {side} ({_list(ids)})" for side, ids in sides.items() if ids
-        ]
-        raise ScoreError(
-            f"references and hypotheses are not of the same utterances: {' and '.join(found)}; "
-            "give each id a text on both sides, an empty one where nothing was said or recognized"
-        )
+    _require_same_ids(references, hypotheses)
     if not references:
-        raise ScoreError("there is no utterance to score: the references are empty")
+        raise ScoreError("there is no utterance to score; give at least one reference")
 
     expected = [normalize(text, profile) for text in references.values()]
     recognized = [normalize(hypotheses[id], profile) for id in references]
@@ -217,25 +248,51 @@ def score(
     )
 
 
-def compare_wer(report: Report, other: Report) -> tuple[float, float, float]:
-    """The WER of a report minus that of another one of the same utterances, and its 95 % interval.
+def _require_same_ids(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> None:
+    if references.keys() == hypotheses.keys():
+        return
+    sides = {
+        "references": references.keys() - hypotheses.keys(),
+        "hypotheses": hypotheses.keys() - references.keys(),
+    }
+    found = [
+        f"{len(ids)} only in the {side} ({_list_ids(ids)})" for side, ids in sides.items() if ids
+    ]
+    raise ScoreError(
+        f"references and hypotheses are not of the same utterances ({' and '.join(found)}); "
+        "give each id a text on both sides, an empty one if nothing was said or recognized"
+    )
 
-    (difference, low, high): a bootstrap over the utterances, which both share. Raises ScoreError
-    where the utterances are not the same.
+
+def compare_wer(report: Report, other: Report) -> tuple[float, float, float]:
+    """Compare the WER of two reports on the same utterances by a paired bootstrap.
+
+    Args:
+        report: one report.
+        other: another report of the same references, in the same order.
+
+    Returns:
+        The first WER minus the second, and the lower and upper end of the difference's 95 %
+        confidence interval.
+
+    Raises:
+        ScoreError: the utterances differ.
     """
     pairs = list(zip(report.utterances, other.utterances, strict=False))
     if len(report.utterances) != len(other.utterances) or any(a.id != b.id for a, b in pairs):
-        raise ScoreError("two reports are compared that are not of the same utterances")
+        raise ScoreError(
+            "the two reports are not of the same utterances; score the same references"
+        )
     low, high = _bootstrap([a.errors - b.errors for a, b in pairs], [a.words for a, _ in pairs])
     return report.wer - other.wer, low, high
 
 
 def _bootstrap(errors: Sequence[int], words: Sequence[int]) -> tuple[float, float]:
-    """The 95 % interval of the sum of errors over the sum of words, by utterance."""
+    """Bootstrap the 95 % interval of sum(errors) / sum(words) over the utterances."""
     counts: npt.NDArray[np.int64] = np.array([errors, words])
     random = np.random.default_rng(1)
-    drawn = (random.integers(len(errors), size=len(errors)) for _ in range(RESAMPLES))
-    sums = np.array([counts[:, some].sum(axis=1) for some in drawn])  # (RESAMPLES, 2)
+    samples = (random.integers(len(errors), size=len(errors)) for _ in range(RESAMPLES))
+    sums = np.array([counts[:, sample].sum(axis=1) for sample in samples])  # (RESAMPLES, 2)
     low, high = np.quantile(sums[:, 0] / np.maximum(sums[:, 1], 1), (0.025, 0.975))
     return float(low), float(high)
 
@@ -253,7 +310,7 @@ def _score_utterance(
     for chunk in chunks:
         left = expected[chunk.ref_start_idx : chunk.ref_end_idx]
         right = recognized[chunk.hyp_start_idx : chunk.hyp_end_idx]
-        size = _length(chunk)
+        size = _chunk_length(chunk)
         counts[chunk.type] += size
         alignment += zip(left or [""] * size, right or [""] * size, strict=True)
     return UtteranceScore(
@@ -271,20 +328,20 @@ def _score_utterance(
 
 
 def _count_errors(chunks: list[jiwer.AlignmentChunk]) -> int:
-    return sum(_length(chunk) for chunk in chunks if chunk.type != "equal")
+    return sum(_chunk_length(chunk) for chunk in chunks if chunk.type != "equal")
 
 
-def _length(chunk: jiwer.AlignmentChunk) -> int:
-    """Units in a chunk: as many on both sides, or all on one."""
+def _chunk_length(chunk: jiwer.AlignmentChunk) -> int:
+    """Number of words or characters in a chunk: equal on both sides, or all on one side."""
     return max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
 
 
-def _list(ids: Iterable[str]) -> str:
+def _list_ids(ids: Iterable[str]) -> str:
     ids = sorted(ids)
     return ", ".join(map(repr, ids[:5])) + (", ..." if len(ids) > 5 else "")
 
 
-def _draw(utterance: UtteranceScore) -> str:
+def _format_alignment(utterance: UtteranceScore) -> str:
     lines = [
         f"{utterance.id}: S {utterance.substitutions}, I {utterance.insertions}, "
         f"D {utterance.deletions} of {utterance.words} words"

@@ -26,7 +26,7 @@ from asr.decoder.hypothesis import Hypothesis
 from asr.encoder import Context
 from asr.endpoint import Endpointer
 from asr.errors import AsrError, AudioError
-from asr.model import AcousticModel, read_chunks
+from asr.model import AcousticModel, advance_models
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000  # hertz; as for files
 LogProbs = npt.NDArray[np.float32]  # (T', V)
@@ -109,8 +109,8 @@ def read_segments(streams: Sequence[SegmentStream]) -> list[tuple[Segment, bool]
     The encoder reads a chunk of all those that are ready together; n = 0 where one is not, and in
     the pauses between segments.
     """
-    last = [not stream.emissions.is_followed for stream in streams]
-    chunks = read_chunks([stream.emissions for stream in streams])
+    last = [not stream.emissions.has_right_context for stream in streams]
+    chunks = advance_models([stream.emissions for stream in streams])
     return [
         stream.cut(rows, is_last)
         for stream, rows, is_last in zip(streams, chunks, last, strict=True)

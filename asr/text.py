@@ -1,7 +1,7 @@
 """Text on both sides of the model: normalized transcripts, and characters <-> ids.
 
-Symbol 0 of every vocabulary is the CTC blank; it stands for "no new character" and never occurs in
-text. Nothing is lost in silence here: a character without an id is an error that names it.
+Symbol 0 of every vocabulary is the CTC blank, which stands for "no new character" and never occurs
+in text. Characters without an id are never dropped silently: they raise an error that names them.
 """
 
 import re
@@ -14,6 +14,7 @@ from asr.errors import TextError
 
 BLANK = "<blank>"
 
+# The text profiles that `normalize` knows, each with a description for help texts.
 PROFILES: dict[str, str] = {
     "plain": "lower case, white space collapsed",
     "english": "for cased and punctuated references: lower case, accents to ASCII, hyphens and "
@@ -23,10 +24,19 @@ PROFILES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The symbols a model writes: `symbols[0]` is the blank, every other one a single character.
+    """The symbols that a model can output, the CTC blank first.
 
-    Hashable, and equal to any vocabulary of the same symbols in the same order. Raises `TextError`
-    where the symbols are not such a list.
+    It is hashable and equal to any vocabulary with the same symbols in the same order.
+
+    Attributes:
+        symbols: V strings; `symbols[0]` is the blank, every other one a different single character.
+
+    Raises:
+        TextError: the symbols are no such list.
+
+    Example:
+        >>> Vocabulary.english().encode("it's")
+        [10, 21, 28, 20]
     """
 
     symbols: tuple[str, ...]
@@ -35,47 +45,62 @@ class Vocabulary:
     def __post_init__(self) -> None:
         if self.symbols[:1] != (BLANK,) or len(self.symbols) < 2:
             raise TextError(
-                f"a vocabulary is {BLANK!r} followed by at least one character, "
-                f"but these symbols begin {list(self.symbols[:3])!r}"
+                f"a vocabulary is {BLANK!r} followed by at least one character, but this one "
+                f"begins with {list(self.symbols[:3])!r}; put the blank first"
             )
         ids: dict[str, int] = {}
         for index, symbol in enumerate(self.symbols[1:], start=1):
             if not isinstance(symbol, str) or len(symbol) != 1:
-                raise TextError(f"symbol {index} of a vocabulary is {symbol!r}, not one character")
+                raise TextError(
+                    f"symbol {index} of a vocabulary is {symbol!r}; it must be one character"
+                )
             if symbol.isspace() and symbol != " ":
                 raise TextError(
-                    f"symbol {index} of a vocabulary is the white space {_name(symbol)}; "
-                    "only the space may part words: normalize the text"
+                    f"symbol {index} of a vocabulary is the white space {_describe(symbol)}, but "
+                    "only the space may separate words; normalize the text"
                 )
             if symbol in ids:
                 raise TextError(
-                    f"symbols {ids[symbol]} and {index} are both {symbol!r}: leave one out"
+                    f"symbols {ids[symbol]} and {index} of a vocabulary are both {symbol!r}; leave "
+                    "one out"
                 )
             ids[symbol] = index
         object.__setattr__(self, "_ids", ids)
 
     @classmethod
     def english(cls) -> "Vocabulary":
-        """The default: blank, space, a to z and the apostrophe (29 symbols)."""
+        """Return the default vocabulary of 29 symbols: blank, space, a to z, apostrophe."""
         return cls((BLANK, *" abcdefghijklmnopqrstuvwxyz'"))
 
     @classmethod
     def from_transcripts(cls, transcripts: Iterable[str]) -> "Vocabulary":
-        """Blank and every character of the (normalized) transcripts, in code point order."""
+        """Build the vocabulary of normalized transcripts.
+
+        Args:
+            transcripts: texts, of which at least one is not empty.
+
+        Returns:
+            The blank and every character that occurs, in code point order.
+
+        Raises:
+            TextError: there is no character, or white space other than the space.
+        """
         characters: set[str] = set()
         for transcript in transcripts:
             characters.update(transcript)
         if not characters:
-            raise TextError("a vocabulary cannot be built from transcripts without a character")
+            raise TextError(
+                "a vocabulary cannot be built from transcripts without a character; give texts"
+            )
         return cls((BLANK, *sorted(characters)))
 
     @classmethod
     def from_list(cls, symbols: Iterable[str]) -> "Vocabulary":
-        """What `to_list` gave, checked."""
+        """Rebuild a vocabulary from `to_list`. Raises TextError if the list is not valid."""
         return cls(tuple(symbols))
 
     def to_list(self) -> list[str]:
-        """The symbols in id order, as plain JSON data."""
+        """Return the symbols in id order, as plain JSON data."""
         return list(self.symbols)
 
     def __len__(self) -> int:
@@ -83,48 +108,65 @@ class Vocabulary:
 
     @property
     def space(self) -> int | None:
-        """The id of the space, or None where words are not parted."""
+        """The id of the space, or None if the vocabulary has none."""
         return self._ids.get(" ")
 
     def encode(self, text: str, where: str = "") -> list[int]:
-        """The id of each character of `text`; `where` (an utterance id) is named in errors.
+        """Convert text to ids.
 
-        Raises `TextError` for empty text, and for characters that the vocabulary lacks.
+        Args:
+            text: normalized text, not empty.
+            where: what to call the text in errors, such as the utterance's id.
+
+        Returns:
+            The U ids of the characters, each from 1 to V - 1.
+
+        Raises:
+            TextError: the text is empty or has characters that the vocabulary lacks.
         """
         try:
             ids = list(map(self._ids.__getitem__, text))
         except KeyError:
-            unknown = [_name(c) for c in dict.fromkeys(text) if c not in self._ids]
+            unknown = [_describe(c) for c in dict.fromkeys(text) if c not in self._ids]
             more = f" and {len(unknown) - 5} more characters" if len(unknown) > 5 else ""
             raise TextError(
                 f"{where or repr(text[:40])} holds {', '.join(unknown[:5])}{more}, not in the "
-                f"vocabulary of {len(self)} symbols: normalize the text, mend or leave out the "
+                f"vocabulary of {len(self)} symbols; normalize the text, fix or leave out the "
                 "utterance, or build the vocabulary from the transcripts"
             ) from None
         if not ids:
             raise TextError(
-                f"{where or 'a transcript'} has empty text: give it words or leave it out"
+                f"{where or 'a transcript'} has empty text; give it words or leave it out"
             )
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The characters of `ids`, one each; decoders have removed CTC's repeats and blanks.
+        """Convert ids to text, one character per id.
 
-        Raises `TextError` for the blank and for ids outside the vocabulary.
+        Args:
+            ids: ids from which a decoder has removed CTC's repeats and blanks.
+
+        Returns:
+            The text.
+
+        Raises:
+            TextError: an id is the blank or outside the vocabulary.
         """
         numbers = [int(i) for i in ids]
         for number in numbers:
             if not 0 < number < len(self):
-                raise TextError(f"id {number} is no character: they run from 1 to {len(self) - 1}")
+                raise TextError(
+                    f"id {number} is no character; ids of characters run from 1 to {len(self) - 1}"
+                )
         return "".join([self.symbols[number] for number in numbers])
 
 
 def ctc_frames_needed(ids: Iterable[int] | str) -> int:
-    """The fewest frames in which CTC can write `ids`: one each, and a blank inside each repeat.
+    """Return the minimum number of encoder frames for which CTC can output `ids` (U,).
 
-    A text does as well, where every character has an id of its own.
-
-    Graves et al. 2006, "Connectionist Temporal Classification", section 3.1.
+    Every id needs a frame, and two equal ids in a row need a blank between them. A text works like
+    its ids if every character has its own. Graves et al. (2006), "Connectionist temporal
+    classification", section 3.1.
     """
     symbols = list(ids)
     repeats: int = sum(map(eq, symbols, symbols[1:]))
@@ -132,42 +174,57 @@ def ctc_frames_needed(ids: Iterable[int] | str) -> int:
 
 
 def normalize(text: str, profile: str = "plain") -> str:
-    """`text` in the form that `PROFILES[profile]` describes; doing it twice changes nothing more.
+    """Bring text into the form in which transcripts are trained on and scored.
 
-    Raises `TextError` for a profile that does not exist.
+    Normalizing a second time changes nothing.
+
+    Args:
+        text: any text.
+        profile: "plain" (lower case, single spaces) or "english", which also removes accents and
+            punctuation and separates hyphenated words; see `PROFILES`.
+
+    Returns:
+        The normalized text, which may be empty.
+
+    Raises:
+        TextError: there is no such profile.
+
+    Example:
+        >>> normalize("“Don’t!” she said, twenty-one.", "english")
+        "don't she said twenty one"
     """
-    if profile not in _NORMALISERS:
+    if profile not in _NORMALIZERS:
         raise TextError(
-            f"there is no text profile {profile!r}: choose one of {', '.join(map(repr, PROFILES))}"
+            f"there is no text profile {profile!r}; choose one of {', '.join(map(repr, PROFILES))}"
         )
-    return _NORMALISERS[profile](text)
+    return _NORMALIZERS[profile](text)
 
 
-def _name(character: str) -> str:
+def _describe(character: str) -> str:
     return f"{character!r} (U+{ord(character):04X})"
 
 
 def _plain(text: str) -> str:
-    # NFC: é must count as the same letter whether it came as one code point or as two.
+    # NFC: é must be the same letter whether it is encoded as one code point or as two.
     return " ".join(unicodedata.normalize("NFC", text.lower()).split())
 
 
 class _EnglishTable(dict[int, str | None]):
-    """`str.translate` table from decomposed lower-case text, filled as characters turn up."""
+    """A table for `str.translate` of decomposed lower-case text, filled as characters occur."""
 
-    SPACED = frozenset("/\\_")
-    # Read aloud, like digits: dropping them would falsify a transcript, so the vocabulary refuses
-    # them by name.
+    SPACED = frozenset("/\\_")  # punctuation that becomes a space
+    # Symbols that are read aloud, like digits. Dropping them would falsify the transcript, so they
+    # stay, and the vocabulary raises an error that names them.
     SPOKEN = frozenset("%@#")
 
     def __missing__(self, code: int) -> str | None:
         character = chr(code)
         category = unicodedata.category(character)  # Pd: dashes; Cf: soft hyphens, direction marks
-        accent = 0x300 <= code <= 0x36F
-        punctuation = category.startswith("P") and character not in self.SPOKEN
+        is_accent = 0x300 <= code <= 0x36F
+        is_punctuation = category.startswith("P") and character not in self.SPOKEN
         if category == "Pd" or character in self.SPACED:
             self[code] = " "
-        elif accent or punctuation or category == "Cf":
+        elif is_accent or is_punctuation or category == "Cf":
             self[code] = None
         else:
             self[code] = character
@@ -181,14 +238,15 @@ _ENGLISH = _EnglishTable(
         **{ord("æ"): "ae", ord("œ"): "oe", ord("ß"): "ss", ord("þ"): "th", ord("ı"): "i"},
     }
 )
-# An ellipsis, or punctuation typed without its space ("yes,sir"): dropping would join two words.
+# An ellipsis, or punctuation without a space after it ("yes,sir"). It becomes a space, because
+# dropping it would join two words.
 _WORD_BREAK = re.compile(r"\.{2,}|(?<=[^\W\d_]|[\u0300-\u036f])[,;:!?]+(?=[^\W\d_])")
-# Apostrophes at a word's left edge, at its right edge, and beside no word.
+# Apostrophes at a word's left edge (group 1), at its right edge (group 2), and standing alone.
 _OUTER_APOSTROPHE = re.compile(r"(?<![^\s'])(')(?=[^\s'])|(?<=[^\s'])(')(?![^\s'])|(?<!\S)'(?!\S)")
 
 
 def _english(text: str) -> str:
-    text = text.replace("´", "'")  # decomposes into a space and an accent
+    text = text.replace("´", "'")  # NFKD would decompose it into a space and an accent
     text = unicodedata.normalize("NFKD", text).lower()
     text = _WORD_BREAK.sub(" ", text).translate(_ENGLISH)
     text = " ".join(unicodedata.normalize("NFC", text).split())
@@ -196,13 +254,13 @@ def _english(text: str) -> str:
 
 
 def _drop_single_quotes(text: str) -> str:
-    """Without the apostrophes that quote ('like this'), with those that are part of a word.
+    """Drop apostrophes that quote ('like this') and keep those that are part of a word.
 
-    The edge of a word is ambiguous: "the hours' play", "'tis". Pairs of a left and a right edge,
-    matched like brackets, are quotes and go; what has no partner stays.
+    An apostrophe at a word's edge is ambiguous: "the hours' play", "'tis". Left and right edges are
+    matched like brackets; pairs are quotes and are dropped, single ones are kept.
     """
     text = re.sub("''+", "'", text)
-    opened: list[int] = []
+    opened: list[int] = []  # positions of left quotes without a partner so far
     dropped: set[int] = set()
     for match in _OUTER_APOSTROPHE.finditer(text):
         if match[1]:
@@ -215,4 +273,4 @@ def _drop_single_quotes(text: str) -> str:
     return " ".join(kept.split())
 
 
-_NORMALISERS: dict[str, Callable[[str], str]] = {"plain": _plain, "english": _english}
+_NORMALIZERS: dict[str, Callable[[str], str]] = {"plain": _plain, "english": _english}

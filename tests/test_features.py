@@ -1,4 +1,4 @@
-"""Log-mel features: equal to librosa's and torchaudio's, and the same in pieces as whole (law 2)."""
+"""Log-mel features: equal to librosa's and torchaudio's, and to themselves in pieces (law 2)."""
 
 import itertools
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from asr.audio.waveform import load_audio
 from asr.errors import AudioError, ConfigError
-from asr.features import FeaturesConfig, LogMel, mel_filters, read_features
+from asr.features import FeaturesConfig, LogMel, advance_features, mel_filters
 
 
 def noise(samples: int, seed: int = 0) -> torch.Tensor:
@@ -19,7 +19,7 @@ def noise(samples: int, seed: int = 0) -> torch.Tensor:
 
 
 def aligned(log_mel: LogMel, waveform: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """Features, and the zeros on each side that make other libraries cut the same windows."""
+    """Features, and the padding on each side with which other libraries cut the same windows."""
     return log_mel(waveform), (log_mel.fft - log_mel.config.window) // 2
 
 
@@ -31,7 +31,7 @@ def aligned(log_mel: LogMel, waveform: torch.Tensor) -> tuple[torch.Tensor, int]
         FeaturesConfig(sample_rate=8000, high_hz=4000.0, mels=40),
     ],
 )
-def test_equal_to_librosa(config: FeaturesConfig) -> None:
+def test_features_equal_librosa(config: FeaturesConfig) -> None:
     import librosa
 
     waveform = noise(24_000)
@@ -64,7 +64,7 @@ def test_equal_to_librosa(config: FeaturesConfig) -> None:
     )
 
 
-def test_equal_to_torchaudio() -> None:
+def test_features_equal_torchaudio() -> None:
     torchaudio = pytest.importorskip("torchaudio", exc_type=ImportError)
     config = FeaturesConfig()
     waveform = noise(24_000)
@@ -89,14 +89,14 @@ def test_equal_to_torchaudio() -> None:
 
 @given(samples=st.integers(0, 3000))
 @settings(deadline=None)
-def test_frames_counts_what_forward_gives(samples: int) -> None:
+def test_frames_is_the_length_of_the_features(samples: int) -> None:
     log_mel = LogMel(FeaturesConfig())
     assert log_mel(noise(samples)).shape == (log_mel.frames(samples), 80)
 
 
 @given(cuts=st.lists(st.integers(0, 4000), max_size=30), seed=st.integers(0, 100))
 @settings(deadline=None)
-def test_any_pieces_give_the_frames_of_the_whole(cuts: list[int], seed: int) -> None:
+def test_any_pieces_give_the_features_of_the_whole(cuts: list[int], seed: int) -> None:
     log_mel = LogMel(FeaturesConfig())
     waveform = noise(4000, seed)
     edges = [0, *sorted(cuts), 4000]
@@ -106,29 +106,29 @@ def test_any_pieces_give_the_frames_of_the_whole(cuts: list[int], seed: int) -> 
 
 
 def read_in_pieces(log_mel: LogMel, pieces: Iterable[torch.Tensor]) -> torch.Tensor:
-    """The features of the pieces of a waveform, read as soon as they are there."""
+    """The features of a waveform's pieces, each read as soon as it can be."""
     stream = log_mel.stream()
     found = []
     for piece in pieces:
         stream.accept(piece.numpy())
-        found += read_features([stream], [stream.frames])
+        found += advance_features([stream], [stream.frames])
     return torch.cat(found)
 
 
-def test_streams_that_are_read_together_give_what_each_gives_alone() -> None:
+def test_streams_advanced_together_equal_each_one_alone() -> None:
     log_mel = LogMel(FeaturesConfig())
     waveforms = [noise(samples, seed) for seed, samples in enumerate((4000, 100, 3000, 400))]
     streams = [log_mel.stream() for _ in waveforms]
     for stream, waveform in zip(streams, waveforms, strict=True):
         stream.accept(waveform.numpy())
-    first = read_features(streams, [5, 0, 17, 1])
+    first = advance_features(streams, [5, 0, 17, 1])
     assert [len(features) for features in first] == [5, 0, 17, 1]
-    second = read_features(streams, [stream.frames for stream in streams])
+    second = advance_features(streams, [stream.frames for stream in streams])
     for waveform, *parts in zip(waveforms, first, second, strict=True):
         torch.testing.assert_close(torch.cat(parts), log_mel(waveform), atol=1e-5, rtol=0)
 
 
-def test_samples_one_by_one_on_real_speech(shared) -> None:
+def test_real_speech_sample_by_sample_equals_the_whole(shared) -> None:
     path = next((shared / "LibriSpeech" / "dev-mini").rglob("*.mp3"))
     waveform = torch.from_numpy(load_audio(path)[:4000])
     log_mel = LogMel(FeaturesConfig())
@@ -143,16 +143,16 @@ def test_normalization_is_global_and_measured() -> None:
     together = torch.cat([log_mel(loud), log_mel(soft)])
     torch.testing.assert_close(together.mean(dim=0), torch.zeros(80), atol=1e-3, rtol=0)
     torch.testing.assert_close(together.std(dim=0), torch.ones(80), atol=1e-2, rtol=0)
-    assert log_mel(soft).mean() < -1  # a soft recording stays soft: nothing is normalized per file
+    assert log_mel(soft).mean() < -1  # a soft recording stays soft: it is not normalized alone
 
 
-def test_a_bin_that_never_varies_is_not_blown_up() -> None:
+def test_a_constant_bin_keeps_its_scale() -> None:
     log_mel = LogMel(FeaturesConfig())
     log_mel.measure([np.zeros(16_000, np.float32)])
     assert torch.equal(log_mel.std, torch.ones(80))
 
 
-def test_nothing_to_measure() -> None:
+def test_measuring_no_frame_raises_an_error() -> None:
     with pytest.raises(AudioError, match="as long as one feature window"):
         LogMel(FeaturesConfig()).measure([np.zeros(100, np.float32)])
 
@@ -169,6 +169,6 @@ def test_nothing_to_measure() -> None:
         ({"mels": 300}, "features.mels"),
     ],
 )
-def test_impossible_values_are_named(values, named: str) -> None:
+def test_impossible_values_raise_an_error_that_names_them(values, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         LogMel(FeaturesConfig(**values))

@@ -1,4 +1,4 @@
-"""The acoustic model: normalized log-probs, batch invariance (law 1), streaming (law 2)."""
+"""The acoustic model: normalized log-probs, batch invariance (law 1) and streaming (law 2)."""
 
 from itertools import pairwise
 
@@ -12,7 +12,7 @@ from asr.audio.waveform import load_audio
 from asr.encoder import Context, EncoderConfig
 from asr.errors import ConfigError
 from asr.features import FeaturesConfig
-from asr.model import AcousticModel, EmissionStream, read_chunks
+from asr.model import AcousticModel, EmissionStream, advance_models
 
 
 def model(seed: int = 0, **values) -> AcousticModel:
@@ -46,7 +46,7 @@ def test_log_probs_are_normalized_float32_in_training_and_evaluation() -> None:
 )
 @given(samples=st.lists(st.integers(0, 8000), min_size=1, max_size=5))
 @settings(deadline=None, max_examples=20)
-def test_alone_and_in_a_batch_are_the_same(
+def test_an_utterance_alone_equals_it_in_a_batch(
     kind: str, context: Context | None, samples: list[int]
 ) -> None:
     net = model(kind=kind)
@@ -64,7 +64,7 @@ def test_alone_and_in_a_batch_are_the_same(
 def drain(stream: EmissionStream) -> list[np.ndarray]:
     found = []
     while stream.ready:
-        found += read_chunks([stream])
+        found += advance_models([stream])
     return found
 
 
@@ -97,7 +97,7 @@ def test_any_pieces_give_the_log_probs_of_the_whole(
 
 
 @pytest.mark.parametrize("kind", ["forward", "latency_controlled"])
-def test_real_speech_sample_by_sample(shared, kind: str) -> None:
+def test_real_speech_sample_by_sample_equals_the_whole(shared, kind: str) -> None:
     path = next((shared / "LibriSpeech" / "dev-mini").rglob("*.mp3"))
     waveform = load_audio(path)[:6000]
     net, context = model(kind=kind), Context(2, 1)
@@ -108,7 +108,7 @@ def test_real_speech_sample_by_sample(shared, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["forward", "latency_controlled"])
-def test_streams_that_are_read_together_give_what_each_gives_alone(kind: str) -> None:
+def test_streams_advanced_together_equal_each_one_alone(kind: str) -> None:
     net, context = model(kind=kind), Context(4, 2)
     waveforms = [noise(n, seed) for seed, n in enumerate((16_000, 15_000, 9000, 300))]
     streams = [net.stream(context) for _ in waveforms]
@@ -117,7 +117,7 @@ def test_streams_that_are_read_together_give_what_each_gives_alone(kind: str) ->
         stream.end()
     rows: list[list[np.ndarray]] = [[] for _ in waveforms]
     while any(stream.ready for stream in streams):
-        for found, chunk in zip(rows, read_chunks(streams), strict=True):
+        for found, chunk in zip(rows, advance_models(streams), strict=True):
             found.append(chunk)
     for found, waveform in zip(rows, waveforms, strict=True):
         alone = net.emit([waveform], context).log_probs[0]
@@ -134,11 +134,11 @@ def test_an_incomplete_last_frame_completes_the_context() -> None:
     assert not stream.ready
     stream.end()
     assert stream.ready
-    assert stream.is_followed
-    [chunk] = read_chunks([stream])
+    assert stream.has_right_context
+    [chunk] = advance_models([stream])
     assert len(chunk) == 4
     assert stream.ready
-    assert not stream.is_followed
+    assert not stream.has_right_context
 
 
 def test_a_bidirectional_model_refuses_to_stream_and_names_the_alternative() -> None:

@@ -1,4 +1,4 @@
-"""Scoring, against a small Levenshtein of our own and rapidfuzz."""
+"""Scoring, compared with a small edit distance written here and with rapidfuzz."""
 
 import json
 import random
@@ -32,7 +32,7 @@ def edit_distance(left: Sequence[str], right: Sequence[str]) -> int:
 
 
 class TestCounts:
-    def test_by_hand(self) -> None:
+    def test_counts_equal_those_by_hand(self) -> None:
         report = score(
             {"one": "the cat sat on the mat", "two": "yes", "three": "right here"},
             {"two": "yes", "one": "a cat sat the mat now", "three": "right here"},
@@ -68,7 +68,7 @@ class TestCounts:
             assert utterance.character_errors == edit_distance(reference, hypothesis)
             assert utterance.character_errors == Levenshtein.distance(reference, hypothesis)
             assert (utterance.words, utterance.characters) == (len(words), len(reference))
-            # The three kinds are those of the alignment, and the alignment is of these texts.
+            # The three kinds of errors agree with the alignment, and the alignment with the texts.
             lengths = len(words) - utterance.deletions + utterance.insertions
             assert lengths == len(found)
             assert [left for left, _ in utterance.alignment if left] == words
@@ -95,7 +95,7 @@ class TestCounts:
         assert report.character_errors == 9 + 5
         assert report.sentence_errors == 2
 
-    def test_without_reference_words_each_insertion_counts_one(self) -> None:
+    def test_without_reference_words_the_rate_is_the_number_of_insertions(self) -> None:
         silent = score({"a": "", "b": ""}, {"a": "", "b": ""})
         assert (silent.wer, silent.cer, silent.sentence_error_rate) == (0.0, 0.0, 0.0)
         babble = score({"a": "", "b": ""}, {"a": "hm hm", "b": "oh"})
@@ -112,7 +112,7 @@ class TestCounts:
         assert report.errors == report.character_errors == 0
         assert report.utterances[0].reference == "don't she said cafe"
 
-    def test_a_test_set_takes_well_under_a_second(self) -> None:
+    def test_scoring_a_test_set_is_fast(self) -> None:
         generator = random.Random(0)
         words = [f"word{i}" for i in range(3000)]
         references = {str(i): " ".join(generator.choices(words, k=20)) for i in range(2620)}
@@ -141,7 +141,7 @@ class TestViews:
         assert report.confusions() == [("a", "x", 3), ("", "e", 1), ("c", "", 1)]
         assert report.confusions(1) == [("a", "x", 3)]
 
-    def test_worst_first_and_correct_ones_never(self) -> None:
+    def test_worst_utterances_come_first_and_correct_ones_are_left_out(self) -> None:
         assert [utterance.id for utterance in self.report.worst()] == ["worse", "bad"]
         assert [utterance.id for utterance in self.report.worst(1)] == ["worse"]
 
@@ -181,7 +181,7 @@ class TestViews:
 
 
 class TestBadInput:
-    def test_ids_without_a_partner_are_named_up_to_five(self) -> None:
+    def test_at_most_five_unmatched_ids_are_listed(self) -> None:
         references = {f"r{i}": "a" for i in range(7)} | {"both": "a"}
         with pytest.raises(ScoreError) as error:
             score(references, {"both": "a", "h1": "b"})
@@ -189,31 +189,30 @@ class TestBadInput:
         assert "7 only in the references ('r0', 'r1', 'r2', 'r3', 'r4', ...)" in message
         assert "1 only in the hypotheses ('h1')" in message
 
-    def test_a_missing_side_is_named_alone(self) -> None:
+    def test_ids_missing_on_one_side_name_that_side_only(self) -> None:
         with pytest.raises(ScoreError) as error:
             score({"a": "a", "b": "b"}, {"a": "a"})
         assert "1 only in the references ('b')" in str(error.value)
         assert "only in the hypotheses" not in str(error.value)
 
-    def test_nothing_to_score(self) -> None:
+    def test_no_utterance_raises_an_error(self) -> None:
         with pytest.raises(ScoreError, match="no utterance to score"):
             score({}, {})
 
-    def test_unknown_profile(self) -> None:
+    def test_unknown_profile_raises_an_error(self) -> None:
         with pytest.raises(TextError, match="'fancy'"):
             score({"a": "a"}, {"a": "a"}, profile="fancy")
 
 
 def wrong_every(step: int, count: int = 400) -> dict[str, str]:
-    """Utterances of one word, which is wrong in every `step`th of them."""
+    """Utterances of one word, which is wrong in every `step`th utterance."""
     return {str(i): "no" if i % step == 0 else "yes" for i in range(count)}
 
 
 class TestIntervals:
     references = wrong_every(401) | {"0": "yes"}
 
-    def test_as_wide_as_chance(self) -> None:
-        """The binomial distribution knows the width."""
+    def test_interval_is_as_wide_as_the_binomial_one(self) -> None:
         report = score(self.references, wrong_every(10))
         deviation = np.sqrt(0.1 * 0.9 / 400)
         low, high = report.wer_interval()
@@ -223,14 +222,14 @@ class TestIntervals:
         assert score(self.references, self.references).wer_interval() == (0, 0)
 
     def test_longer_utterances_count_for_more(self) -> None:
-        """All errors in the longest utterance: how often it is drawn decides."""
+        """If all errors are in one utterance, the number of times it is drawn decides."""
         references = {"long": " ".join("abcdefghij"), "a": "a", "b": "b"}
         low, high = score(references, references | {"long": ""}).wer_interval()
         assert low == 0
         assert high == 1
         assert score({"a": "", "b": ""}, {"a": "oh", "b": "oh"}).wer_interval() == (2, 2)
 
-    def test_of_a_difference_what_both_share_adds_nothing(self) -> None:
+    def test_difference_is_of_paired_utterances(self) -> None:
         some = score(self.references, wrong_every(10))
         more = score(self.references, wrong_every(5))
         assert compare_wer(some, some) == (0, 0, 0)
@@ -241,7 +240,7 @@ class TestIntervals:
             (0.1 - 1.96 * deviation, 0.1 + 1.96 * deviation), abs=0.004
         )
 
-    def test_only_the_same_utterances_are_compared(self) -> None:
+    def test_reports_of_other_utterances_cannot_be_compared(self) -> None:
         one = score(self.references, self.references)
         for others in ({"0": "yes"}, {f"u{id}": text for id, text in self.references.items()}):
             with pytest.raises(ScoreError, match="not of the same utterances"):

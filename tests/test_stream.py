@@ -38,7 +38,7 @@ from asr.encoder import Context
 from asr.endpoint import EndpointConfig
 from asr.errors import AsrError, AudioError, ConfigError
 from asr.lm.model import LanguageModel
-from asr.model import read_chunks
+from asr.model import advance_models
 from asr.recognizer import Recognizer
 from asr.stream import Partial, Stream, accept_many
 from asr.text import BLANK, Vocabulary
@@ -333,7 +333,7 @@ def test_partials_come_while_it_is_heard(recognizers: dict[str, Recognizer], kin
         partial = stream.accept(piece)
         emissions.accept(piece)
         while emissions.ready:
-            [log_probs] = read_chunks([emissions])
+            [log_probs] = advance_models([emissions])
             recognizer.decoder.advance(state, log_probs)
         assert partial.text == recognizer.decoder.best(state).text
 

@@ -15,7 +15,7 @@ from asr.text import BLANK, PROFILES, Vocabulary, ctc_frames_needed, normalize
 ENGLISH = Vocabulary.english()
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz'"
 
-# Random strings seldom hold punctuation, quotes and accents side by side; these do.
+# Random strings rarely have punctuation, quotes and accents side by side; these do.
 TRICKY = st.text(st.sampled_from("ab É´`'’‘\"“.,…-–—&/_\t\u00a0\u0301\u00ad?5%İßﬁ"), max_size=30)
 
 
@@ -34,7 +34,7 @@ class TestVocabulary:
 
     @given(st.lists(st.text(st.characters(exclude_categories=["Zs", "Zl", "Zp", "Cc", "Cs"]))))
     @settings(deadline=None)
-    def test_vocabulary_of_transcripts_encodes_exactly_their_characters(
+    def test_vocabulary_of_transcripts_has_exactly_their_characters(
         self, transcripts: list[str]
     ) -> None:
         characters = set().union(*transcripts)
@@ -46,7 +46,7 @@ class TestVocabulary:
         for transcript in filter(None, transcripts):
             assert vocabulary.decode(vocabulary.encode(transcript)) == transcript
 
-    def test_survives_json_and_pickle_and_is_a_key(self) -> None:
+    def test_json_and_pickle_keep_it_and_it_is_hashable(self) -> None:
         copy = Vocabulary.from_list(json.loads(json.dumps(ENGLISH.to_list())))
         unpickled = pickle.loads(pickle.dumps(ENGLISH))
         assert {ENGLISH: "same"}[copy] == "same"
@@ -58,7 +58,7 @@ class TestVocabulary:
         with pytest.raises(AttributeError):
             ENGLISH.symbols = ("a",)  # type: ignore[misc]
 
-    def test_unknown_characters_are_named_with_the_utterance(self) -> None:
+    def test_unknown_characters_raise_an_error_that_names_them(self) -> None:
         with pytest.raises(TextError) as error:
             ENGLISH.encode("room 101 at the café, café", where="84-121123-0007")
         message = str(error.value)
@@ -68,20 +68,20 @@ class TestVocabulary:
         assert "29 symbols" in message
         assert "\n" not in message
 
-    def test_many_unknown_characters_are_counted_not_listed(self) -> None:
+    def test_only_five_unknown_characters_are_listed(self) -> None:
         with pytest.raises(TextError, match=r"'4' \(U\+0034\) and 5 more characters"):
             ENGLISH.encode("0123456789")
 
-    def test_an_invisible_character_is_visible_in_the_message(self) -> None:
+    def test_an_invisible_character_is_escaped_in_the_message(self) -> None:
         with pytest.raises(TextError, match=r"'a\\u200bb' holds '\\u200b' \(U\+200B\)"):
             ENGLISH.encode("a\u200bb")
 
-    def test_empty_text_is_refused(self) -> None:
+    def test_empty_text_raises_an_error(self) -> None:
         with pytest.raises(TextError, match="utterance-3 has empty text"):
             ENGLISH.encode("", where="utterance-3")
 
     @pytest.mark.parametrize("wrong", [0, -1, 29])
-    def test_ids_that_are_no_character_are_refused(self, wrong: int) -> None:
+    def test_ids_without_a_character_raise_an_error(self, wrong: int) -> None:
         with pytest.raises(TextError, match=f"id {wrong} is no character"):
             ENGLISH.decode([2, wrong])
 
@@ -90,22 +90,22 @@ class TestVocabulary:
         [
             ([], "followed by at least one character"),
             ([BLANK], "followed by at least one character"),
-            (["a", "b"], r"begin \['a', 'b'\]"),
-            ([BLANK, "a", "b", "a"], "symbols 1 and 3 are both 'a'"),
+            (["a", "b"], r"begins with \['a', 'b'\]"),
+            ([BLANK, "a", "b", "a"], "symbols 1 and 3 of a vocabulary are both 'a'"),
             ([BLANK, "a", "th"], "symbol 2 of a vocabulary is 'th'"),
             ([BLANK, "a", ""], "symbol 2 of a vocabulary is ''"),
             ([BLANK, "a", 7], "symbol 2 of a vocabulary is 7"),
             ([BLANK, "\n"], r"white space '\\n' \(U\+000A\)"),
         ],
     )
-    def test_lists_that_are_no_vocabulary_are_refused(
+    def test_invalid_lists_of_symbols_raise_an_error(
         self, symbols: list[str], message: str
     ) -> None:
         with pytest.raises(TextError, match=message):
             Vocabulary.from_list(symbols)
 
     @pytest.mark.parametrize("transcripts", [[], ["", ""]])
-    def test_no_transcripts_give_no_vocabulary(self, transcripts: list[str]) -> None:
+    def test_transcripts_without_a_character_raise_an_error(self, transcripts: list[str]) -> None:
         with pytest.raises(TextError, match="without a character"):
             Vocabulary.from_transcripts(transcripts)
 
@@ -113,7 +113,7 @@ class TestVocabulary:
 @pytest.mark.parametrize(
     ("text", "frames"), [("a", 1), ("ab", 2), ("aa", 3), ("hello", 6), ("aaa", 5), ("aba", 3)]
 )
-def test_ctc_needs_a_blank_inside_each_repeat(text: str, frames: int) -> None:
+def test_ctc_needs_a_frame_for_the_blank_in_each_repeat(text: str, frames: int) -> None:
     assert ctc_frames_needed(ENGLISH.encode(text)) == frames
     assert ctc_frames_needed(iter(ENGLISH.encode(text))) == frames
 
@@ -122,7 +122,7 @@ class TestNormalize:
     def test_plain_changes_case_and_white_space_only(self) -> None:
         assert normalize("  THE\tcat's\u00a0\n “MAT”, 3é-4 ") == "the cat's “mat”, 3é-4"
 
-    def test_plain_gives_a_letter_one_spelling(self) -> None:
+    def test_plain_composes_accented_letters(self) -> None:
         assert normalize("cafe\u0301") == normalize("CAFÉ") == "café"
 
     @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ class TestNormalize:
             ("", ""),
         ],
     )
-    def test_english_on_prompts(self, text: str, expected: str) -> None:
+    def test_english_normalizes_prompts(self, text: str, expected: str) -> None:
         assert normalize(text, "english") == expected
 
     @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ class TestNormalize:
     ) -> None:
         assert normalize(text, "english") == expected
 
-    def test_what_is_read_aloud_stays_to_be_refused_by_name(self) -> None:
+    def test_symbols_that_are_read_aloud_are_kept_and_cannot_be_encoded(self) -> None:
         text = normalize("It costs $5, or 10%.", "english")
         assert text == "it costs $5 or 10%"
         with pytest.raises(TextError, match=r"'\$'.*'5'.*'1'.*'0'.*'%'"):
@@ -181,41 +181,41 @@ class TestNormalize:
     @pytest.mark.parametrize("profile", PROFILES)
     @given(text=st.one_of(st.text(), TRICKY))
     @settings(deadline=None, max_examples=500)
-    def test_twice_is_once(self, profile: str, text: str) -> None:
+    def test_normalization_is_idempotent(self, profile: str, text: str) -> None:
         once = normalize(text, profile)
         assert normalize(once, profile) == once
         assert once == " ".join(once.split())
         assert once == once.lower()
 
     @pytest.mark.parametrize("profile", PROFILES)
-    def test_twice_is_once_for_every_character(self, profile: str) -> None:
+    def test_normalization_is_idempotent_for_every_character(self, profile: str) -> None:
         for code in range(0x30000):
             once = normalize(f"'{chr(code)}a {chr(code)}'", profile)
             assert normalize(once, profile) == once, hex(code)
 
     @given(st.lists(st.text("abcdefghijklmnopqrstuvwxyz", min_size=1), min_size=1))
-    def test_english_leaves_plain_words_alone(self, words: list[str]) -> None:
+    def test_english_keeps_plain_words(self, words: list[str]) -> None:
         assert normalize(" ".join(words), "english") == " ".join(words)
 
     @given(TRICKY)
     @settings(deadline=None)
-    def test_english_only_leaves_what_the_vocabulary_knows_or_is_spoken(self, text: str) -> None:
+    def test_english_keeps_only_known_or_spoken_characters(self, text: str) -> None:
         assert set(normalize(text, "english")) <= set(CHARACTERS + "5%")
 
     @given(TRICKY)
     @settings(deadline=None)
-    def test_composition_does_not_matter(self, text: str) -> None:
+    def test_unicode_composition_does_not_matter(self, text: str) -> None:
         for profile in PROFILES:
             decomposed = unicodedata.normalize("NFD", text)
             assert normalize(unicodedata.normalize("NFC", text), profile) == normalize(
                 decomposed, profile
             )
 
-    def test_unknown_profile_is_refused_with_the_names(self) -> None:
-        with pytest.raises(TextError, match="'klingon': choose one of 'plain', 'english'"):
+    def test_unknown_profile_raises_an_error_with_the_known_ones(self) -> None:
+        with pytest.raises(TextError, match="'klingon'; choose one of 'plain', 'english'"):
             normalize("text", "klingon")
 
-    def test_every_common_voice_prompt_becomes_encodable(self, shared: Path) -> None:
+    def test_every_common_voice_prompt_can_be_encoded(self, shared: Path) -> None:
         rows = (shared / "CommonVoice/en/train.tsv").read_text(encoding="utf-8").splitlines()
         prompts = [row.split("\t")[2] for row in rows[1:]]
         assert len(prompts) > 1000

@@ -1,1 +1,1 @@
-"""Recordings: files, bytes and samples become 16 kHz mono waveforms."""
+"""Recordings: files, bytes and samples become mono waveforms."""

@@ -1,4 +1,4 @@
-"""Opening recordings of every format, and comparing what a header promises with what is there."""
+"""Opening recordings of every format, and checking that a file has what its header promises."""
 
 import io
 import os
@@ -16,8 +16,10 @@ import soundfile
 from asr.audio.mp3 import DECODER_DELAY, Block, is_mp3, measure_frame, read_xing, skip_tags, trim
 from asr.errors import AudioError
 
-BLOCK_FRAMES = 65_536  # the one size in which everything is decoded; larger ones leave the cache
-TOLERANCE_SECONDS = 0.05  # two MP3 frames: what encoders may disagree on
+BLOCK_FRAMES = (
+    65_536  # samples per channel in a decoded block; larger ones do not fit the CPU cache
+)
+TOLERANCE_SECONDS = 0.05  # of a length in a header: two MP3 frames, by which encoders disagree
 MEDIA_TOLERANCE_SECONDS = 0.25  # mp4 and webm count the codec's delay of up to 0.15 s as duration
 
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO | npt.NDArray[Any]
@@ -26,7 +28,7 @@ Waveform = npt.NDArray[np.float32]  # (N,)
 
 @dataclass
 class Recording:
-    """An open recording: what its header says, and its samples on demand."""
+    """An open recording: the contents of its header, and its samples on demand."""
 
     name: str
     sample_rate: int
@@ -34,39 +36,42 @@ class Recording:
     format: str
     subtype: str
     blocks: Iterator[Block]
-    frames: int | None  # None where only decoding tells
-    rough_seconds: float = 0.0  # what is known without `frames`
+    frames: int | None  # samples per channel; None if only decoding can count them
+    estimated_seconds: float = 0.0  # duration in the header if `frames` is None; 0 if unknown
 
     def check_length(self, decoded: int, sample_rate: int | None = None) -> None:
-        """Raises AudioError where fewer frames are there than promised, or too few for a sample."""
-        if 2 * decoded * (sample_rate or self.sample_rate) < self.sample_rate:  # as soxr rounds
+        """Raise AudioError if `decoded` frames are less than promised.
+
+        They must also give at least one sample at `sample_rate`, by default the recording's own.
+        """
+        if 2 * decoded * (sample_rate or self.sample_rate) < self.sample_rate:  # soxr rounds to 0
             raise AudioError(f"{self.name} holds no samples; record or export it again")
-        promised, tolerance = self.rough_seconds, MEDIA_TOLERANCE_SECONDS
+        promised, tolerance = self.estimated_seconds, MEDIA_TOLERANCE_SECONDS
         if self.frames is not None:
             promised, tolerance = self.frames / self.sample_rate, TOLERANCE_SECONDS
         seconds = decoded / self.sample_rate
         if promised - seconds > tolerance:
             raise AudioError(
-                f"{self.name} is damaged or cut short: its header promises {promised:.2f} s and"
-                f" {seconds:.2f} s can be decoded; copy or export it again"
+                f"{self.name} is damaged or cut short (its header promises {promised:.2f} s, and"
+                f" {seconds:.2f} s can be decoded); copy or export it again"
             )
 
 
 @contextmanager
 def open_recording(source: AudioSource) -> Iterator[Recording]:
-    """Open a recording and check what its header promises. Raises AudioError."""
-    name = _name(source)
+    """Open a recording and check its header. Raises AudioError, also from within the block."""
+    name = _describe(source)
     with ExitStack() as stack:
         file = stack.enter_context(_open_bytes(source, name))
         magic = file.read(12)
         if not magic:
             raise AudioError(f"{name} is empty (0 bytes); record or copy it again")
         try:
-            recording = _recognize(file, magic, name, stack)
+            recording = _choose_decoder(file, magic, name, stack)
             if not 1_000 <= recording.sample_rate <= 1_000_000:
                 raise AudioError(
-                    f"{name} claims an impossible {recording.sample_rate:,} samples per second;"
-                    " export it again"
+                    f"{name} has an impossible sample rate in its header"
+                    f" ({recording.sample_rate:,} samples per second); export it again"
                 )
             yield recording
         except soundfile.LibsndfileError as error:
@@ -79,8 +84,8 @@ def open_recording(source: AudioSource) -> Iterator[Recording]:
             ) from error
 
 
-def _name(source: AudioSource) -> str:
-    """How messages call a source."""
+def _describe(source: AudioSource) -> str:
+    """Return the name of a source for messages."""
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -90,22 +95,22 @@ def _name(source: AudioSource) -> str:
 
 
 def _open_bytes(source: AudioSource, name: str) -> BinaryIO:
-    """The encoded recording as a seekable file at its beginning."""
+    """Return the encoded recording as a seekable file at its beginning."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return io.BytesIO(source)
     try:
         if isinstance(source, (str, os.PathLike)):
             if Path(source).is_dir():
-                raise AudioError(f"{name} is a folder, not a recording; name the files in it")
+                raise AudioError(f"{name} is a folder, not a recording; give the files in it")
             file = io.FileIO(source)
             if file.seekable():
-                file.name = ""  # by which soundfile takes whatever is named .raw for headerless
+                file.name = ""  # soundfile would treat every file named .raw as headerless
                 return io.BufferedReader(file)
             with file:  # a named pipe
                 return io.BytesIO(file.read())
         if isinstance(source, np.ndarray | io.TextIOBase) or not hasattr(source, "read"):
             raise AudioError(
-                f"{name} is no source of audio; give a path, bytes, a binary file or samples"
+                f"{name} is not a source of audio; give a path, bytes, a binary file or samples"
             )
         return io.BytesIO(source.read())
     except FileNotFoundError as error:
@@ -115,8 +120,8 @@ def _open_bytes(source: AudioSource, name: str) -> BinaryIO:
         raise AudioError(f"{name} cannot be opened ({reason}); check its access rights") from error
 
 
-def _recognize(file: BinaryIO, magic: bytes, name: str, stack: ExitStack) -> Recording:
-    """Open with the decoder that the first bytes, not the file's name, ask for."""
+def _choose_decoder(file: BinaryIO, magic: bytes, name: str, stack: ExitStack) -> Recording:
+    """Open with the decoder that the first bytes of the file require; its name is ignored."""
     if magic[4:8] == b"ftyp":
         return _open_media(file, "mov", name, stack)
     if magic[:4] == b"\x1aE\xdf\xa3":  # EBML: webm, mkv
@@ -131,14 +136,15 @@ def _recognize(file: BinaryIO, magic: bytes, name: str, stack: ExitStack) -> Rec
         _check_ogg(file, name)
     file = _check_size(file, magic, name)
     file.seek(0)
-    sound: _SoundFile = stack.enter_context(_SoundFile(_Tolerant(file)))
-    return sound.record(name, sound.frames, sound.read_blocks())
+    sound: _SoundFile = stack.enter_context(_SoundFile(_TolerantFile(file)))
+    return sound.to_recording(name, sound.frames, sound.read_blocks())
 
 
-class _Tolerant:
-    """A file for libsndfile, which in a damaged header can ask for a place before its beginning.
+class _TolerantFile:
+    """A file that ignores invalid seeks.
 
-    Such a seek leaves it where it is; an error inside libsndfile's callback would be printed and lost.
+    On a damaged header libsndfile may seek to before the beginning of a file, and an exception in
+    its callback would be printed and lost.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -150,14 +156,15 @@ class _Tolerant:
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         try:
             return self._file.seek(offset, whence)
-        except (ValueError, OSError):  # from bytes and from a file
+        except (ValueError, OSError):  # of BytesIO and of a real file
             return self._file.tell()
 
 
 class _SoundFile(soundfile.SoundFile):  # type: ignore[misc, unused-ignore]
-    """Reads straight on. soundfile seeks after every read, to where it already is, which makes an
-    MP3 decoder start afresh: samples then depend on the block size, by up to 0.05, and it says so
-    on stderr.
+    """A sound file that is read without seeking.
+
+    After every read soundfile seeks to the current position, which resets the MP3 decoder: samples
+    then depend on the block size, by up to 0.05, and the decoder prints warnings to stderr.
     """
 
     def seekable(self) -> bool:
@@ -167,13 +174,14 @@ class _SoundFile(soundfile.SoundFile):  # type: ignore[misc, unused-ignore]
         while len(block := self.read(out=np.empty((BLOCK_FRAMES, self.channels), np.float32))):
             yield block
 
-    def record(self, name: str, frames: int | None, blocks: Iterator[Block]) -> Recording:
+    def to_recording(self, name: str, frames: int | None, blocks: Iterator[Block]) -> Recording:
         return Recording(
             name, self.samplerate, self.channels, self.format, self.subtype, blocks, frames
         )
 
 
-# magic: where the chunks begin, bytes of a chunk's id, format of its size, alignment, samples' id
+# By magic number: offset of the first chunk, length of a chunk's id, struct format of its size,
+# alignment of chunks, and id of the chunk that holds the samples.
 _CHUNKS = {
     b"RIFF": (12, 4, "<I", 2, b"data"),
     b"RIFX": (12, 4, ">I", 2, b"data"),
@@ -186,38 +194,38 @@ _CHUNKS = {
 
 
 def _check_size(file: BinaryIO, magic: bytes, name: str) -> BinaryIO:
-    """Refuse a file that ends before its samples do; returns the file to decode.
+    """Raise AudioError if a file ends before its samples do; return the file to decode.
 
-    Who writes into a pipe cannot go back to state the size and leaves 0, all ones or about 2 GiB:
-    such a file is taken to its end.
+    A program that writes into a pipe cannot fill in the size afterwards and leaves 0, all ones or
+    about 2 GiB. Such a file is read to its end.
     """
-    promise = _find_samples(file, magic[:4])
-    if promise is None:
+    found = _find_samples(file, magic[:4])
+    if found is None:
         return file
-    start, size = promise
+    start, size = found
     available = file.seek(0, io.SEEK_END) - start
     if magic[:4] == b"RIFF" and size == 0:
         whole = struct.unpack("<I", magic[4:8])[0] + 8
-        if available and (whole <= start or _is_unknown(whole)):
+        if available and (whole <= start or _is_placeholder(whole)):
             file.seek(0)
-            mended = bytearray(file.read())
-            mended[start - 4 : start] = b"\xff\xff\xff\xff"  # libsndfile takes 0 at its word
-            return io.BytesIO(mended)
-    if size > available and not _is_unknown(size):
+            content = bytearray(file.read())
+            content[start - 4 : start] = b"\xff\xff\xff\xff"  # libsndfile would read 0 samples
+            return io.BytesIO(content)
+    if size > available and not _is_placeholder(size):
         raise AudioError(
-            f"{name} is cut short: its header promises {size:,} bytes of samples and"
-            f" {max(available, 0):,} are there; copy or export it again"
+            f"{name} is cut short (its header promises {size:,} bytes of samples, and"
+            f" {max(available, 0):,} are there); copy or export it again"
         )
     return file
 
 
-def _is_unknown(size: int) -> bool:
-    """Whether a size is one that stands for "until the end" (of 32 bits, signed or unsigned)."""
+def _is_placeholder(size: int) -> bool:
+    """Return whether a 32-bit size, signed or unsigned, stands for "until the end"."""
     return any(abs(size - limit) <= 1 << 16 for limit in (1 << 31, 1 << 32))
 
 
 def _find_samples(file: BinaryIO, magic: bytes) -> tuple[int, int] | None:
-    """Where the samples begin and how many bytes of them the header promises, if it does."""
+    """Return the offset of the samples and their promised bytes; None if the header has neither."""
     if magic in (b".snd", b"dns."):  # AU
         file.seek(4)
         sizes = file.read(8)
@@ -225,22 +233,32 @@ def _find_samples(file: BinaryIO, magic: bytes) -> tuple[int, int] | None:
             return None
         start, size = struct.unpack(">II" if magic == b".snd" else "<II", sizes)
         return start, size
-    if magic == b"NIST":  # SPHERE
-        file.seek(0)
-        lines = [line.split() for line in file.read(1024).splitlines()]
-        fields = {line[0]: line[2] for line in lines if len(line) == 3}
-        try:
-            keys = (b"sample_count", b"channel_count", b"sample_n_bytes")
-            count, channels, width = (int(fields[key]) for key in keys)
-            return int(lines[1][0]), count * channels * width
-        except (KeyError, ValueError, IndexError):
-            return None
-    if magic not in _CHUNKS:
+    if magic == b"NIST":
+        return _read_sphere(file)
+    if magic in _CHUNKS:
+        return _find_chunk(file, magic)
+    return None
+
+
+def _read_sphere(file: BinaryIO) -> tuple[int, int] | None:
+    """Return what `_find_samples` does, for a NIST SPHERE file."""
+    file.seek(0)
+    lines = [line.split() for line in file.read(1024).splitlines()]
+    fields = {line[0]: line[2] for line in lines if len(line) == 3}
+    try:
+        keys = (b"sample_count", b"channel_count", b"sample_n_bytes")
+        count, channels, width = (int(fields[key]) for key in keys)
+        return int(lines[1][0]), count * channels * width
+    except (KeyError, ValueError, IndexError):
         return None
+
+
+def _find_chunk(file: BinaryIO, magic: bytes) -> tuple[int, int] | None:
+    """Return what `_find_samples` does, for a file that consists of chunks."""
     position, id_bytes, size_format, alignment, wanted = _CHUNKS[magic]
     long_size = None
     end = file.seek(0, io.SEEK_END)
-    while 0 <= position < end:  # a damaged size can point anywhere
+    while 0 <= position < end:  # a damaged size may point outside the file
         file.seek(position)
         head = file.read(id_bytes + struct.calcsize(size_format))
         if len(head) < id_bytes + struct.calcsize(size_format):
@@ -260,35 +278,36 @@ def _find_samples(file: BinaryIO, magic: bytes) -> tuple[int, int] | None:
 
 
 def _check_ogg(file: BinaryIO, name: str) -> None:
-    """Refuse an Ogg file whose last page is cut, or of joined recordings: all but one would be lost.
+    """Raise AudioError if an Ogg file's last page is incomplete or it joins several recordings.
 
-    A missing end-of-stream flag is accepted, as RFC 7845 asks. Pages: RFC 3533, section 6.
+    Only the first of them would be decoded. A missing end-of-stream flag is accepted, as RFC 7845
+    requires. Pages: RFC 3533, section 6.
     """
     file.seek(14)
     serial = file.read(4)
     size = file.seek(0, io.SEEK_END)
-    file.seek(max(size - 65_307, 0))  # the largest page
+    file.seek(max(size - 65_307, 0))  # the maximum size of a page
     tail = file.read()
     page = tail[tail.rfind(b"OggS") :]
     segments = page[26] if len(page) > 26 else 0
     if len(page) < 27 or len(page) < 27 + segments + sum(page[27 : 27 + segments]):
         raise AudioError(
-            f"{name} is cut short: its last page is incomplete; copy or export it again"
+            f"{name} is cut short (its last page is incomplete); copy or export it again"
         )
     if page[:4] == b"OggS" and page[14:18] != serial:
         raise AudioError(
-            f"{name} joins several recordings, of which only the first can be decoded; split it or"
+            f"{name} joins several recordings, and only the first can be decoded; split it or"
             " export it again"
         )
 
 
 def _open_mp3(data: bytes, start: int, name: str, stack: ExitStack) -> Recording:
-    """Decode the frames that begin at `start`, to their end.
+    """Decode the frames from `start` to the end of the stream.
 
-    libsndfile stops where the Xing header says or, without one, at its estimate, which is early by
-    half where the bit rate varies. So the decoder is given a Xing header that promises more frames
-    than any file has, and a silent frame for it to trim its delay from; the true header is applied
-    here.
+    libsndfile stops where the Xing header says or, without one, at an estimate, which may lose half
+    of a stream with a varying bit rate. Therefore the decoder gets a Xing header that promises more
+    frames than any file has, followed by a silent frame from which it trims its delay. The true
+    header is applied to the decoded samples here.
     """
     xing = read_xing(data[start : start + 4096])
     largest = bytes([0xFF, data[start + 1] | 1, 0xE0 | data[start + 2] & 0x0C, data[start + 3]])
@@ -298,20 +317,20 @@ def _open_mp3(data: bytes, start: int, name: str, stack: ExitStack) -> Recording
     file = io.BytesIO(endless + silence + data[start + xing.frame_bytes :])
     sound: _SoundFile = stack.enter_context(_SoundFile(file))
     blocks = trim(sound.read_blocks(), frame_samples - DECODER_DELAY + xing.skip, xing.drop)
-    return sound.record(name, xing.samples, blocks)
+    return sound.to_recording(name, xing.samples, blocks)
 
 
 def _open_media(file: BinaryIO, container_format: str, name: str, stack: ExitStack) -> Recording:
     """Decode the first audio stream of an mp4 or webm container with PyAV.
 
-    The format is stated, never guessed, so that no file can make FFmpeg follow it elsewhere, as its
-    playlist formats do.
+    The format is given explicitly. If FFmpeg guessed it, a file could pose as a playlist and make it
+    open other files or addresses.
     """
     try:
         import av
     except ImportError as error:
         raise AudioError(
-            f"{name} is an mp4 or webm file, which needs an optional package; install it with"
+            f"{name} is an mp4 or webm file and needs an optional package; install it with"
             " pip install 'lstm-asr[media]'"
         ) from error
     file.seek(0)
@@ -320,7 +339,7 @@ def _open_media(file: BinaryIO, container_format: str, name: str, stack: ExitSta
     except av.FFmpegError as error:
         raise _media_error(name, error) from error
     if not container.streams.audio:
-        raise AudioError(f"{name} holds no audio stream; name a file that has sound")
+        raise AudioError(f"{name} holds no audio stream; give a file that has sound")
     stream = container.streams.audio[0]
     rate = stream.codec_context.sample_rate
 
@@ -335,11 +354,11 @@ def _open_media(file: BinaryIO, container_format: str, name: str, stack: ExitSta
         except av.FFmpegError as error:
             raise _media_error(name, error) from error
 
-    rough_seconds = 0.0
+    seconds = 0.0
     if stream.duration is not None:
-        rough_seconds = float(stream.duration * stream.time_base)
-    elif container.duration is not None and len(container.streams) == 1:  # no longer picture
-        rough_seconds = container.duration / 1_000_000
+        seconds = float(stream.duration * stream.time_base)
+    elif container.duration is not None and len(container.streams) == 1:
+        seconds = container.duration / 1_000_000  # that of the sound, as there is no other stream
     return Recording(
         name=name,
         sample_rate=rate,
@@ -348,12 +367,12 @@ def _open_media(file: BinaryIO, container_format: str, name: str, stack: ExitSta
         subtype=stream.codec_context.name,
         blocks=decode(),
         frames=None,
-        rough_seconds=rough_seconds,
+        estimated_seconds=seconds,
     )
 
 
 def _media_error(name: str, error: Exception) -> AudioError:
     reason = getattr(error, "strerror", None) or error
     return AudioError(
-        f"{name} cannot be decoded ({reason}); it is damaged or cut short: copy or export it again"
+        f"{name} is damaged or cut short and cannot be decoded ({reason}); copy or export it again"
     )

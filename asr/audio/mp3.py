@@ -8,28 +8,36 @@ import numpy.typing as npt
 
 Block = npt.NDArray[np.float32]  # (n, channels)
 
-_MP3_RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
+# By the header's version bits: 3 is MPEG 1, 2 is MPEG 2, 0 is MPEG 2.5.
+_SAMPLE_RATES = {
+    3: (44_100, 48_000, 32_000),
+    2: (22_050, 24_000, 16_000),
+    0: (11_025, 12_000, 8_000),
+}
 _MPEG1_KBPS = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 _MPEG2_KBPS = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
-DECODER_DELAY = 529  # samples that every decoder of Layer III adds in front
+DECODER_DELAY = 529  # samples that every Layer III decoder adds at the beginning
 
 
 def is_mp3(head: bytes) -> bool:
-    """Whether the bytes begin with the header of an MPEG Layer III frame."""
+    """Return whether the bytes begin with the header of an MPEG Layer III frame."""
     return (
         len(head) >= 4
         and head[0] == 0xFF
         and head[1] & 0xE6 == 0xE2
-        and (head[1] >> 3) & 3 in _MP3_RATES
+        and (head[1] >> 3) & 3 in _SAMPLE_RATES
         and head[2] >> 4 != 15
         and (head[2] >> 2) & 3 != 3
     )
 
 
 def measure_frame(head: bytes) -> tuple[int, int, int]:
-    """Bytes in the frame that begins here, samples in it, and where its side information ends."""
+    """Return a frame's size in bytes, its samples per channel, and where its side information ends.
+
+    `head` begins with the frame's header, for which `is_mp3` is true.
+    """
     version, is_mono = (head[1] >> 3) & 3, head[3] >> 6 == 3
-    rate = _MP3_RATES[version][(head[2] >> 2) & 3]
+    rate = _SAMPLE_RATES[version][(head[2] >> 2) & 3]
     padding = (head[2] >> 1) & 1
     if version == 3:
         kbps = _MPEG1_KBPS[head[2] >> 4]
@@ -39,7 +47,7 @@ def measure_frame(head: bytes) -> tuple[int, int, int]:
 
 
 def skip_tags(data: bytes) -> int:
-    """Where the first frame begins after ID3v2 tags and the zeros that may pad them."""
+    """Return where the first frame begins, after ID3v2 tags and the zeros that may pad them."""
     start = 0
     while data[start : start + 3] == b"ID3" and len(data) >= start + 10:
         sizes = data[start + 6 : start + 10]  # 7 bits each
@@ -51,16 +59,16 @@ def skip_tags(data: bytes) -> int:
 
 @dataclass(frozen=True)
 class Xing:
-    """What the Xing or Info header of an MP3 stream says."""
+    """The contents of the Xing or Info header of an MP3 stream; all zero if there is none."""
 
-    frame_bytes: int = 0  # of the frame that holds the header instead of sound
-    samples: int | None = None  # per channel, promised
-    skip: int = 0  # samples of the encoder's and decoder's delay
-    drop: int = 0  # samples of padding at the end
+    frame_bytes: int = 0  # size of the frame that holds the header instead of sound
+    samples: int | None = None  # promised samples per channel
+    skip: int = 0  # samples to drop at the beginning: the encoder's and the decoder's delay
+    drop: int = 0  # samples of padding to drop at the end
 
 
 def read_xing(data: bytes) -> Xing:
-    """The Xing (or Info) header of an MP3, with the delays that LAME and FFmpeg add to it.
+    """Read the Xing (or Info) header of an MP3, with the delays that LAME and FFmpeg add to it.
 
     Source: http://gabriel.mp3-tech.org/mp3infotag.html
     """
@@ -87,8 +95,8 @@ def read_xing(data: bytes) -> Xing:
 
 
 def trim(blocks: Iterator[Block], skip: int, drop: int) -> Iterator[Block]:
-    """The blocks without the first `skip` and the last `drop` frames."""
-    held: Block | None = None
+    """Yield the blocks (n, channels) without the first `skip` and the last `drop` samples."""
+    held: Block | None = None  # possibly among the last `drop` samples
     for block in blocks:
         kept = block[skip:]
         skip -= len(block) - len(kept)

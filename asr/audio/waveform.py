@@ -2,10 +2,9 @@
 
     path | bytes | pipe --> blocks (n, channels) --> mean of the channels --> soxr --> (N,) float32
 
-soundfile decodes (wav, flac, mp3, ogg, opus, aiff, au, sph, w64, caf, ...); PyAV decodes what lies
-in an mp4 or webm container (extra `media`). Both return a recording that was cut short without an
-error, so what a header promises is compared here with what is there: better refuse a file than
-lose the end of a sentence silently.
+soundfile decodes wav, flac, mp3, ogg, opus, aiff, au, sph, w64, caf and others; PyAV decodes mp4 and
+webm containers (extra `media`). Neither reports a recording that is cut short. Therefore the decoded
+length is checked against the header: an error is better than a sentence that silently loses its end.
 """
 
 import os
@@ -18,31 +17,37 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from asr.audio.containers import TOLERANCE_SECONDS, AudioSource, Waveform, open_recording
+from asr.audio.containers import (
+    TOLERANCE_SECONDS,
+    AudioSource,
+    Recording,
+    Waveform,
+    open_recording,
+)
 from asr.audio.mp3 import Block
 from asr.errors import AudioError
 
 SAMPLE_RATE = 16_000
-LOUDEST = 1e6  # times full scale: floats of another scale may be 32,768, damaged ones anything
+MAX_AMPLITUDE = 1e6  # full scale is 1; valid floats may reach 32,768, damaged ones any value
 
 # fmt: off
 EXTENSIONS = frozenset((
     ".wav", ".wave", ".w64", ".rf64", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".sph", ".nist",
     ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf",
-    ".m4a", ".m4b", ".mp4", ".mov", ".webm", ".mka", ".mkv",  # by PyAV
+    ".m4a", ".m4b", ".mp4", ".mov", ".webm", ".mka", ".mkv",  # decoded by PyAV
 ))
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a recording is before downmixing and resampling; `frames` are samples per channel."""
+    """The format of a recording, before downmixing and resampling."""
 
     seconds: float
     sample_rate: int
     channels: int
     format: str
     subtype: str
-    frames: int
+    frames: int  # samples per channel
 
 
 def load_audio(
@@ -51,22 +56,27 @@ def load_audio(
     *,
     expected_seconds: float | None = None,
 ) -> Waveform:
-    """The whole recording as one waveform: exactly the concatenation of `read_blocks`.
+    """Load a whole recording as one waveform, the concatenation of `read_blocks`.
 
     Args:
-        source: a path, the bytes of a file, or a binary file, which is read from where it stands to
-            its end and need not be seekable; or samples (N,) at `sample_rate`, float32 in -1..1 or
-            int16.
+        source: a path, the bytes of a file, or a binary file, which is read from its current
+            position to its end and need not be seekable; or samples (N,) at `sample_rate`, float32
+            in -1..1 or int16.
         sample_rate: samples per second of the result.
-        expected_seconds: the duration that a manifest states. A recording that differs by more than
-            50 ms in either direction is refused: shorter, it lost speech that its transcript has;
+        expected_seconds: the duration in a manifest. A recording that differs by more than 50 ms in
+            either direction is an error: if shorter, it lost speech that its transcript has; if
             longer, the manifest describes another recording and batches planned by it overflow.
 
     Returns:
-        Float32 samples (N,), mono, in -1..1 unless the file itself goes beyond; never empty.
+        Mono float32 samples (N,), N >= 1, in -1..1 unless the file itself exceeds this range.
 
     Raises:
         AudioError: the recording is missing, unreadable, empty, damaged, cut short or not finite.
+
+    Example:
+        >>> waveform = load_audio("docs/sample.flac")
+        >>> waveform.shape, waveform.dtype
+        ((69901,), dtype('float32'))
     """
     return np.concatenate(list(read_blocks(source, sample_rate, expected_seconds=expected_seconds)))
 
@@ -77,15 +87,26 @@ def read_blocks(
     *,
     expected_seconds: float | None = None,
 ) -> Iterator[Waveform]:
-    """The recording as consecutive waveforms (n,), decoded in blocks of one fixed size.
+    """Yield a recording as consecutive waveforms (n,), decoded in blocks of a fixed size.
 
-    What a header alone reveals is refused before the first block, what only decoding reveals (NaN,
-    a stream that ends early) where it is met. Arguments, units and errors: see `load_audio`.
+    Errors that the header shows are raised before the first block; others, such as NaN or a stream
+    that ends early, when decoding meets them.
+
+    Args:
+        source: as in `load_audio`.
+        sample_rate: as in `load_audio`.
+        expected_seconds: as in `load_audio`.
+
+    Yields:
+        Mono float32 samples (n,), n >= 1.
+
+    Raises:
+        AudioError: as in `load_audio`.
     """
     if isinstance(source, np.ndarray):
         waveform = to_waveform(source, sample_rate)
         if not len(waveform):
-            raise AudioError("the array holds no samples; give it some")
+            raise AudioError("the array holds no samples; give at least one")
         _check_seconds("the array", len(waveform) / sample_rate, expected_seconds)
         yield waveform
         return
@@ -94,21 +115,7 @@ def read_blocks(
         decoded = 0  # frames
         samples = 0
         for block in recording.blocks:  # (n, channels)
-            with np.errstate(over="ignore", invalid="ignore"):  # refused below
-                # channel by channel: 20 times faster than block.mean(axis=1)
-                mono = np.ascontiguousarray(block.T).mean(axis=0)
-            finite = np.isfinite(mono)
-            if not finite.all():
-                seconds = (decoded + int(finite.argmin())) / recording.sample_rate
-                raise AudioError(
-                    f"{recording.name} holds samples that are not finite numbers, the first at"
-                    f" {seconds:.3f} s; export it again"
-                )
-            if max(-float(mono.min(initial=0)), float(mono.max(initial=0))) > LOUDEST:
-                raise AudioError(
-                    f"{recording.name} holds samples of more than {LOUDEST:,.0f} where 1 is full"
-                    " scale; export it again"
-                )
+            mono = _mix_channels(block, recording, decoded)  # (n,)
             decoded += len(block)
             waveform = resampler.feed(mono)
             samples += len(waveform)
@@ -122,11 +129,34 @@ def read_blocks(
         _check_seconds(recording.name, samples / sample_rate, expected_seconds)
 
 
+def _mix_channels(block: Block, recording: Recording, before: int) -> Waveform:
+    """Average the channels of a block (n, channels) that follows `before` decoded frames: (n,).
+
+    Raises AudioError for samples that are not finite or too large.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # such samples raise an error below
+        # The mean over rows is 20 times faster than block.mean(axis=1).
+        mono: Waveform = np.ascontiguousarray(block.T).mean(axis=0)
+    finite = np.isfinite(mono)
+    if not finite.all():
+        seconds = (before + int(finite.argmin())) / recording.sample_rate
+        raise AudioError(
+            f"{recording.name} holds samples that are not finite numbers, the first at"
+            f" {seconds:.3f} s; export it again"
+        )
+    if max(-float(mono.min(initial=0)), float(mono.max(initial=0))) > MAX_AMPLITUDE:
+        raise AudioError(
+            f"{recording.name} holds samples of more than {MAX_AMPLITUDE:,.0f} where 1 is full"
+            " scale; export it again"
+        )
+    return mono
+
+
 def _check_seconds(name: str, seconds: float, expected: float | None) -> None:
     if expected is not None and abs(seconds - expected) > TOLERANCE_SECONDS:
         raise AudioError(
-            f"{name} lasts {seconds:.2f} s where {expected:.2f} s are expected; copy it again if it"
-            " was cut short, or else correct the manifest"
+            f"{name} lasts {seconds:.2f} s, but {expected:.2f} s are expected; copy it again if it"
+            " was cut short, otherwise correct the manifest"
         )
 
 
@@ -135,37 +165,37 @@ def to_waveform(
     sample_rate: int,
     before: int = 0,
     name: str = "the array",
-    advice: str = "look where they come from",
+    advice: str = "check where they come from",
 ) -> Waveform:
-    """Samples (N,), float32 or int16, as a waveform in memory of its own; N may be 0.
+    """Copy samples (N,), float32 or int16, to a float32 waveform (N,); N may be 0.
 
-    `before` samples of the signal came before; `name` and `advice` are for messages. Raises
-    AudioError for another type or shape, and for samples that are not finite or beyond all reason.
+    `before` counts the earlier samples of the signal; `name` and `advice` appear in messages. Raises
+    AudioError for another type or shape, and for samples that are not finite or too large.
     """
     if not isinstance(samples, np.ndarray) or samples.dtype not in (np.float32, np.int16):
         kind = samples.dtype if isinstance(samples, np.ndarray) else type(samples).__name__
-        raise AudioError(f"{name} must be a NumPy array of float32 or int16, not {kind}")
+        raise AudioError(f"{name} must be a NumPy array of float32 or int16, not {kind}; convert it")
     if samples.ndim != 1:
         raise AudioError(
-            f"samples of shape {samples.shape} are not one channel: give an array of shape (N,)"
+            f"samples of shape {samples.shape} are not one channel; give an array of shape (N,)"
         )
     waveform = np.array(samples, np.float32)
     if samples.dtype == np.int16:
         waveform /= 32_768
-    sound = np.abs(waveform) <= LOUDEST  # false for NaN too
-    if not sound.all():
-        seconds = (before + int(sound.argmin())) / sample_rate
+    valid = np.abs(waveform) <= MAX_AMPLITUDE  # false for NaN too
+    if not valid.all():
+        seconds = (before + int(valid.argmin())) / sample_rate
         raise AudioError(
-            f"{name} holds samples that are not finite numbers, or of more than {LOUDEST:,.0f} where"
-            f" 1 is full scale, the first at {seconds:.3f} s; {advice}"
+            f"{name} holds samples that are not finite numbers, or of more than"
+            f" {MAX_AMPLITUDE:,.0f} where 1 is full scale, the first at {seconds:.3f} s; {advice}"
         )
     return waveform
 
 
 def load_channels(source: AudioSource, seconds: float) -> Block:
-    """The first seconds of a recording as they are in the file: (n, channels), at its own rate.
+    """Load the first seconds of a recording, all channels (n, channels), at its own sample rate.
 
-    Raises the AudioErrors of `load_audio` that are met until then.
+    Raises AudioError as `load_audio` does, for what is decoded.
     """
     blocks, frames = [], 0
     with open_recording(source) as recording:
@@ -181,10 +211,10 @@ def load_channels(source: AudioSource, seconds: float) -> Block:
 
 
 def inspect_audio(source: AudioSource) -> AudioInfo:
-    """Duration and format of a recording from its header, in the units of the file itself.
+    """Return the duration and format of a recording, from its header if possible.
 
-    Where no header states a length (mp3 without a Xing header, mp4, webm) the recording is decoded
-    to count its samples. Raises the AudioErrors of `load_audio` that a header alone reveals.
+    If no header gives an exact length (mp3 without a Xing header, mp4, webm), the recording is
+    decoded to count its samples. Raises AudioError as `load_audio` does, for what is read.
     """
     with open_recording(source) as recording:
         frames = recording.frames
@@ -202,14 +232,14 @@ def inspect_audio(source: AudioSource) -> AudioInfo:
 
 
 def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
-    """All recordings in a folder and below, sorted, known by their extension in any case.
+    """Find all recordings in a folder and its subfolders by extension; returns a sorted list.
 
-    Hidden files are left out: macOS archives hold a `._x.wav` of metadata beside each `x.wav`.
-    Raises AudioError where there is no such folder; the list may be empty.
+    Hidden files are skipped: macOS archives have metadata in `._x.wav` beside every `x.wav`. Raises
+    AudioError if there is no such folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise AudioError(f"{folder} is not a folder; name one that holds recordings")
+        raise AudioError(f"{folder} is not a folder; give one that holds recordings")
     return sorted(
         path
         for path in folder.rglob("*")
@@ -218,10 +248,10 @@ def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def change_speed(waveform: Waveform, factor: float) -> Waveform:
-    """Play faster (factor > 1) or slower by resampling: tempo and pitch change together.
+    """Play a waveform (N,) faster (factor > 1) or slower by resampling; its pitch changes too.
 
-    Returns exactly round(N / factor) samples for N; speed perturbation as in Ko et al. 2015,
-    "Audio augmentation for speech recognition". Raises AudioError for a factor of 0 or below.
+    Returns exactly round(N / factor) samples. This is the speed perturbation of Ko et al. (2015),
+    "Audio augmentation for speech recognition". Raises AudioError for an impossible factor.
     """
     if not 0 < factor < float("inf"):
         raise AudioError(
@@ -231,15 +261,15 @@ def change_speed(waveform: Waveform, factor: float) -> Waveform:
         return waveform
     samples = round(len(waveform) / factor)
     faster: Waveform = soxr.resample(waveform, factor, 1.0)[:samples]
-    return np.pad(faster, (0, samples - len(faster)))  # soxr promises no exact length
+    return np.pad(faster, (0, samples - len(faster)))  # soxr's length is not exact
 
 
 class Resampler:
     """Changes the sample rate of one signal that arrives in pieces.
 
-    Whatever the pieces, their results join to what one call would give. The filter looks ahead, so
-    a piece's result comes in part with later pieces or with `finish`, which ends the signal.
-    Quality: soxr HQ, whose stop band lies below the 16-bit noise floor.
+    The results of any pieces concatenate to that of a single call. The filter needs future samples,
+    so part of a piece's result comes with later pieces or with `finish`. Its quality is soxr's HQ,
+    whose stop band lies below the 16-bit noise floor.
     """
 
     def __init__(self, source_rate: int, target_rate: int) -> None:
@@ -250,13 +280,13 @@ class Resampler:
         )
 
     def feed(self, waveform: Waveform) -> Waveform:
-        """The samples (m,) that became certain with the samples (n,) of `waveform`."""
+        """Take the next samples (n,) and return those that are ready (m,)."""
         if self._stream is None:
             return waveform
         return cast(Waveform, self._stream.resample_chunk(waveform))
 
     def finish(self) -> Waveform:
-        """The samples (m,) that were still waiting for their future; the signal ends here."""
+        """End the signal and return the remaining samples (m,)."""
         nothing = np.zeros(0, dtype=np.float32)
         if self._stream is None:
             return nothing

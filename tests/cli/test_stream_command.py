@@ -169,14 +169,14 @@ def test_a_pause_of_0_never_begins_anew(asr: Run) -> None:
     [
         (
             ("--latency", "54.9"),
-            "A latency of 54.9 ms is impossible; with this model it is from 55",
+            "a latency of 54.9 ms is impossible; with this model it is from 55",
         ),
         (("--latency", "0"), "it is from 55 ms to 7 minutes"),
         (("--latency", "-5"), "it is from 55 ms"),
         (("--latency", "1e9"), "it is from 55 ms"),
         (("--latency", "1e300"), "it is from 55 ms"),
-        (("--latency", "nan"), "A latency of nan ms is impossible"),
-        (("--latency", "inf"), "A latency of inf ms is impossible"),
+        (("--latency", "nan"), "a latency of nan ms is impossible"),
+        (("--latency", "inf"), "a latency of inf ms is impossible"),
         (("--latency", "soon"), "invalid float value: 'soon'"),
         (("--latency", "-inf"), "--latency: expected one argument"),
         (("--pause", "-0.1"), "--pause -0.1 is impossible; give seconds, 0 or more"),

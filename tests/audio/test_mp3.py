@@ -1,0 +1,95 @@
+"""MP3: exact lengths, tags, and agreement with FFmpeg."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recordings import encode, error_of, no_output, speechlike  # noqa: F401
+
+from asr.audio import mp3
+from asr.audio.waveform import inspect_audio, load_audio
+
+MP3_RATES = [8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000]
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("sample_rate", MP3_RATES)
+def test_length_is_exact_with_a_xing_header_and_complete_without(
+    sample_rate: int, channels: int
+) -> None:
+    content = encode(speechlike(2, sample_rate, channels), sample_rate, "MP3")
+    info = inspect_audio(content)
+    assert (info.frames, info.sample_rate, info.channels) == (
+        2 * sample_rate,
+        sample_rate,
+        channels,
+    )
+    whole = load_audio(content)
+    assert len(whole) == 32_000
+
+    tag = mp3.read_xing(content)
+    bare = load_audio(content[tag.frame_bytes :])  # the bit rate varies: no length can be estimated
+    begin = round(tag.skip * 16_000 / sample_rate)
+    assert len(bare) - begin - len(whole) in range(2 * 1152 * 16_000 // sample_rate)
+    if sample_rate == 16_000:
+        np.testing.assert_array_equal(bare[begin : begin + len(whole)], whole)
+
+    assert len(load_audio(content + content)) > 2 * len(
+        whole
+    )  # two joined files are read to the end
+    assert "cut short" in error_of(content[: int(0.9 * len(content))])
+
+
+def test_tags_are_skipped() -> None:
+    content = encode(speechlike(0.5), format="MP3")
+    id3v2 = b"ID3\4\0\0\0\0\1\x48" + b"TIT2" + bytes(196)  # a size of 200 in bytes of 7 bits
+    expected = load_audio(content)
+    for tagged in (
+        id3v2 + content,
+        id3v2 + id3v2 + bytes(50) + content,
+        content + b"TAG" + bytes(125),
+    ):
+        np.testing.assert_array_equal(load_audio(tagged), expected)
+    tag = mp3.read_xing(content)
+    protected = bytearray(content[: tag.frame_bytes])
+    protected[1] &= 0xFE  # a checksum follows the header
+    protected[6:] = content[4 : tag.frame_bytes - 2]
+    assert mp3.read_xing(bytes(protected)) == tag
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.binary(max_size=200), st.sampled_from([b"Xing", b"Info"]), st.integers(0, 255))
+def test_parser_accepts_any_bytes_in_a_xing_header(content: bytes, name: bytes, bits: int) -> None:
+    header = b"\xff\xfb" + bytes([bits, bits])
+    if mp3.is_mp3(header):
+        for at in (9, 17, 32):
+            tag = mp3.read_xing(header + bytes(at) + name + content)
+            assert tag.frame_bytes >= 0
+            assert tag.skip >= 0
+            assert tag.drop >= 0
+            assert tag.samples is None or tag.samples >= 0
+
+
+def test_samples_agree_with_ffmpeg(shared: Path) -> None:
+    av = pytest.importorskip("av")
+    folders = ("LibriSpeech/dev-mini", "speechocean762/dev")
+    for folder in folders:
+        path = next((shared / folder).rglob("*.mp3"))
+        with av.open(str(path)) as container:
+            frames = [frame.to_ndarray()[0] for frame in container.decode(audio=0)]
+        oracle = np.concatenate(frames)
+        waveform = load_audio(path)
+        shift = len(oracle) - len(waveform)  # FFmpeg keeps the padding at the end
+        assert 0 <= shift < 1152
+        np.testing.assert_allclose(waveform, oracle[: len(waveform)], atol=1e-3)
+
+
+def test_real_recordings_cut_short_raise_an_error(shared: Path) -> None:
+    for folder in ("LibriSpeech/dev-mini", "speechocean762/dev"):
+        for path in sorted((shared / folder).rglob("*.mp3"))[:10]:
+            content = path.read_bytes()
+            lost = int(0.15 * len(content) / inspect_audio(path).seconds)  # 150 ms in bytes
+            assert "cut short" in error_of(content[:-lost])
+            load_audio(path)
