@@ -33,7 +33,7 @@ from signals import (
 from asr.decoder.beam import BeamDecoder, BeamState
 from asr.decoder.config import DecoderConfig
 from asr.decoder.greedy import GreedyDecoder
-from asr.decoder.hypothesis import Hypothesis, join
+from asr.decoder.hypothesis import Hypothesis, join_hypotheses
 from asr.encoder import Context
 from asr.endpoint import EndpointConfig
 from asr.errors import AsrError, AudioError, ConfigError
@@ -63,7 +63,7 @@ def follow(
 
 def check_segments(segments: list[Hypothesis], whole: Hypothesis, seconds: float) -> None:
     """The segments are those of `whole`; their times count from the start of the stream."""
-    check_same(join(segments), whole)
+    check_same(join_hypotheses(segments), whole)
     times = [time for segment in segments for word in segment.words for time in word[1:3]]
     assert times == sorted(times)
     assert not times or 0 <= times[0] < times[-1] <= seconds + 0.04
