@@ -352,11 +352,13 @@ def log_probs_of(frames: int, symbols: int, seed: int, peak: float) -> np.ndarra
 def spell_all(state: BeamState, decoder: BeamDecoder) -> list[str]:
     """Every text of the beam, each read symbol by symbol: an independent look at the history."""
     texts = []
-    for slot in state.active[: state.progress["texts"][0]]:
-        symbols, node = [int(state.texts["last"][slot])], int(state.texts["past"][slot])
+    beam = state.beam
+    for slot in beam.active[: beam.progress["prefixes"][0]]:
+        prefix = beam.prefixes[slot]
+        symbols, node = [int(prefix["last_symbol"])], int(prefix["parent_node"])
         while node:
-            symbols.append(int(state.history["symbol"][node]))
-            node = int(state.history["past"][node])
+            symbols.append(int(beam.history["symbol"][node]))
+            node = int(beam.history["parent"][node])
         letters = [decoder.vocabulary.symbols[symbol] for symbol in reversed(symbols) if symbol]
         texts.append("".join(letters))
     return texts
@@ -408,7 +410,8 @@ def test_words_that_all_texts_share_are_stable(
         {"ab": 2.0, "a b": 1.0} if hot else None,
     )
     state, untouched = decoder.start(), decoder.start()
-    state.history = state.history[: 6 * beam + 20]  # compacted often
+    short = state.beam.history[: 6 * beam + 20]  # compacted often
+    state.beam = state.beam._replace(history=short)
     log_probs = log_probs_of(80, len(letters) + 1, seed, peak)
     before: list[str] = []
     for piece in cut(log_probs, longest, seed):
