@@ -88,6 +88,7 @@ def problems(draw: st.DrawFn) -> tuple[np.ndarray, str]:
 
 
 class TestAlign:
+    @pytest.mark.slow
     @given(problems())
     @settings(deadline=None, max_examples=300)
     def test_finds_the_best_path(self, problem: tuple[np.ndarray, str]) -> None:
@@ -109,6 +110,7 @@ class TestAlign:
         for word, following in pairwise(hypothesis.words):
             assert word.end < following.start
 
+    @pytest.mark.slow
     @given(st.lists(st.text("abc-", min_size=1, max_size=8), min_size=1), st.integers(0, 2**32))
     @settings(deadline=None, max_examples=200)
     def test_the_greedy_text_has_the_greedy_times(self, parts: list[str], seed: int) -> None:

@@ -39,6 +39,7 @@ from asr.text import Vocabulary
 class TestExhaustive:
     """With an unlimited beam, scores are exact."""
 
+    @pytest.mark.slow
     @given(st.data())
     @settings(QUIET, max_examples=250)
     def test_scores_equal_the_sum_over_all_paths(self, data: st.DataObject) -> None:
@@ -75,6 +76,7 @@ class TestExhaustive:
 class TestPruning:
     """Pruning may lose alignments of a text, so its score is exact or too low."""
 
+    @pytest.mark.slow
     @given(st.data())
     @settings(QUIET, max_examples=200)
     def test_recombination_never_overestimates_scores(self, data: st.DataObject) -> None:
@@ -85,6 +87,7 @@ class TestPruning:
         for text, score in scores(setup.decoder().decode(log_probs)).items():
             assert score <= exact[text] + 1e-5 + 1e-6 * abs(score)
 
+    @pytest.mark.slow
     @given(st.data(), st.integers(1, 12), st.sampled_from([0.0, 1.0, 4.0, 12.0, math.inf]))
     @settings(QUIET, max_examples=200)
     def test_a_narrow_beam_never_overestimates_scores(
@@ -99,6 +102,7 @@ class TestPruning:
         for text, score in found.items():
             assert score <= exact[text] + 1e-5 + 1e-6 * abs(score)
 
+    @pytest.mark.slow
     def test_recombination_seldom_changes_the_best_text(self) -> None:
         changed, losses = recombination_losses(rounds=300)
         assert changed <= 8
@@ -120,6 +124,7 @@ class TestPruning:
             assert len(few) <= 10 < 100 <= len(many)
             assert max(few.values()) > max(many.values()) - 5.0
 
+    @pytest.mark.slow
     @given(st.data())
     @settings(QUIET, max_examples=100)
     def test_random_extreme_frames_are_never_overestimated(self, data: st.DataObject) -> None:

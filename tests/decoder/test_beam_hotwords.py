@@ -65,6 +65,7 @@ class TestHotwords:
         assert found.text == "ab b"  # the lexicon lacks both words
         assert found.score == pytest.approx((-1.5 - 1.5 - 0.5) * math.log(10), abs=1e-4)
 
+    @pytest.mark.slow
     def test_hotwords_leave_other_words_intact(self, bench: Bench) -> None:
         """Hotwords are unknown and long words of the references, with small to large weights."""
         jiwer = pytest.importorskip("jiwer")

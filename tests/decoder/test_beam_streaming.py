@@ -134,6 +134,7 @@ class TestStreaming:
 
 
 class TestPartial:
+    @pytest.mark.slow
     @given(
         st.integers(0, 2**32), st.sampled_from([1.0, 3.0, 6.0]), st.integers(1, 9), st.booleans()
     )

@@ -118,6 +118,7 @@ class TestGreedy:
         hypothesis = GreedyDecoder(SPACELESS, 0.5).decode(emit("-ab--d", SPACELESS))
         assert [(w.text, w.start, w.end) for w in hypothesis.words] == [("abd", 0.5, 3.0)]
 
+    @pytest.mark.slow
     @given(emissions(), st.sampled_from([VOCABULARY, SPACELESS]))
     @settings(deadline=None, max_examples=300)
     def test_equals_the_definition(self, log_probs: np.ndarray, vocabulary: Vocabulary) -> None:
@@ -133,6 +134,7 @@ class TestGreedy:
         assert hypothesis.confidence == pytest.approx(expected["confidence"])
         assert hypothesis.score == pytest.approx(expected["score"])
 
+    @pytest.mark.slow
     @given(emissions(), st.lists(st.integers(0, 40)), st.sampled_from([VOCABULARY, SPACELESS]))
     @settings(deadline=None, max_examples=300)
     def test_results_are_independent_of_chunking(

@@ -46,6 +46,7 @@ def spellings(draw: st.DrawFn) -> tuple[list[list[int]], list[int], int]:
 
 
 class TestTrie:
+    @pytest.mark.slow
     @given(spellings())
     @settings(deadline=None, max_examples=300)
     def test_a_trie_holds_exactly_the_words_and_their_prefixes(
@@ -103,6 +104,7 @@ class TestTrie:
 
 
 class TestLookAhead:
+    @pytest.mark.slow
     @given(
         spellings(),
         st.lists(st.floats(-20, 0), min_size=10, max_size=10),
@@ -230,6 +232,7 @@ TEXT = st.lists(st.text("ab", min_size=1, max_size=2), min_size=1, max_size=12).
 
 
 class TestHotwords:
+    @pytest.mark.slow
     @given(WEIGHTS, st.one_of(TEXT, PHRASE))
     @settings(deadline=None, max_examples=500)
     def test_each_occurrence_of_whole_words_counts(

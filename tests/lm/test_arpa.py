@@ -253,6 +253,7 @@ class TestInvalid:
             refused += "damaged gzip" in str(error.value)
         assert refused > len(whole) // 2
 
+    @pytest.mark.slow
     @given(st.data())
     @settings(
         deadline=None,
@@ -277,6 +278,7 @@ class TestInvalid:
 
 
 class TestWriting:
+    @pytest.mark.slow
     @given(
         st.lists(
             st.floats(-2e5, 2e5, width=32).filter(lambda x: not x or abs(x) > 1e-8), min_size=1

@@ -188,6 +188,7 @@ def random_text(seed: int, sentences: int) -> list[str]:
 
 
 class TestEquations:
+    @pytest.mark.slow
     @given(TEXTS, configs())
     @settings(deadline=None, max_examples=200)
     def test_tiny_texts_equal_the_definition(

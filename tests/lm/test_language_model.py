@@ -53,6 +53,7 @@ class TestScores:
         assert query(hand.ngrams, after_a, b)[1] == state
         assert query(hand.ngrams, after_a, hand.end_word)[1] == 0
 
+    @pytest.mark.slow
     @given(models())
     @settings(deadline=None, max_examples=150)
     def test_equals_the_definition(self, model: tuple[Entries, int, random.Random]) -> None:
