@@ -22,7 +22,7 @@ from asr.audio.waveform import read_blocks
 from asr.checkpoint import load_decoder_config, load_model
 from asr.decoder.build import load_decoder
 from asr.decoder.config import Decoder, DecoderConfig
-from asr.decoder.hypothesis import Hypothesis, join
+from asr.decoder.hypothesis import Hypothesis, join_hypotheses
 from asr.encoder import Context
 from asr.endpoint import EndpointConfig, Endpointer
 from asr.errors import AsrError
@@ -194,7 +194,7 @@ class Recognizer:
         By another decoder than the recognizer's, where one is given.
         """
         decoder = decoder or self.decoder
-        return join(
+        return join_hypotheses(
             [
                 decoder.decode(log_probs).shifted(first_frame * self.model.frame_seconds)
                 for first_frame, log_probs in segments

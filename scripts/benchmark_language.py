@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from asr.errors import EXIT_CODE, AsrError
-from asr.lm.estimation import EstimationConfig, estimate, read_sentences
+from asr.lm.estimation import EstimationConfig, read_sentences
 from asr.lm.model import LanguageModel
 from asr.lm.ngrams import NGramTable
 from asr.progress import complain, say
@@ -109,7 +109,9 @@ def random_model(ngrams: int) -> LanguageModel:
 def measure_estimation(text: str, config: EstimationConfig) -> None:
     """Estimate a model and print the time and the memory of this process."""
     began = time.process_time()
-    model = estimate(read_sentences([text]), config)
+    model = LanguageModel.estimate(
+        read_sentences([text]), config.order, config.prune, config.vocabulary_limit
+    )
     seconds = time.process_time() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     counts = ", ".join(f"{count:,}" for count in model.counts)

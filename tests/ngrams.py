@@ -1,4 +1,4 @@
-"""N-gram models for tests: one made by hand, any that Hypothesis likes, and a slow definition."""
+"""N-gram models for tests: one written by hand, random ones, and a slow reference score."""
 
 import random
 from pathlib import Path
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from asr.lm.model import LanguageModel
 from asr.lm.ngrams import LN10, NGrams, NGramTable
 
-# By hand: p(b|a) is listed; p(a|b) = backoff(b) * p(a); <s> a b is a trigram; b </s> is none.
+# p(b|a) is listed; p(a|b) = backoff(b) * p(a); <s> a b is a trigram; b </s> is no bigram.
 HAND = """\\data\\
 ngram 1=5
 ngram 2=3
@@ -54,7 +54,7 @@ def assert_same(one: LanguageModel, other: LanguageModel) -> None:
 
 
 def log10_slowly(entries: Entries, history: tuple[str, ...], word: str) -> float:
-    """Katz back-off, as the books define it."""
+    """The log10 probability by the definition of Katz back-off."""
     if (*history, word) in entries:
         return entries[(*history, word)][0]
     if not history:
@@ -90,7 +90,7 @@ def tables(entries: Entries, order: int, words: list[str]) -> list[NGramTable]:
 
 @st.composite
 def models(draw: st.DrawFn) -> tuple[Entries, int, random.Random]:
-    """Any set of n-grams over a few words: contexts and suffixes may be missing."""
+    """Random n-grams over a few words; contexts and suffixes may be missing."""
     generator = random.Random(draw(st.integers(0, 2**32)))
     order = draw(st.integers(1, 4))
     words = ["<s>", "</s>", *"abcde"[: draw(st.integers(1, 5))]]

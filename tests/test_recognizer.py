@@ -18,7 +18,7 @@ from signals import at, check_same, make_model, make_talk, to_wav
 
 from asr.checkpoint import save_model
 from asr.decoder.greedy import GreedyDecoder
-from asr.decoder.hypothesis import Hypothesis, join
+from asr.decoder.hypothesis import Hypothesis, join_hypotheses
 from asr.encoder import EncoderConfig
 from asr.endpoint import EndpointConfig, Endpointer
 from asr.errors import AsrError, AudioError, CheckpointError, ConfigError
@@ -291,7 +291,7 @@ class TestLongRecordings:
         stream = Stream(listener.model, listener.decoder, context, endpointer)
         ended = stream.accept(make_talk(LONG_SECONDS, 16_000)).segments
         final = stream.finish()
-        check_same(join([*ended, *stream.take_segments(), final]), expected)
+        check_same(join_hypotheses([*ended, *stream.take_segments(), final]), expected)
 
     def test_among_short_and_bad_ones(
         self, listener: Recognizer, long: bytes, recordings: list[bytes]
@@ -347,7 +347,7 @@ class TestLongRecordings:
         ended = stream.accept(waveform).segments
         final = stream.finish()
         segments = [*ended, *stream.take_segments(), final]
-        check_same(join(segments), recognizer.transcribe(to_wav(waveform, 16_000)))
+        check_same(join_hypotheses(segments), recognizer.transcribe(to_wav(waveform, 16_000)))
         assert len(segments) == 1 if more < 0 else len(segments) >= 1 + (latency > 1_000)
 
     def test_without_endpoints_it_is_one_segment(

@@ -33,7 +33,7 @@ from signals import (
 from asr.decoder.beam import BeamDecoder, BeamState
 from asr.decoder.config import DecoderConfig
 from asr.decoder.greedy import GreedyDecoder
-from asr.decoder.hypothesis import Hypothesis, join
+from asr.decoder.hypothesis import Hypothesis, join_hypotheses
 from asr.encoder import Context
 from asr.endpoint import EndpointConfig
 from asr.errors import AsrError, AudioError, ConfigError
@@ -63,7 +63,7 @@ def follow(
 
 def check_segments(segments: list[Hypothesis], whole: Hypothesis, seconds: float) -> None:
     """The segments are those of `whole`; their times count from the start of the stream."""
-    check_same(join(segments), whole)
+    check_same(join_hypotheses(segments), whole)
     times = [time for segment in segments for word in segment.words for time in word[1:3]]
     assert times == sorted(times)
     assert not times or 0 <= times[0] < times[-1] <= seconds + 0.04
@@ -352,11 +352,13 @@ def log_probs_of(frames: int, symbols: int, seed: int, peak: float) -> np.ndarra
 def spell_all(state: BeamState, decoder: BeamDecoder) -> list[str]:
     """Every text of the beam, each read symbol by symbol: an independent look at the history."""
     texts = []
-    for slot in state.active[: state.progress["texts"][0]]:
-        symbols, node = [int(state.texts["last"][slot])], int(state.texts["past"][slot])
+    beam = state.beam
+    for slot in beam.active[: beam.progress["prefixes"][0]]:
+        prefix = beam.prefixes[slot]
+        symbols, node = [int(prefix["last_symbol"])], int(prefix["parent_node"])
         while node:
-            symbols.append(int(state.history["symbol"][node]))
-            node = int(state.history["past"][node])
+            symbols.append(int(beam.history["symbol"][node]))
+            node = int(beam.history["parent"][node])
         letters = [decoder.vocabulary.symbols[symbol] for symbol in reversed(symbols) if symbol]
         texts.append("".join(letters))
     return texts
@@ -408,7 +410,8 @@ def test_words_that_all_texts_share_are_stable(
         {"ab": 2.0, "a b": 1.0} if hot else None,
     )
     state, untouched = decoder.start(), decoder.start()
-    state.history = state.history[: 6 * beam + 20]  # compacted often
+    short = state.beam.history[: 6 * beam + 20]  # compacted often
+    state.beam = state.beam._replace(history=short)
     log_probs = log_probs_of(80, len(letters) + 1, seed, peak)
     before: list[str] = []
     for piece in cut(log_probs, longest, seed):

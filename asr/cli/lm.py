@@ -22,7 +22,6 @@ from asr.lm.estimation import (
     STANDARD_INPUT,
     EstimationConfig,
     EstimationWarning,
-    estimate,
     read_sentences,
 )
 from asr.lm.model import LanguageModel, find_kind
@@ -180,7 +179,13 @@ def train(
     ):
         training = _Training(bar)
         try:
-            model = estimate(training.count(sentences), config, training.begin)
+            model = LanguageModel.estimate(
+                training.count(sentences),
+                config.order,
+                config.prune,
+                config.vocabulary_limit,
+                on_progress=training.begin,
+            )
         except MemoryError:
             raise AsrError(
                 "The n-grams of the text do not fit into the memory; give less text or a lower "

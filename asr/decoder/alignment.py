@@ -1,9 +1,10 @@
-"""When was each word said? A known transcript laid over a recording's log-probabilities.
+"""Forced alignment: when each word of a known transcript was said.
 
     hypothesis = align(log_probs, "what was said", vocabulary, frame_seconds=0.04)
 
-Among all CTC paths that spell the text, the most probable one says in which frames each symbol is
-(Viterbi; Kürzinger et al. 2020, "CTC-segmentation"). torchaudio finds it; it is loaded only here.
+Among all CTC paths that spell the text, the most probable one tells in which frames each symbol
+lies (Viterbi; Kürzinger et al. 2020, "CTC-segmentation"). torchaudio finds this path; it is
+imported only when `align` is called.
 """
 
 import math
@@ -16,11 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from asr.decoder.config import BLANK_ID, check_log_probs
+from asr.decoder.greedy import find_runs, to_posterior
 from asr.decoder.hypothesis import Hypothesis, Word
 from asr.errors import DecodeError
 from asr.text import Vocabulary, ctc_frames_needed
 
-IMPOSSIBLE = -1e9  # in place of the log-probability of what cannot be
+IMPOSSIBLE = -1e9
+"""Log-probability that stands in for minus infinity during the search."""
 
 
 def align(
@@ -30,72 +33,85 @@ def align(
     frame_seconds: float,
     where: str = "the transcript",
 ) -> Hypothesis:
-    """The hypothesis whose words are those of `text`; times and confidence as `GreedyDecoder`'s.
+    """Align `text` with the frames of an utterance.
 
-    `log_probs`: (T', V) array or tensor of normalized natural log-probabilities. `text` is
-    normalized already; white space around it and between its words counts as single spaces. The
-    score is the log-probability of the best path that spells the text. `where` is named in errors.
     Memory grows with T' times U: half an hour of speech was measured to take 1.8 GB.
 
-    Raises TextError for empty text or characters that the vocabulary lacks, DecodeError for
-    log-probabilities that are none, for a text that does not fit into T' frames or is impossible in
-    them, and where torchaudio cannot be loaded.
+    Args:
+        log_probs: (T', V) array or tensor of normalized natural log-probabilities.
+        text: Normalized transcript. White space around it is ignored; between words it counts as
+            a single space.
+        vocabulary: Symbols of the model; symbol 0 is the blank.
+        frame_seconds: Duration of an encoder frame in seconds.
+        where: Name of the transcript in error messages.
+
+    Returns:
+        A hypothesis with the words of `text`. Their times and confidence are defined as those of
+        `GreedyDecoder`; the score is the log-probability of the best path that spells the text.
+
+    Raises:
+        TextError: If the text is empty or holds characters that the vocabulary lacks.
+        DecodeError: If `log_probs` are no normalized log-probabilities, the text does not fit into
+            T' frames or has probability 0 there, or torchaudio cannot be imported.
+
+    Example:
+        for word in align(log_probs, "what was said", vocabulary, frame_seconds=0.04).words:
+            print(word.text, word.start, word.end)
     """
     words = text.split()
     ids = vocabulary.encode(" ".join(words), where)
     frames = check_log_probs(log_probs, len(vocabulary))  # (T', V)
-    _check_room(ids, len(frames), frame_seconds, where)
+    _check_length(ids, len(frames), frame_seconds, where)
     path = _find_path(frames, ids)  # (T',)
 
     best = frames[np.arange(len(path)), path].astype(np.float64)  # (T',)
     if np.isneginf(best).any():
         raise DecodeError(
-            f"{where} has probability 0 under these log-probabilities: align what was said"
+            f"{where} has probability 0 under these log-probabilities; "
+            "check that it belongs to the recording"
         )
-    starts = np.flatnonzero(np.diff(path, prepend=-1))  # (runs,)
-    ends = np.append(starts[1:], len(path))
-    highest = np.maximum.reduceat(best, starts)
-    spoken = path[starts] != BLANK_ID
-    starts, ends, highest = starts[spoken], ends[spoken], highest[spoken]  # (U,) each
+    starts, ends, highest = find_runs(path, best)
+    is_symbol = path[starts] != BLANK_ID
+    starts, ends, highest = starts[is_symbol], ends[is_symbol], highest[is_symbol]  # (U,) each
 
     found = []
-    letters = []  # the log-probabilities of each word's symbols
+    log_probs_of_words = []
     first = 0
     for word in words:
         after = first + len(word)
-        letters.append(highest[first:after])
+        log_probs_of_words.append(highest[first:after])
         found.append(
             Word(
                 text=word,
                 start=int(starts[first]) * frame_seconds,
                 end=int(ends[after - 1]) * frame_seconds,
-                confidence=_posterior(letters[-1]),
+                confidence=to_posterior(log_probs_of_words[-1].mean()),
             )
         )
-        first = after + 1  # over the space
+        first = after + 1  # skip the space
     return Hypothesis(
         text=" ".join(words),
         words=tuple(found),
-        confidence=_posterior(np.concatenate(letters)),
+        confidence=to_posterior(np.concatenate(log_probs_of_words).mean()),
         score=math.fsum(best),
     )
 
 
-def _check_room(ids: list[int], frames: int, frame_seconds: float, where: str) -> None:
+def _check_length(ids: list[int], frames: int, frame_seconds: float, where: str) -> None:
     needed = ctc_frames_needed(ids)
     if needed > frames:
         raise DecodeError(
             f"{where} needs {needed} frames ({needed * frame_seconds:.2f} s) for its {len(ids)} "
             f"characters and {needed - len(ids)} repeats, but the recording gives only {frames} "
-            f"({frames * frame_seconds:.2f} s): check that they belong together"
+            f"({frames * frame_seconds:.2f} s); check that they belong together"
         )
 
 
 def _find_path(frames: NDArray[np.float32], ids: list[int]) -> NDArray[np.int64]:
-    """The symbol of each frame (T',) on the best path through `frames` (T', V) that spells `ids`."""
+    """The best path (T',) through `frames` (T', V) that spells `ids`."""
     forced_align = _load_aligner()
-    # In float64: the sum over an hour's frames leaves float32 too few digits to compare paths.
-    # Bounded: where it meets -inf, the aligner leaves the trellis and reads foreign memory.
+    # float64, because over an hour of frames float32 sums are too coarse to compare paths.
+    # Clamped, because torchaudio reads out of bounds when it meets minus infinity.
     log_probs = torch.from_numpy(frames).double().clamp(min=IMPOSSIBLE)
     labels, _ = forced_align(log_probs[None], torch.tensor([ids]), blank=BLANK_ID)
     path: NDArray[np.int64] = labels[0].numpy()
@@ -108,13 +124,8 @@ def _load_aligner() -> Callable[..., tuple[Tensor, Tensor]]:
     except (ImportError, OSError, RuntimeError) as error:  # the last two: built for another torch
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DecodeError(
-            f"forced alignment needs torchaudio, which cannot be loaded here ({reason}): install "
+            f"forced alignment needs torchaudio, which cannot be imported here ({reason}); install "
             f"the release that fits torch {torch.__version__}"
         ) from error
     aligner: Callable[..., tuple[Tensor, Tensor]] = forced_align
     return aligner
-
-
-def _posterior(log_probs: NDArray[np.float64]) -> float:
-    """The geometric mean of probabilities; rounding may leave one above 1."""
-    return min(1.0, math.exp(log_probs.mean()))

@@ -4,28 +4,27 @@
     hypothesis = decoder.decode(log_probs)        # (T', V)
     hypotheses = decoder.decode_many(list_of_log_probs, threads=2)
 
-It looks for the text with the highest
+The search looks for the text that maximizes
 
     score = log p_ctc(text) + alpha * log p_lm(text) + beta * words + unknown * unknown words
             + the bonuses of the hotwords in it
 
-where p_ctc sums over all alignments (Graves et al. 2006), and p_lm is the n-gram model's with the
-end of the sentence. A network also learns how often each symbol is said, which the language model
-knows better: `prior` times the logarithm of that share, measured against the blank's, is taken out
-of each log-probability first (as in Miao et al. 2015, "EESEN"). The search is Hannun et al. 2014,
-"First-Pass Large Vocabulary Continuous Speech Recognition using Bi-Directional Recurrent DNNs",
-with five additions:
+where p_ctc sums over all alignments (Graves et al. 2006), and p_lm is the probability of the n-gram
+model, including the end of the sentence. A network also learns how often each symbol occurs, which
+the language model knows better. So `prior` times the log prior of each symbol, relative to that of
+the blank, is subtracted from its log-probabilities first (as in Miao et al. 2015, "EESEN"). The
+search is that of Hannun et al. 2014, "First-Pass Large Vocabulary Continuous Speech Recognition
+using Bi-Directional Recurrent DNNs", with five additions:
 
-- Words that the lexicon lacks may be spelled, for the price of `unknown` (unless `strict`).
-- A beginning of a word is charged with the best unigram below it in the lexicon, ahead of the end
-  of the word where the language model speaks (look-ahead).
-- Two texts that nothing to come can tell apart, because the language model's state, the letters of
-  the open word and the hotwords' state are equal, are compared at once; only the better is kept
-  (recombination).
-- Masses are probabilities, not logarithms, scaled by the best of each frame.
-- A frame in which nothing but the blank is likely costs almost nothing.
+- Words that the lexicon lacks may be spelled at the price of `unknown` (unless `strict`).
+- The open word is charged with the best unigram that it can become according to the lexicon, before
+  the language model scores the complete word (look-ahead).
+- Two prefixes score all continuations alike if they agree in the state of the language model, the
+  letters of the open word and the state of the hotwords. Only the better one is kept (recombination).
+- Probabilities are kept in linear scale, relative to the best prefix of each frame.
+- A frame in which only the blank is likely costs almost nothing.
 
-However the frames are cut into calls, the result is the same to the last bit.
+The result is bit-identical however the frames are split into calls.
 """
 
 import math
@@ -42,74 +41,96 @@ from asr.decoder.hotwords import Hotwords, build_hotwords
 from asr.decoder.hypothesis import Hypothesis, Word
 from asr.decoder.lexicon import MASK_SYMBOLS, Nodes, build_lexicon, look_ahead, spell
 from asr.decoder.search import (
-    EMPTY_TEXT,
-    END,
+    EMPTY_HASH,
+    FINAL,
     HISTORY,
     LIFT,
+    PREFIX,
     PROGRESS,
-    TEXT,
+    Beam,
     Rules,
-    advance,
-    compact,
-    conclude,
+    Scorer,
+    Trace,
+    compact_history,
     find_settled,
-    trace,
+    finish,
+    read_frames,
+    trace_words,
 )
 from asr.errors import ConfigError
 from asr.lm.model import LanguageModel
-from asr.lm.ngrams import NGrams
+from asr.lm.ngrams import BEGIN_WORD, NGrams
 from asr.text import Vocabulary
 
-FIRST_HISTORY = 4096  # nodes; doubled when half of them are still needed
+FIRST_HISTORY = 4096
+"""Initial number of history nodes of a stream; doubled whenever half of them are still needed."""
 
 
 class BeamState:
-    """What a `BeamDecoder` remembers of the frames so far; give each stream its own."""
+    """The state of a `BeamDecoder` after the frames so far; each stream needs its own."""
 
     def __init__(self, rules: Rules, begin_state: int) -> None:
-        slots = 2 * rules.beam + 2  # those of this frame, and those of the next
-        self.texts = np.zeros(slots, TEXT)
-        self.active = np.zeros(rules.beam, np.int32)
-        self.free = np.arange(slots - 1, -1, -1, dtype=np.int32)
-        self.history = np.empty(FIRST_HISTORY + 4 * slots, HISTORY)
-        self.progress = np.zeros(1, PROGRESS)
-        self.progress["texts"], self.progress["free"], self.progress["history"] = 1, slots - 1, 1
-        self.settled = ""  # the text up to the settled node
-        text = self.texts[0]  # nothing was said; more spaces change nothing
-        text["blank"], text["word_weight"] = 1.0, np.nan
-        text["last"] = max(rules.space, 0)
-        text["state"], text["node"] = begin_state, rules.first_node
-        text["text"] = text["future"] = EMPTY_TEXT
+        slots = 2 * rules.beam + 2  # room for the prefixes of two frames
+        prefixes = np.zeros(slots, PREFIX)
+        empty = prefixes[0]
+        empty["p_blank"], empty["word_factor"] = 1.0, np.nan
+        empty["last_symbol"] = max(rules.space, 0)  # so that a leading space changes nothing
+        empty["lm_state"], empty["lexicon_node"] = begin_state, rules.first_node
+        empty["hash"] = empty["key"] = EMPTY_HASH
+        progress = np.zeros(1, PROGRESS)
+        progress["prefixes"], progress["free"], progress["history"] = 1, slots - 1, 1
+        self.beam = Beam(
+            prefixes,
+            np.zeros(rules.beam, np.int32),
+            np.arange(slots - 1, -1, -1, dtype=np.int32),
+            np.empty(FIRST_HISTORY + 4 * slots, HISTORY),
+            progress,
+        )
+        self.settled = ""  # text up to the settled node
 
     @property
     def frames(self) -> int:
-        """How many frames have been read."""
-        return int(self.progress["frames"][0])
+        """Number of frames read."""
+        return int(self.beam.progress["frames"][0])
 
     def make_room(self) -> None:
-        """Forget the history that is not needed; double it where much is."""
-        compact(self.progress, self.texts, self.active, self.history)
-        if 2 * self.progress["history"][0] > len(self.history):
-            longer = np.empty(2 * len(self.history), HISTORY)
-            longer[: len(self.history)] = self.history
-            self.history = longer
+        """Drop the history that is no longer needed, and double the array if it is still half full."""
+        compact_history(self.beam)
+        history = self.beam.history
+        if 2 * self.beam.progress["history"][0] > len(history):
+            longer = np.empty(2 * len(history), HISTORY)
+            longer[: len(history)] = history
+            self.beam = self.beam._replace(history=longer)
 
 
 class BeamDecoder:
-    """Prefix beam search; see the module for what it maximizes, `DecoderConfig` for its numbers.
+    """Prefix beam search; the module's docstring defines what it maximizes.
 
-    - With a language model its words are the lexicon, unless `lexicon` names others, which then
-      count as unknown to the model where it lacks them. With neither, the score is the acoustic
-      one alone. A lexicon without a language model counts `beta` and `unknown`, but no `alpha`.
-    - `hotwords` are words or phrases with the bonus in nats that each occurrence earns for each of
-      its words. Words of hotwords may be unknown to model and lexicon, without paying `unknown`.
-    - A word starts with the frame in which most of the mass first says its first symbol and ends
-      with the last in which its last symbol outweighs the blank. Its confidence comes from the
-      share of the beam that agrees on it when the next word ends, see `DecoderConfig`.
-    - The hypothesis's confidence is the geometric mean over its words, 1 without any.
+    - The start of a word is the frame in which most of the probability first emits its first symbol;
+      its end is the last frame in which its last symbol is more probable than the blank.
+    - The confidence of a word is calibrated from its posterior: the share of the beam's probability
+      that agrees on the word when the next word ends (see `DecoderConfig`). The confidence of the
+      hypothesis is the geometric mean over its words, and 1 if there are none.
 
-    One decoder serves any number of streams and threads: it is not changed by use. Raises
-    ConfigError for numbers that do not fit, TextError for hotwords that cannot be spelled.
+    A decoder can serve any number of streams and threads, because decoding never changes it.
+
+    Args:
+        vocabulary: Symbols of the model; symbol 0 is the blank.
+        frame_seconds: Duration of an encoder frame in seconds.
+        config: Settings; `DecoderConfig("beam")` if None. Its file names are not read here.
+        language_model: N-gram model of words. Its words are the lexicon unless `lexicon` is given.
+        lexicon: Known words. Those that the language model lacks count as its unknown word. Without
+            a language model, the score has the terms `beta` and `unknown`, but not `alpha`.
+        hotwords: Words and phrases, and the bonus in nats that each occurrence earns for each of
+            its words. Hotwords never cost `unknown`.
+
+    Raises:
+        ConfigError: If settings do not fit each other or the vocabulary.
+        TextError: If a hotword cannot be spelled.
+
+    Example:
+        decoder = BeamDecoder(vocabulary, 0.04, DecoderConfig("beam", nbest=5), language_model)
+        texts = [hypothesis.text for hypothesis in decoder.decode_many(log_probs, threads=2)]
     """
 
     def __init__(
@@ -123,10 +144,12 @@ class BeamDecoder:
     ) -> None:
         if vocabulary.space is None and (language_model or lexicon is not None):
             raise ConfigError(
-                "a language model of words needs a vocabulary with a space, which parts words"
+                "a language model or lexicon needs a vocabulary with a space, which separates words"
             )
         if not 0 < frame_seconds < math.inf:
-            raise ConfigError(f"a frame must last some seconds, not {frame_seconds}")
+            raise ConfigError(
+                f"frame_seconds is {frame_seconds}; a frame must last a positive number of seconds"
+            )
         self.vocabulary = vocabulary
         self.frame_seconds = frame_seconds
         self.language_model = language_model
@@ -142,25 +165,25 @@ class BeamDecoder:
         self._configure(config or DecoderConfig("beam"))
 
     def configured(self, config: DecoderConfig) -> "BeamDecoder":
-        """A decoder with other numbers on the same model, lexicon and hotwords, made quickly."""
+        """A decoder with other settings that shares the model, lexicon and hotwords of this one."""
         other = copy(self)
         other._configure(config)
         return other
 
     def _configure(self, config: DecoderConfig) -> None:
         if config.kind != "beam":
-            raise ConfigError(f"a beam decoder was given the configuration {config.kind!r}")
+            raise ConfigError(f"decoder.kind is {config.kind!r}; a beam decoder needs 'beam'")
         if config.strict and not self.guided:
-            raise ConfigError("a strict decoder needs a language model or a lexicon")
+            raise ConfigError("a strict decoder needs a language model or a lexicon; give one")
         if config.priors and len(config.priors) != len(self.vocabulary):
             raise ConfigError(
-                f"decoder.priors holds {len(config.priors)} shares for a vocabulary of "
-                f"{len(self.vocabulary)} symbols: run `asr tune` with this checkpoint"
+                f"decoder.priors holds {len(config.priors)} values for a vocabulary of "
+                f"{len(self.vocabulary)} symbols; run `asr tune` with this checkpoint"
             )
         self.config = config
         self._offsets = None
         if config.prior and self.guided:
-            # 0 for the blank, so that silence stays as likely as it is.
+            # Relative to the blank, so that the probability of silence does not change.
             logs = np.log(np.array(config.priors))
             self._offsets = (config.prior * (logs[0] - logs)).astype(np.float32)  # (V,)
         alpha, unknown_log_prob, log_probs = 0.0, 0.0, np.zeros(1)
@@ -168,15 +191,15 @@ class BeamDecoder:
             alpha = float(config.alpha)
             log_probs = _unigram_log_probs(self.language_model)
             unknown_log_prob = float(log_probs[self.language_model.unknown_word])
-        self._lexicon = look_ahead(
+        lexicon = look_ahead(
             self._plain_lexicon, log_probs, alpha, unknown_log_prob, config.unknown
         )
         word_bonus = math.exp(config.beta) if self.guided else 1.0
-        # Leaving the lexicon may be cheaper than what lies ahead there; hardly by more than LIFT.
-        dearest = float(self._lexicon["leave"].max()) if self.guided else 1.0
-        boost = self._hotwords.boost * min(max(dearest, 1.0), LIFT)
+        # The factor for leaving the lexicon can exceed 1; LIFT is assumed to bound it.
+        leave = float(lexicon["leave"].max()) if self.guided else 1.0
+        boost = self._hotwords.boost * min(max(leave, 1.0), LIFT)
         space = self.vocabulary.space
-        self._rules = Rules(
+        rules = Rules(
             beam=config.beam,
             token_floor=float(config.token_floor),
             cutoff=math.exp(-config.beam_range),
@@ -193,60 +216,62 @@ class BeamDecoder:
             lift=self._hotwords.boost * (LIFT * max(word_bonus, 1.0) if self.guided else 1.0),
             small=len(self.vocabulary) <= MASK_SYMBOLS,
         )
+        self._scorer = Scorer(rules, lexicon, self._ngrams, self._hotwords)
 
     def start(self) -> BeamState:
         """The state before the first frame."""
-        return BeamState(self._rules, self._begin_state)
+        return BeamState(self._scorer.rules, self._begin_state)
 
     def advance(self, state: BeamState, log_probs: Any) -> None:
         """Read the next frames into `state`.
 
-        `log_probs`: (T', V) array or tensor of normalized natural log-probabilities, T' >= 0.
-        Raises `DecodeError` for anything else, and leaves the state as it was.
+        Args:
+            state: State of the stream, changed in place.
+            log_probs: (T', V) array or tensor of normalized natural log-probabilities, T' >= 0.
+
+        Raises:
+            DecodeError: If `log_probs` is anything else; the state is then unchanged.
         """
-        frames = check_log_probs(log_probs, len(self.vocabulary))
+        frames = check_log_probs(log_probs, len(self.vocabulary))  # (T', V)
         if self._offsets is not None:
             frames = frames + self._offsets
-        frames = np.require(frames, requirements=["C", "A", "W"])  # numba would compile for others
+        # numba would compile another version for arrays with other flags.
+        frames = np.require(frames, requirements=["C", "A", "W"])
         done = 0
         while True:
-            done = advance(
-                frames, done, state.progress, state.texts, state.active, state.free,
-                state.history, self._rules, self._lexicon, self._ngrams, self._hotwords,
-            )  # fmt: skip
+            done = read_frames(frames, done, state.beam, self._scorer)
             if done == len(frames):
                 return
             state.make_room()
 
     def partial(self, state: BeamState) -> tuple[str, str]:
-        """The text so far in two parts: words that can no longer change, and those that may.
+        """The text so far in two parts: the words that are final, and those that may change.
 
-        The first are those that have ended in all texts of the beam alike, since all that is to
-        come goes on from one of these texts. The time that it takes does not grow with them.
+        Words are final once they have ended alike in all prefixes of the beam, because every later
+        result extends one of these. The time this takes does not grow with the final words.
         """
-        common, node, settled = find_settled(
-            state.progress, state.texts, state.active, state.history, self._rules.space
-        )
-        ends = self._conclude(state)
-        end = ends[ends["mass"].argmax()]
-        words = self._read(state, end, 0.0, int(state.progress["settled"][0])).text.split(" ")
-        stable = _join(state.settled, *words[:common])
-        state.settled = _join(state.settled, *words[:settled])
-        state.progress["settled"] = node
-        return stable, _join(*words[common:])
+        common, node, settled = find_settled(state.beam, self._scorer.rules.space)
+        finals = self._finish(state)
+        final = finals[finals["probability"].argmax()]
+        begin = int(state.beam.progress["settled"][0])
+        words = self._read(state, final, 0.0, begin).text.split(" ")
+        stable = _join_texts(state.settled, *words[:common])
+        state.settled = _join_texts(state.settled, *words[:settled])
+        state.beam.progress["settled"] = node
+        return stable, _join_texts(*words[common:])
 
     def best(self, state: BeamState) -> Hypothesis:
-        """The hypothesis for the frames so far, as if they were all.
+        """The hypothesis if the utterance ends now.
 
-        Its `alternatives` are the next best, `nbest` - 1 of them where the beam holds so many.
+        Its `alternatives` are the next best, up to `nbest` - 1 of them.
         """
-        ends = self._conclude(state)
-        masses = ends["mass"]
-        ranked = np.argsort(-masses, kind="stable")[: self.config.nbest]
-        log_scale = float(state.progress["log_scale"][0])
+        finals = self._finish(state)
+        probabilities = finals["probability"]
+        ranked = np.argsort(-probabilities, kind="stable")[: self.config.nbest]
+        log_scale = float(state.beam.progress["log_scale"][0])
         found = [
-            self._read(state, ends[index], math.log(masses[index]) + log_scale)
-            for index in ranked[masses[ranked] > 0]
+            self._read(state, finals[index], math.log(probabilities[index]) + log_scale)
+            for index in ranked[probabilities[ranked] > 0]
         ]
         if not found:
             return Hypothesis("", (), 1.0, -math.inf)
@@ -254,69 +279,74 @@ class BeamDecoder:
         return Hypothesis(best.text, best.words, best.confidence, best.score, tuple(others))
 
     def decode(self, log_probs: Any) -> Hypothesis:
-        """The hypothesis for one whole utterance: (T', V) as in `advance`."""
+        """The hypothesis for a whole utterance; `log_probs` (T', V) as in `advance`."""
         state = self.start()
         self.advance(state, log_probs)
         return self.best(state)
 
     def decode_many(self, log_probs: Sequence[Any], threads: int = 1) -> list[Hypothesis]:
-        """The hypotheses of whole utterances, in their order, the same for any number of threads."""
+        """The hypotheses of whole utterances, in order; the number of threads changes nothing else.
+
+        Args:
+            log_probs: One (T', V) matrix per utterance, as in `advance`.
+            threads: Number of threads to decode in.
+        """
         if threads < 1:
-            raise ConfigError(f"a beam decoder cannot work in {threads} threads: give 1 or more")
+            raise ConfigError(f"threads is {threads}; it must be 1 or more")
         if threads == 1:
             return [self.decode(matrix) for matrix in log_probs]
         with ThreadPoolExecutor(threads, thread_name_prefix="beam") as pool:
             return list(pool.map(self.decode, log_probs))
 
     def _calibrate(self, posteriors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """The words' confidences, in [0, 1]; with the plain slope and offset, their posteriors."""
-        sure = np.clip(posteriors, 1e-6, 1 - 1e-6)
-        log_odds = np.log(sure / (1 - sure))
+        """Turn posteriors (W,) into confidences in [0, 1]."""
+        bounded = np.clip(posteriors, 1e-6, 1 - 1e-6)
+        log_odds = np.log(bounded / (1 - bounded))
         fitted = self.config.confidence_slope * log_odds + self.config.confidence_offset
         return 1 / (1 + np.exp(-np.clip(fitted, -700, 700)))
 
-    def _conclude(self, state: BeamState) -> npt.NDArray[np.void]:
-        """What each text is worth if nothing comes any more: an array of END."""
-        ends = np.zeros(int(state.progress["texts"][0]), END)
-        conclude(
-            state.progress, state.texts, state.active, ends, self._rules, self._lexicon,
-            self._ngrams, self._hotwords,
-        )  # fmt: skip
-        return ends
+    def _finish(self, state: BeamState) -> npt.NDArray[np.void]:
+        """The results of all prefixes if the utterance ends now: an array of FINAL."""
+        finals = np.zeros(int(state.beam.progress["prefixes"][0]), FINAL)
+        finish(state.beam, finals, self._scorer)
+        return finals
 
-    def _read(self, state: BeamState, end: Any, score: float, begin: int = 0) -> Hypothesis:
-        """The text that a slot's history spells after the node `begin`, with times and confidence
-        of its words.
-        """
-        room = int(state.progress["history"][0]) + 1
-        letters = np.empty(room, np.uint32)
-        firsts, lasts = np.empty(room, np.int64), np.empty(room, np.int64)
-        posteriors = np.empty(room)
-        length, count = trace(
-            state.history, state.texts[end["slot"]], begin, max(self._rules.space, 0),
-            self._code_points, letters, firsts, lasts, posteriors,
-        )  # fmt: skip
+    def _read(self, state: BeamState, final: Any, score: float, begin: int = 0) -> Hypothesis:
+        """The hypothesis of one final result, with the words after the history node `begin`."""
+        beam = state.beam
+        room = int(beam.progress["history"][0]) + 1
+        trace = Trace(
+            np.empty(room, np.uint32),
+            np.empty(room, np.int64),
+            np.empty(room, np.int64),
+            np.empty(room),
+        )
+        prefix = beam.prefixes[final["slot"]]
+        separator = max(self._scorer.rules.space, 0)
+        length, count = trace_words(
+            beam.history, prefix, begin, separator, self._code_points, trace
+        )
         if not count:
             return Hypothesis("", (), 1.0, score)
-        posteriors = posteriors[-count:]
+        posteriors = trace.posteriors[-count:]
         if count > 1 and posteriors[-2] < 0:
-            posteriors[-2] = end["earlier_posterior"]
-        posteriors[-1] = end["last_posterior"]
+            posteriors[-2] = final["earlier_posterior"]
+        posteriors[-1] = final["last_posterior"]
         confidences = self._calibrate(posteriors)
-        starts = firsts[-count:] * self.frame_seconds
-        ends = (lasts[-count:] + 1) * self.frame_seconds
-        text = letters[-length:].tobytes().decode("utf-32-le")
+        starts = trace.first_frames[-count:] * self.frame_seconds
+        ends = (trace.last_frames[-count:] + 1) * self.frame_seconds
+        text = trace.letters[-length:].tobytes().decode("utf-32-le")
         words = tuple(
             map(Word, text.split(" "), starts.tolist(), ends.tolist(), confidences.tolist())
         )
-        if end["drop"] and state.texts["word"][end["slot"]]:
+        if final["drop"] and prefix["open_word"]:
             words = words[:-1]
             text = " ".join([word.text for word in words])
         confidence = math.exp(np.log(confidences[: len(words)]).mean()) if words else 1.0
         return Hypothesis(text, words, confidence, score)
 
 
-def _join(*parts: str) -> str:
+def _join_texts(*parts: str) -> str:
     return " ".join([part for part in parts if part])
 
 
@@ -326,27 +356,27 @@ def _make_lexicon(
     lexicon: Sequence[str] | None,
     hotwords: Mapping[str, float],
 ) -> Nodes:
-    """The words that may be spelled without paying for an unknown one."""
+    """The lexicon: all words that may be spelled without the price of an unknown word."""
     if lexicon is not None:
         words = list(dict.fromkeys(lexicon))
         ids = [_word_id(language_model, word) if language_model else 0 for word in words]
     elif language_model is not None:
         special = {language_model.unknown_word, language_model.end_word}
-        special.add(language_model.word_id("<s>"))
+        special.add(language_model.word_id(BEGIN_WORD))
         ids = [i for i in range(len(language_model.words)) if i not in special]
         words = [language_model.words[i] for i in ids]
     else:
         return build_lexicon([], [], len(vocabulary))
     spellings, places = spell(words, vocabulary)
     word_ids = np.array(ids, dtype=np.int64)[places]
-    # A hotword that the lexicon lacks: where it has the spelling too, the first one counts.
+    # Hotwords come last, so that a word of the lexicon with the same spelling takes precedence.
     extra, _ = spell([word for phrase in hotwords for word in phrase.split()], vocabulary)
     word_ids = np.append(word_ids, np.zeros(len(extra), np.int64))
     return build_lexicon(spellings + extra, word_ids.tolist(), len(vocabulary))
 
 
 def _word_id(model: LanguageModel, word: str) -> int:
-    """The model's id of a word in any of the three cases in which it may be spelled; 0: unknown."""
+    """The model's id of a word as given, in lower or in upper case; 0 if it is unknown."""
     return next(filter(None, map(model.word_id, (word, word.lower(), word.upper()))), 0)
 
 
@@ -363,7 +393,7 @@ def _no_hotwords(vocabulary: Vocabulary) -> Hotwords:
 
 
 def _empty_ngrams() -> NGrams:
-    """A model of one word, unknown and certain, which charges nothing."""
+    """A model whose only word is the unknown one, with probability 1."""
     ints, floats, codes = np.zeros(2, np.int32), np.zeros(2, np.float32), np.zeros(0, np.uint16)
     first_child = np.array([1, 2], np.int32)
     nothing = np.zeros(0, np.float32)

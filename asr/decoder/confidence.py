@@ -1,4 +1,4 @@
-"""Confidence of words: fitting, calibration and its measures."""
+"""Confidence of words: fitting it, applying the fit, and measuring how well it is calibrated."""
 
 import math
 
@@ -11,19 +11,20 @@ from asr.decoder.hypothesis import Hypothesis
 from asr.scoring import UtteranceScore
 
 BINS = 10
-"""Of the words, by confidence."""
+"""Number of bins into which words are sorted by their confidence."""
 
-DOUBT = 1e-3
-"""How far from 0 and 1 a posterior that is fitted on is at least."""
+POSTERIOR_MARGIN = 1e-3
+"""Posteriors closer than this to 0 or 1 are moved away before a fit."""
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 
 def judge(hypothesis: Hypothesis, utterance: UtteranceScore) -> list[tuple[float, bool]]:
-    """The confidence of each word of a hypothesis, and whether the scoring's alignment has it right.
+    """The confidence of each word of a hypothesis, and whether the word is right.
 
-    Empty where the words cannot be told apart: a profile may split words, or drop them.
+    Whether a word is right comes from the alignment with the reference. The result is empty if the
+    alignment has another number of words, because its text profile splits words or drops them.
     """
     right = [reference == word for reference, word in utterance.alignment if word]
     if len(right) != len(hypothesis.words):
@@ -32,16 +33,22 @@ def judge(hypothesis: Hypothesis, utterance: UtteranceScore) -> list[tuple[float
 
 
 def fit_confidence(posteriors: Floats, right: Flags) -> tuple[float, float] | None:
-    """Slope and offset with which words' posteriors (n,) say best which of them are right (n,).
+    """Fit the slope and offset that turn posteriors into confidences.
 
-    Logistic regression on their log-odds (Platt 1999), the posteriors being in (0, 1). None where
-    there is nothing to learn from: all words are right, or all are wrong.
+    This is logistic regression on the log-odds of the posteriors (Platt 1999).
+
+    Args:
+        posteriors: (n,) posteriors of words, in (0, 1).
+        right: (n,) whether each word is right.
+
+    Returns:
+        Slope and offset, or None if all words are right or all are wrong.
     """
     if right.all() or not right.any():
         return None
-    # A posterior of 1 only says that the beam was too narrow for a doubt. Such words, at log-odds far
-    # from all others, would else decide the slope.
-    bounded = np.clip(posteriors, DOUBT, 1 - DOUBT)
+    # A posterior of 1 only means that the beam held no competitor. Without the margin, such words
+    # would dominate the fit, because their log-odds lie far from all others.
+    bounded = np.clip(posteriors, POSTERIOR_MARGIN, 1 - POSTERIOR_MARGIN)
     x = np.log(bounded / (1 - bounded))
     signs = np.where(right, 1.0, -1.0)
 
@@ -53,14 +60,14 @@ def fit_confidence(posteriors: Floats, right: Flags) -> tuple[float, float] | No
 
 
 def calibrate(posteriors: Floats, slope: float, offset: float) -> Floats:
-    """The confidences of words (n,) with these posteriors, as a `BeamDecoder` gives them."""
+    """The confidences (n,) that a `BeamDecoder` gives to words with these posteriors (n,)."""
     return 1 / (1 + np.exp(-(slope * np.log(posteriors / (1 - posteriors)) + offset)))
 
 
 def reliability(confidences: Floats, right: Flags) -> list[tuple[float, float, int]]:
-    """How sure words (n,) were against how many were right: (mean, share, count) for each bin.
+    """Compare confidence with accuracy: (mean confidence, share of right words, count) per bin.
 
-    The bins, `BINS` of them at most, hold equally many words, from the least sure to the surest.
+    Words (n,) are sorted by confidence into at most `BINS` bins of equal size, lowest first.
     """
     order = np.argsort(confidences, kind="stable")
     bins = [bin for bin in np.array_split(order, BINS) if len(bin)]
@@ -70,18 +77,18 @@ def reliability(confidences: Floats, right: Flags) -> list[tuple[float, float, i
 def calibration_error(confidences: Floats, right: Flags) -> float:
     """The expected calibration error (Naeini, Cooper & Hauskrecht 2015) of words (n,), n > 0.
 
-    The mean distance of how sure words were from how many were right, over the bins of
-    `reliability`. Even where nothing is wrong with the confidence it is not 0, since chance parts
-    them: about 0.8 sqrt(p (1 - p) / words in a bin).
+    This is the mean distance between confidence and accuracy over the bins of `reliability`. Chance
+    keeps it above 0 even for a perfect confidence: about 0.8 sqrt(p (1 - p) / words per bin).
     """
     bins = reliability(confidences, right)
     return sum(count * abs(mean - share) for mean, share, count in bins) / len(right)
 
 
 def auroc(confidences: Floats, right: Flags) -> float:
-    """How often, of a right and a wrong word, the right one was surer; equals count one half.
+    """The area under the ROC curve, computed from ranks.
 
-    The area under the ROC curve, by ranks. NaN where all words (n,) are right, or all are wrong.
+    It is the probability that a right word has a higher confidence than a wrong one; ties count
+    one half. NaN if all words (n,) are right or all are wrong.
     """
     positives = int(right.sum())
     pairs = positives * (len(right) - positives)

@@ -11,47 +11,70 @@ from asr.decoder.hypothesis import Hypothesis
 from asr.errors import ConfigError, DecodeError
 
 BLANK_ID = 0
-FILES = ("language_model", "lexicon", "hotwords")  # of a DecoderConfig
+FILE_FIELDS = ("language_model", "lexicon", "hotwords")
+"""Fields of a `DecoderConfig` that hold paths of files."""
 
 
 @dataclass
 class DecoderConfig:
-    """Which decoder reads the log-probabilities, and how; impossible values are a `ConfigError`.
+    """Kind and settings of a decoder; everything except `kind` concerns only the beam search.
 
-    Only `kind` concerns the greedy decoder. The beam's score of a text is log p_ctc
-    + `alpha` log p_lm + `beta` for each word + `unknown` for each word that the lexicon lacks; p_ctc
-    is of log-probabilities from which `prior` times the logarithm of `priors` has been taken.
+    The beam search maximizes log p_ctc + `alpha` log p_lm + `beta` words + `unknown` unknown words
+    (natural logarithms) plus the bonuses of hotwords.
 
-    A word's confidence is the logistic function of `confidence_slope` times the log-odds of the
-    beam's posterior plus `confidence_offset`: fit them on data, as `asr tune` does.
+    Args:
+        kind: "greedy" or "beam".
+        beam: Beam width: number of prefixes kept after each frame.
+        alpha: Weight of the language model.
+        beta: Bonus per word in nats.
+        unknown: Bonus (negative: penalty) in nats per word that the lexicon lacks.
+        prior: Weight of the symbols' log priors, which are subtracted from the log-probabilities
+            if there is a language model or a lexicon.
+        priors: Prior of each symbol, blank first: its mean probability over many frames.
+        language_model: File of an n-gram model; empty for none.
+        lexicon: File with one word per line; empty for the words of the language model.
+        strict: Whether only words of the lexicon may be found.
+        hotwords: File with one word or phrase per line, optionally followed by a tab and its own
+            weight; empty for none.
+        hotword_weight: Bonus in nats per word of a hotword without a weight of its own.
+        nbest: Number of hypotheses, the best one and its alternatives together.
+        token_floor: Symbols below this log-probability are not tried in a frame.
+        beam_range: Prefixes more than this many nats below the best one are dropped.
+        recombine: Whether to keep only the best of prefixes that score all continuations alike.
+        confidence_slope: A word's confidence is the logistic function of this times the log-odds
+            of its posterior in the beam, plus `confidence_offset`; `asr tune` fits both.
+        confidence_offset: See `confidence_slope`.
+
+    Raises:
+        ConfigError: If a value is impossible, or the greedy decoder is given what it cannot use.
+
+    Example:
+        config = DecoderConfig("beam", beam=64, language_model="books.lm")
+        decoder = load_decoder(config, vocabulary, frame_seconds=0.04)
     """
 
-    kind: str = "greedy"  # or "beam"
-    beam: int = 32  # texts that are searched on
+    kind: str = "greedy"
+    beam: int = 32
     alpha: float = 0.4
     beta: float = 3.0
     unknown: float = -2.5
-    prior: float = 0.0  # of the symbols' priors, taken out where words are known
-    priors: list[float] = field(
-        default_factory=list
-    )  # each symbol's share of the frames, blank first
-    language_model: str = ""  # file; none: the acoustic score alone
-    lexicon: str = ""  # file with a word a line; none: the words of the language model
-    strict: bool = False  # only words of the lexicon
-    hotwords: str = ""  # file with a word or phrase a line, with a tab and its own weight or not
-    hotword_weight: float = 3.0  # nats that each word of a hotword earns
-    nbest: int = 1  # hypotheses that are returned
-    token_floor: float = -5.0  # log-probability below which a symbol is not tried in a frame
-    beam_range: float = 12.0  # nats below the best at which a text is dropped
-    recombine: bool = True  # keep only the best of texts that nothing to come can tell apart
+    prior: float = 0.0
+    priors: list[float] = field(default_factory=list)
+    language_model: str = ""
+    lexicon: str = ""
+    strict: bool = False
+    hotwords: str = ""
+    hotword_weight: float = 3.0
+    nbest: int = 1
+    token_floor: float = -5.0
+    beam_range: float = 12.0
+    recombine: bool = True
     confidence_slope: float = 0.5
     confidence_offset: float = 1.8
 
     def __post_init__(self) -> None:
         if self.kind not in ("greedy", "beam"):
-            raise ConfigError(
-                f"there is no decoder of kind {self.kind!r}: choose 'greedy' or 'beam'"
-            )
+            raise ConfigError(f"decoder.kind is {self.kind!r}; it must be 'greedy' or 'beam'")
         for name, low, high in (
             ("beam", 1, 100_000),
             ("nbest", 1, 100_000),
@@ -71,33 +94,33 @@ class DecoderConfig:
             if not isinstance(value, kinds) or isinstance(value, bool):
                 wanted = "whole number" if whole else "number"
                 raise ConfigError(f"decoder.{name} is {value!r}; it must be a {wanted}")
-            if not low <= value <= high:  # so for NaN too
+            if not low <= value <= high:  # catches NaN too
                 raise ConfigError(f"decoder.{name} is {value}; it must be from {low:g} to {high:g}")
         if any(
             isinstance(p, bool) or not isinstance(p, float | int) for p in self.priors
-        ) or not all(0 < share <= 1 for share in self.priors):
+        ) or not all(0 < prior <= 1 for prior in self.priors):
             raise ConfigError(
-                "decoder.priors must be shares above 0 and up to 1, one for each symbol"
+                "decoder.priors must hold a probability above 0 and up to 1 for each symbol"
             )
         if self.prior and not self.priors:
             raise ConfigError(
-                f"decoder.prior is {self.prior:g}, but decoder.priors is empty: "
-                "`asr tune` measures them"
+                f"decoder.prior is {self.prior:g}, but decoder.priors is empty; "
+                "measure the priors with `asr tune`"
             )
-        files = [name for name in FILES if getattr(self, name)]
+        files = [name for name in FILE_FIELDS if getattr(self, name)]
         only_beam = [*files, *["strict"] * self.strict, *["nbest"] * (self.nbest > 1)]
         if self.kind == "greedy" and only_beam:
             raise ConfigError(
-                f"the greedy decoder knows no decoder.{only_beam[0]}: choose decoder.kind 'beam'"
+                f"the greedy decoder cannot use decoder.{only_beam[0]}; set decoder.kind to 'beam'"
             )
 
     def without_files(self) -> "DecoderConfig":
-        """The same numbers, without the paths, which mean nothing on another machine."""
+        """A copy without file paths, which are valid on this machine only."""
         return replace(self, language_model="", lexicon="", hotwords="")
 
 
 class Decoder(Protocol):
-    """What every decoder can do: read log-probs (T', V), at once or as they come."""
+    """What every decoder can do: read log-probabilities (T', V), at once or in chunks."""
 
     def start(self) -> Any:
         """The state before the first frame."""
@@ -106,20 +129,20 @@ class Decoder(Protocol):
         """Read the next frames into `state`."""
 
     def partial(self, state: Any) -> tuple[str, str]:
-        """The text so far in two parts: words that can no longer change, and those that may."""
+        """The text so far in two parts: the words that are final, and those that may change."""
 
     def best(self, state: Any) -> Hypothesis:
         """The hypothesis for the frames so far."""
 
     def decode(self, log_probs: Any) -> Hypothesis:
-        """The hypothesis for one whole utterance."""
+        """The hypothesis for a whole utterance."""
 
 
 def check_log_probs(log_probs: Any, symbols: int) -> NDArray[np.float32]:
-    """`log_probs` (T', V) as a float32 array on the CPU, after a look at every frame.
+    """Convert `log_probs` to a float32 array (T', V) on the CPU and check every frame.
 
-    Raises `DecodeError` where the shape is not (T', `symbols`) or a frame's probabilities do not
-    sum to 1 within 0.01, so for NaN, logits and probabilities too.
+    Raises DecodeError if the shape is not (T', `symbols`), or if the probabilities of a frame do
+    not sum to 1 within 0.01, which also catches NaN, logits and plain probabilities.
     """
     if hasattr(log_probs, "detach"):  # a tensor; NumPy has no bfloat16, hence float()
         log_probs = log_probs.detach().float().cpu().numpy()
@@ -127,19 +150,19 @@ def check_log_probs(log_probs: Any, symbols: int) -> NDArray[np.float32]:
         frames: NDArray[np.float32] = np.asarray(log_probs, dtype=np.float32)
     if frames.ndim != 2 or frames.shape[1] != symbols:
         raise DecodeError(
-            f"log-probabilities of shape {frames.shape} cannot be decoded: one utterance of shape "
-            f"(T', {symbols}) is expected, a column for each symbol of the vocabulary"
+            f"log-probabilities of shape {frames.shape} cannot be decoded; one utterance of shape "
+            f"(T', {symbols}) is expected, with a column for each symbol of the vocabulary"
         )
     with np.errstate(over="ignore"):
         sums = np.exp(frames).sum(axis=1)  # (T',)
-    wrong = np.flatnonzero(~(np.abs(sums - 1) <= 0.01))  # NaN is never <=
+    wrong = np.flatnonzero(~(np.abs(sums - 1) <= 0.01))  # comparisons with NaN are false
     if len(wrong):
         frame = int(wrong[0])
         problem = (
             "holds NaN" if np.isnan(frames[frame]).any() else f"sums to {sums[frame]:.4g}, not to 1"
         )
         raise DecodeError(
-            f"frame {frame} of {len(frames)} {problem}: "
-            "give the decoder natural log-probabilities, as log_softmax returns them"
+            f"frame {frame} of {len(frames)} {problem}; "
+            "give the decoder natural log-probabilities as log_softmax returns them"
         )
     return frames

@@ -1,18 +1,19 @@
-"""From log-probabilities to text: a decoder reads frames as they come and names words and times.
+"""Greedy CTC decoding: the best symbol of every frame, with times and confidence.
 
     decoder = GreedyDecoder(vocabulary, frame_seconds=0.04)
     state = decoder.start()
     decoder.advance(state, log_probs)  # (T', V), as often as frames arrive
     hypothesis = decoder.best(state)   # at any moment
 
-However the frames are cut into calls, the result is the same to the last bit.
+The result is bit-identical however the frames are split into calls.
 """
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from asr.decoder.config import BLANK_ID, check_log_probs
 from asr.decoder.hypothesis import Hypothesis, Word
@@ -20,44 +21,80 @@ from asr.errors import DecodeError
 from asr.text import Vocabulary
 
 
+class Runs(NamedTuple):
+    """The runs of equal symbols along a path."""
+
+    starts: NDArray[np.int64]  # (R,) first frame of each run
+    ends: NDArray[np.int64]  # (R,) frame after the last one of each run
+    highest: NDArray[np.float64]  # (R,) highest log-probability within each run
+
+
+def find_runs(path: NDArray[np.int64], log_probs: NDArray[np.float64]) -> Runs:
+    """Split `path` (T',), one symbol per frame, into runs; `log_probs` (T',) are the symbols'."""
+    starts = np.flatnonzero(np.diff(path, prepend=-1))
+    ends = np.append(starts[1:], len(path))
+    return Runs(starts, ends, np.maximum.reduceat(log_probs, starts))
+
+
+def to_posterior(mean_log_prob: float) -> float:
+    """The geometric mean of probabilities, given the mean of their logarithms."""
+    return min(1.0, math.exp(mean_log_prob))  # rounding can leave a log-probability above 0
+
+
 @dataclass(slots=True)
 class _Run:
-    """One symbol of the text: consecutive frames in which it won."""
+    """One symbol of the text: consecutive frames in which it is the most probable."""
 
     symbol: int
-    first: int
-    last: int
-    log_prob: float  # the highest of its frames
+    first: int  # first frame
+    last: int  # last frame
+    log_prob: float  # highest log-probability within the run
 
 
 @dataclass(slots=True)
 class GreedyState:
-    """What a `GreedyDecoder` remembers of the frames so far; give each stream its own."""
+    """The state of a `GreedyDecoder` after the frames so far; each stream needs its own."""
 
     frames: int = 0
     score: float = 0.0
-    symbol: int = BLANK_ID  # of the last frame
-    words: list[Word] = field(default_factory=list)  # those that a space has ended
-    text: str = ""  # those words
-    symbols: int = 0  # in them
-    symbols_log_prob: float = 0.0
-    runs: list[_Run] = field(default_factory=list)  # of the word that is still open
+    symbol: int = BLANK_ID  # best symbol of the last frame
+    words: list[Word] = field(default_factory=list)  # words that a space has ended
+    text: str = ""  # text of these words
+    symbols: int = 0  # number of symbols in these words
+    symbols_log_prob: float = 0.0  # sum of their log-probabilities
+    runs: list[_Run] = field(default_factory=list)  # symbols of the open word
 
 
 class GreedyDecoder:
-    """The best symbol of every frame; repeats folded, blanks removed (Graves et al. 2006, 3.2).
+    """Takes the best symbol of every frame, merges repeats and removes blanks.
+
+    This is best-path decoding (Graves et al. 2006, section 3.2).
 
     - A word starts with the first frame of its first symbol and ends with the last frame of its
-      last symbol. Words are parted by the space; without one in the vocabulary all is one word.
-    - A symbol's posterior is the highest of its frames. A word's confidence is the geometric mean
-      over its symbols, the hypothesis's that over the symbols of all words; without a word it is
-      the geometric mean of the frames' best posteriors, and 1 without a frame.
-    - The score is the log-probability of the best path: the sum over all frames.
+      last symbol. The space separates words; if the vocabulary has none, the text is one word.
+    - The posterior of a symbol is the highest among its frames. The confidence of a word is the
+      geometric mean over its symbols, that of the hypothesis the geometric mean over the symbols of
+      all words. If there are no words, it is the geometric mean of the frames' highest posteriors,
+      and 1 if there are no frames either.
+    - The score is the log-probability of the best path, summed over all frames.
+
+    Args:
+        vocabulary: Symbols of the model; symbol 0 is the blank.
+        frame_seconds: Duration of an encoder frame in seconds.
+
+    Raises:
+        DecodeError: If `frame_seconds` is not a positive finite number.
+
+    Example:
+        decoder = GreedyDecoder(vocabulary, frame_seconds=0.04)
+        text = decoder.decode(log_probs).text
     """
 
     def __init__(self, vocabulary: Vocabulary, frame_seconds: float) -> None:
         if not 0 < frame_seconds < math.inf:
-            raise DecodeError(f"a frame must last some seconds, not {frame_seconds}")
+            raise DecodeError(
+                f"frame_seconds is {frame_seconds}; a frame must last a positive number of seconds"
+            )
         self.vocabulary = vocabulary
         self.frame_seconds = frame_seconds
         self._space = vocabulary.space
@@ -67,10 +104,14 @@ class GreedyDecoder:
         return GreedyState()
 
     def advance(self, state: GreedyState, log_probs: Any) -> None:
-        """Reads the next frames into `state`.
+        """Read the next frames into `state`.
 
-        `log_probs`: (T', V) array or tensor of normalized natural log-probabilities, T' >= 0.
-        Raises `DecodeError` for anything else, and leaves the state as it was.
+        Args:
+            state: State of the stream, changed in place.
+            log_probs: (T', V) array or tensor of normalized natural log-probabilities, T' >= 0.
+
+        Raises:
+            DecodeError: If `log_probs` is anything else; the state is then unchanged.
         """
         frames = check_log_probs(log_probs, len(self.vocabulary))  # (T', V)
         if not len(frames):
@@ -78,9 +119,7 @@ class GreedyDecoder:
         symbols = frames.argmax(axis=1)  # (T',)
         best = frames.max(axis=1).astype(np.float64)  # (T',)
 
-        starts = np.flatnonzero(np.diff(symbols, prepend=-1))  # (runs,)
-        ends = np.append(starts[1:], len(symbols))
-        highest = np.maximum.reduceat(best, starts)
+        starts, ends, highest = find_runs(symbols, best)
         for symbol, first, end, log_prob in zip(
             symbols[starts].tolist(), starts.tolist(), ends.tolist(), highest.tolist(), strict=True
         ):
@@ -96,16 +135,16 @@ class GreedyDecoder:
 
         state.frames += len(symbols)
         state.symbol = int(symbols[-1])
-        # Frame after frame: np.sum adds pairwise, so its last bits would depend on the chunks.
+        # np.sum adds pairwise, so its last bits would depend on the chunks; this adds in order.
         best[0] += state.score
         state.score = float(np.add.accumulate(best)[-1])
 
     def partial(self, state: GreedyState) -> tuple[str, str]:
-        """The text so far in two parts: the words that a space has ended, and the open one."""
+        """The text so far in two parts: the words that a space has ended, and the open word."""
         return state.text, self._word(state.runs).text if state.runs else ""
 
     def best(self, state: GreedyState) -> Hypothesis:
-        """The hypothesis for the frames so far; words are joined by single spaces."""
+        """The hypothesis for the frames so far."""
         words = state.words
         symbols, symbols_log_prob = state.symbols, state.symbols_log_prob
         if state.runs:
@@ -117,12 +156,12 @@ class GreedyDecoder:
         return Hypothesis(
             text=" ".join([word.text for word in words]),
             words=tuple(words),
-            confidence=_posterior(symbols_log_prob / symbols),
+            confidence=to_posterior(symbols_log_prob / symbols),
             score=state.score,
         )
 
     def decode(self, log_probs: Any) -> Hypothesis:
-        """The hypothesis for one whole utterance: (T', V) as in `advance`."""
+        """The hypothesis for a whole utterance; `log_probs` (T', V) as in `advance`."""
         state = self.start()
         self.advance(state, log_probs)
         return self.best(state)
@@ -141,13 +180,9 @@ class GreedyDecoder:
             text=self.vocabulary.decode([run.symbol for run in runs]),
             start=runs[0].first * self.frame_seconds,
             end=(runs[-1].last + 1) * self.frame_seconds,
-            confidence=_posterior(_log_prob(runs) / len(runs)),
+            confidence=to_posterior(_log_prob(runs) / len(runs)),
         )
 
 
 def _log_prob(runs: list[_Run]) -> float:
     return math.fsum([run.log_prob for run in runs])
-
-
-def _posterior(log_prob: float) -> float:
-    return min(1.0, math.exp(log_prob))  # rounding may leave a log-probability above 0

@@ -1,4 +1,4 @@
-"""Hotwords: phrases whose probability is raised, as an automaton."""
+"""Hotwords: words and phrases with a bonus, compiled into an automaton for the beam search."""
 
 from collections.abc import Mapping
 from os import PathLike, fspath
@@ -13,41 +13,43 @@ from asr.text import Vocabulary, normalize
 
 
 class Hotwords(NamedTuple):
-    """Words and phrases that earn a bonus wherever they stand as whole words (Aho & Corasick 1975).
+    """An automaton that finds phrases of whole words and scores them (Aho & Corasick 1975).
 
     The state says how much of which phrase has been matched. State 0 is the beginning of a word,
-    state 1 the inside of a word that matches nothing. `move` (states, columns) int32 is the next
-    state; `column` (V,) int32 is the column of a symbol. While a phrase is matched, its bonus is
-    lent in equal parts, so that the search sees it early; what was lent is given back at a
-    mismatch, and a whole phrase keeps it. `factors` (states, 2) float64 are what a mass is
-    multiplied by when it enters a state, and when it leaves it; `boost` is the most that one move
-    can multiply by.
+    state 1 the inside of a word that matches no phrase. While a phrase is being matched, its bonus
+    is paid in advance in equal parts, so that the beam keeps it; a mismatch takes the advance back.
     """
 
-    move: npt.NDArray[np.int32]
-    column: npt.NDArray[np.int32]
-    factors: npt.NDArray[np.float64]
-    boost: float
+    move: npt.NDArray[np.int32]  # (states, columns) next state
+    column: npt.NDArray[np.int32]  # (V,) column of each symbol in `move`
+    factors: npt.NDArray[np.float64]  # (states, 2) factor for entering a state and for leaving it
+    boost: float  # largest factor of a single move
 
 
 def build_hotwords(weights: Mapping[str, float], vocabulary: Vocabulary) -> Hotwords:
-    """The automaton of phrases; each occurrence adds its weight, in nats, for each of its words.
+    """Build the automaton of phrases.
 
-    Raises TextError for a phrase with characters that the vocabulary lacks, ConfigError for one
-    that earns no number within `MOST_NATS`, or where the vocabulary has no space to part words by.
+    Args:
+        weights: Phrases, and the bonus in nats that each occurrence earns for each of its words.
+        vocabulary: Symbols of the model; it must have a space.
+
+    Raises:
+        TextError: If a phrase holds characters that the vocabulary lacks.
+        ConfigError: If a bonus is not a number within `MOST_NATS`, or the vocabulary has no space.
     """
     space = vocabulary.space
     if space is None:
-        raise ConfigError("hotwords need a vocabulary with a space, which parts words")
+        raise ConfigError("hotwords need a vocabulary with a space, which separates words")
     root, other = 0, 1
     children: list[dict[int, int]] = [{}, {}]
-    lent, earned = [0.0, 0.0], [0.0, 0.0]
+    advance, earned = [0.0, 0.0], [0.0, 0.0]  # nats of each state
     for phrase, weight in weights.items():
         words = [word for word in phrase.split(" ") if word]
         bonus = weight * len(words)
-        if not abs(bonus) <= MOST_NATS:  # so for NaN too
+        if not abs(bonus) <= MOST_NATS:  # catches NaN too
             raise ConfigError(
-                f"the weight of hotword {phrase!r} is {weight}: a phrase may earn {MOST_NATS} nats"
+                f"the weight of hotword {phrase!r} is {weight}; the bonus of a phrase must be within "
+                f"{MOST_NATS} nats"
             )
         symbols = [*vocabulary.encode(" ".join(words), f"hotword {phrase!r}"), space]
         state = root
@@ -55,20 +57,23 @@ def build_hotwords(weights: Mapping[str, float], vocabulary: Vocabulary) -> Hotw
             if symbol not in children[state]:
                 children[state][symbol] = len(children)
                 children.append({})
-                lent.append(-np.inf)
+                advance.append(-np.inf)
                 earned.append(0.0)
             state = children[state][symbol]
             if depth < len(symbols):
-                lent[state] = max(lent[state], bonus * depth / len(symbols))
+                advance[state] = max(advance[state], bonus * depth / len(symbols))
         earned[state] += bonus
 
     used = sorted({symbol for node in children for symbol in node} | {space})
-    column = np.zeros(len(vocabulary), dtype=np.int32)  # column 0: a symbol of no phrase
+    column = np.zeros(
+        len(vocabulary), dtype=np.int32
+    )  # column 0 stands for symbols that no phrase has
     column[used] = np.arange(1, len(used) + 1)
     move = np.full((len(children), len(used) + 1), other, dtype=np.int32)
     move[:, column[space]] = root
-    # Breadth first: where a state cannot go on, it moves as its fallback does, the state of the
-    # longest proper suffix that begins with a word; that one is shorter, so its row is complete.
+    # Breadth first: a state without a child for a symbol moves as its fallback does, which is the
+    # state of the longest proper suffix that starts at a word. That suffix is shorter, so its row
+    # is already complete.
     fallback = {root: other}
     queue = [root]
     for state in queue:
@@ -79,28 +84,41 @@ def build_hotwords(weights: Mapping[str, float], vocabulary: Vocabulary) -> Hotw
             move[state, column[symbol]] = child
             queue.append(child)
 
-    potential = np.array(lent)
-    potential[np.isinf(potential)] = 0.0  # nothing goes on from here
+    potential = np.array(advance)
+    potential[np.isinf(potential)] = 0.0  # the phrase is complete in these states
     arrival = potential + earned
     boost = max(1.0, float(np.exp((arrival[move] - potential[:, None]).max())))
     return Hotwords(move, column, np.exp(np.stack([arrival, -potential], axis=1)), boost)
 
 
 def read_hotwords(path: str | PathLike[str], weight: float) -> dict[str, float]:
-    """The words and phrases of a file (in plain form) and their weights in nats: one a line.
+    """Read hotwords from a file, one word or phrase per line.
 
-    A tab and a number after a phrase are its own weight, instead of `weight`. Raises DataError for
-    a file that cannot be read or holds no phrase, or for a weight that is not a number.
+    Args:
+        path: UTF-8 text file; a phrase may be followed by a tab and a weight of its own.
+        weight: Bonus in nats per word, for phrases without a weight of their own.
+
+    Returns:
+        The phrases in the "plain" profile of `asr.text`, and the weight of each.
+
+    Raises:
+        DataError: If the file cannot be read or holds no phrases, or a weight is not a number.
+
+    Example:
+        hotwords = read_hotwords("names.txt", weight=3.0)
+        decoder = BeamDecoder(vocabulary, 0.04, hotwords=hotwords)
     """
     found = {}
     for number, line in read_entries(path):
         phrase, tab, own = line.partition("\t")
         if not phrase.strip():
-            raise DataError(f"{fspath(path)}, line {number} has a weight, but no word; write one")
+            raise DataError(
+                f"line {number} of {fspath(path)} has a weight, but no word; write one before the tab"
+            )
         try:
             found[normalize(phrase, "plain")] = float(own) if tab else weight
         except ValueError:
             raise DataError(
-                f"{fspath(path)}, line {number}: {own!r} is no weight; write a number behind the tab"
+                f"line {number} of {fspath(path)} has the weight {own!r}; write a number after the tab"
             ) from None
     return found

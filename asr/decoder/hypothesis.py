@@ -7,7 +7,18 @@ from typing import Any, NamedTuple
 
 
 class Word(NamedTuple):
-    """A word, when it was said (seconds from the first frame), and how sure that is, in [0, 1]."""
+    """A recognized word.
+
+    Attributes:
+        text: The word as the vocabulary spells it.
+        start: Time in seconds from the first frame to the beginning of the word.
+        end: Time in seconds from the first frame to the end of the word.
+        confidence: Estimated probability that the word is right, in [0, 1].
+
+    Example:
+        for word in hypothesis.words:
+            print(f"{word.start:.2f} {word.end:.2f} {word.text} ({word.confidence:.0%})")
+    """
 
     text: str
     start: float
@@ -17,9 +28,19 @@ class Word(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """What was said. `score` is its log-probability under the decoder's own definition.
+    """The text that a decoder found, with its words and scores.
 
-    `alternatives` are the next best hypotheses, where the decoder was asked for any.
+    Attributes:
+        text: The words, separated by single spaces.
+        words: The same words with times and confidence.
+        confidence: Geometric mean of the confidence of the words (the greedy decoder averages
+            over symbols), in [0, 1]; 1 if there are no words and no frames.
+        score: Natural log-probability of the text, as the decoder defines it.
+        alternatives: The next best hypotheses, best first, if the decoder was asked for any.
+
+    Example:
+        hypothesis = decoder.decode(log_probs)
+        print(hypothesis.text, hypothesis.words[0].start)
     """
 
     text: str
@@ -29,13 +50,13 @@ class Hypothesis:
     alternatives: tuple["Hypothesis", ...] = ()
 
     def shifted(self, seconds: float) -> "Hypothesis":
-        """The same words, so much later."""
+        """The same hypothesis with all times moved by `seconds`."""
         words = tuple(w._replace(start=w.start + seconds, end=w.end + seconds) for w in self.words)
         others = tuple(other.shifted(seconds) for other in self.alternatives)
         return replace(self, words=words, alternatives=others)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data; times rounded to milliseconds, the other figures to 4 decimals."""
+        """The hypothesis as JSON data: times rounded to milliseconds, other numbers to 4 decimals."""
         document: dict[str, Any] = {
             "text": self.text,
             "confidence": round(self.confidence, 4),
@@ -62,11 +83,12 @@ class Hypothesis:
         return document
 
 
-def join(parts: Sequence[Hypothesis]) -> Hypothesis:
-    """The hypothesis of a recording from those of its consecutive segments.
+def join_hypotheses(parts: Sequence[Hypothesis]) -> Hypothesis:
+    """Join the hypotheses of consecutive segments into one for the whole recording.
 
-    Scores add up; the confidence is the geometric mean, each segment counting by its words. An
-    alternative differs from the best in one segment; there are as many as any segment has.
+    Scores are added. The confidence is the geometric mean, weighted by each segment's number of
+    words. Each alternative differs from the best hypothesis in exactly one segment; there are at
+    most as many as the segment with the most alternatives has.
     """
     if len(parts) == 1:
         return parts[0]
@@ -86,7 +108,7 @@ def join(parts: Sequence[Hypothesis]) -> Hypothesis:
     swaps.sort(key=lambda swap: swap[0])
     room = max((len(part.alternatives) for part in parts), default=0)
     others = [
-        join(
+        join_hypotheses(
             [
                 *(replace(p, alternatives=()) for p in parts[:i]),
                 other,

@@ -1,7 +1,4 @@
-"""What guides a beam search by spelling: the lexicon as a trie, and hotwords as an automaton.
-
-Both are flat arrays over the symbols of one vocabulary, made once and read by compiled code.
-"""
+"""The lexicon of a beam search: a trie of words, held in flat arrays that compiled code reads."""
 
 from collections.abc import Sequence
 from os import PathLike, fspath
@@ -14,34 +11,40 @@ from asr.errors import DataError
 from asr.text import Vocabulary, normalize
 
 MOST_NATS = 300
-"""The most that a hotword may earn, or cost: e to the 300th outweighs everything, and is a number."""
+"""Largest bonus or penalty in nats. exp(300) outweighs every score and is still a finite number."""
 
 MASK_SYMBOLS = 64
-"""Vocabularies up to this size find a child by a bit mask instead of a binary search."""
+"""In vocabularies up to this size a child is found by a bit mask instead of a binary search."""
 
 NODE = np.dtype(
     [
-        ("mask", np.int64),  # a bit for each child's symbol, in vocabularies of at most 64
-        ("enter", np.float64),  # factor on the way into the node
-        ("ahead", np.float64),  # nats that the factors on the way here amount to
-        ("leave", np.float64),  # factor where a word goes on that the lexicon lacks
-        ("first_child", np.int32),
-        ("children", np.int32),
-        ("symbol", np.int32),  # leads here
+        ("mask", np.int64),  # one bit per child symbol, if the vocabulary is small enough
+        ("enter", np.float64),  # factor of a prefix that enters the node
+        ("ahead", np.float64),  # logarithm of the product of the factors on the way here
+        ("leave", np.float64),  # factor of a prefix whose open word leaves the lexicon here
+        ("first_child", np.int32),  # index of the first child
+        ("children", np.int32),  # number of children
+        ("symbol", np.int32),  # symbol on the edge to this node
         ("word", np.int32),  # id of the word that ends here, or -1
     ],
     align=True,
 )
-"""A node of a lexicon, which is a trie of words: an array of nodes. Node 0 is the root; the children
-of a node lie side by side, sorted by symbol. The factors are 1 until `look_ahead`."""
+"""A node of a lexicon. The lexicon is a trie of words, stored as an array of nodes. Node 0 is the
+root; the children of a node are adjacent and sorted by symbol. `look_ahead` sets the factors."""
 
 Nodes = npt.NDArray[np.void]
 
 
 def build_lexicon(spellings: Sequence[Sequence[int]], words: Sequence[int], symbols: int) -> Nodes:
-    """The trie of words spelled in ids below `symbols`; `words` are their ids, one each.
+    """Build the trie of a list of words.
 
-    A spelling that occurs twice keeps the id of the first. No spelling may be empty.
+    Args:
+        spellings: Symbol ids of each word, not empty.
+        words: Word id of each spelling. Of equal spellings, the first one counts.
+        symbols: Size of the vocabulary; all symbol ids are below it.
+
+    Returns:
+        The nodes (N,), of type `NODE`, with factors of 1.
     """
     lengths = np.array([len(spelling) for spelling in spellings], dtype=np.int64)
     depth = int(lengths.max(initial=0))
@@ -49,13 +52,14 @@ def build_lexicon(spellings: Sequence[Sequence[int]], words: Sequence[int], symb
     table[np.arange(depth) < lengths[:, None]] = np.fromiter(
         (symbol for spelling in spellings for symbol in spelling), np.int32, int(lengths.sum())
     )
-    # Sorted by spelling (the sort is stable), words with a common beginning lie together.
+    # Sorted by spelling, words with a common prefix are adjacent; the stable sort keeps the first
+    # of equal spellings first.
     order = np.lexsort(table.T[::-1]) if depth else np.arange(0)
     table, lengths = table[order], lengths[order]
     ids = np.asarray(words, dtype=np.int32)[order]
 
     parents, found_symbols, ends = [np.array([-1])], [np.array([-1])], []
-    node = np.zeros(len(table), dtype=np.int64)  # of each word's beginning so far
+    node = np.zeros(len(table), dtype=np.int64)  # node that each word has reached so far
     nodes = 1
     for column in range(depth):
         rows = np.flatnonzero(lengths > column)
@@ -89,17 +93,27 @@ def look_ahead(
     unknown_log_prob: float,
     unknown: float,
 ) -> Nodes:
-    """The lexicon with other factors: every beginning of a word is charged with the best word below it.
+    """Copy the lexicon with factors that apply the language model before a word is complete.
 
-    `log_probs` (W,) are the words' own, by id, weighted with `alpha`. The end of a word takes the
-    charge back, because the language model then speaks for itself; leaving the lexicon takes it
-    back too, and charges for an unknown word: its log-probability, and `unknown`, in nats.
+    The open word is charged with the best unigram log-probability below its node (language model
+    look-ahead). At the end of the word this charge is replaced by the log-probability that the
+    language model gives in context; when the word leaves the lexicon, by that of an unknown word.
+
+    Args:
+        lexicon: (N,) nodes.
+        log_probs: (W,) unigram log-probability of each word id.
+        alpha: Weight of the language model.
+        unknown_log_prob: Unigram log-probability of the unknown word.
+        unknown: Bonus in nats per unknown word.
+
+    Returns:
+        The nodes (N,) with factors.
     """
     best = np.full(len(lexicon), -np.inf)
     is_word = lexicon["word"] >= 0
     best[is_word] = alpha * log_probs[lexicon["word"][is_word]]
-    parent = np.repeat(np.arange(len(lexicon)), lexicon["children"])  # of nodes 1, 2, ...
-    begin, end = 0, 1  # of each level, from the root on
+    parent = np.repeat(np.arange(len(lexicon)), lexicon["children"])  # parent of nodes 1, 2, ...
+    begin, end = 0, 1  # nodes of one level, from the root down
     levels = []
     while begin < end:
         levels.append((begin, end))
@@ -107,21 +121,25 @@ def look_ahead(
     for begin, end in reversed(levels[1:]):
         np.maximum.at(best, parent[begin - 1 : end - 1], best[begin:end])
     best[0] = 0.0
-    weighed = lexicon.copy()
-    weighed["enter"][1:] = np.exp(best[1:] - best[parent])
-    weighed["ahead"] = best
-    # No price is so low that it would be no number any more.
-    weighed["leave"] = np.exp(np.minimum(alpha * unknown_log_prob + unknown - best, MOST_NATS))
-    return weighed
+    weighted = lexicon.copy()
+    weighted["enter"][1:] = np.exp(best[1:] - best[parent])
+    weighted["ahead"] = best
+    # Bounded so that the factor stays finite.
+    weighted["leave"] = np.exp(np.minimum(alpha * unknown_log_prob + unknown - best, MOST_NATS))
+    return weighted
 
 
 def spell(
     words: Sequence[str], vocabulary: Vocabulary
 ) -> tuple[list[list[int]], npt.NDArray[np.int64]]:
-    """The spellings of the words that the vocabulary can write, and the places of these in `words`.
+    """Spell words in symbols of the vocabulary.
 
-    A word is spelled as it is, or else in lower or upper case: published models of the same corpus
-    come in both. A spelling that a word has as it is goes before one that needs another case.
+    A word that the vocabulary cannot spell as given is tried in lower and in upper case, because
+    published models come in both.
+
+    Returns:
+        The spellings, and the index in `words` of each. Words spelled as given come first; words
+        that cannot be spelled are left out.
     """
     symbols = {symbol: index for index, symbol in enumerate(vocabulary.symbols) if index}
     symbols.pop(" ", None)
@@ -145,17 +163,26 @@ def spell(
 
 
 def read_words(path: str | PathLike[str]) -> list[str]:
-    """The words of a file, one a line (in plain form, see `asr.text`), without repeats.
+    """Read the words of a file, one per line, without duplicates.
 
-    What follows a word on its line, such as the pronunciation in a published lexicon, is ignored.
-    Raises DataError for a file that cannot be read or holds no word.
+    Only the first field of a line counts; a pronunciation after it, as in published lexicons, is
+    ignored.
+
+    Args:
+        path: UTF-8 text file.
+
+    Returns:
+        The distinct words in the "plain" profile of `asr.text`, in order of appearance.
+
+    Raises:
+        DataError: If the file cannot be read or holds no words.
     """
     words = [line.split()[0] for _, line in read_entries(path)]
     return list(dict.fromkeys(normalize(word, "plain") for word in words))
 
 
 def read_entries(path: str | PathLike[str]) -> list[tuple[int, str]]:
-    """The lines that hold something, with their numbers from 1."""
+    """The lines of a file that are not blank, with their numbers from 1."""
     try:
         text = Path(path).read_text("utf-8-sig")
     except OSError as error:
@@ -163,8 +190,10 @@ def read_entries(path: str | PathLike[str]) -> list[tuple[int, str]]:
             f"{fspath(path)} cannot be read ({error.strerror}); check the path"
         ) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{fspath(path)} is not UTF-8 text; name a file of words") from error
+        raise DataError(
+            f"{fspath(path)} is not UTF-8 text; give a text file with one word per line"
+        ) from error
     lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not lines:
-        raise DataError(f"{fspath(path)} holds no word; write one on each line")
+        raise DataError(f"{fspath(path)} holds no words; write one word per line")
     return [(number, line.strip("\r\n ")) for number, line in lines]

@@ -1,10 +1,14 @@
-"""The compiled part of the beam search: reads frames, keeps the best texts, traces their words.
+"""The compiled part of the beam search: reads frames, keeps the best prefixes, traces their words.
 
-`asr.decoder.beam` says what is searched for and how it is used; here is the work on one frame after the
-other, in the order in which it is done: `_stay`, `_recombine`, `_extend`, `_select`. All that a
-search remembers lies in arrays that the caller owns, so that it can stop between any two frames.
+`asr.decoder.beam` defines what is maximized. A frame is read in four steps: `_update`, `_recombine`,
+`_extend` and `_select`. The caller owns all arrays, so the search can pause between any two frames.
 
-Inside compiled code `texts[slot]` is a reference: its fields can be read and set.
+A prefix is the text of a hypothesis so far. Its probability sums over its alignments, includes the
+factors of the language model, the lexicon and hotwords, and is scaled so that the best prefix of
+each frame has about 1; `log_scale` accumulates the logarithms of the scales. "Factor" always means
+something that a probability is multiplied by.
+
+In compiled code `prefixes[slot]` is a reference: its fields can be read and set.
 """
 
 import math
@@ -17,115 +21,158 @@ from asr.compiled import compiled, compiled_core
 from asr.decoder.hotwords import Hotwords
 from asr.lm.ngrams import NGrams, query
 
-Records = npt.NDArray[np.void]  # an array of one of the types below
-Record = Any  # an element of it
+Records = npt.NDArray[np.void]  # an array of one of the structured types below
+Record = Any  # an element of such an array
 Integers = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 Integer = int | np.int32 | np.int64
 
-# One text that is searched on: a path into the history, and the masses of its alignments.
-TEXT = np.dtype(
+# A prefix of the beam: a path into the history, and the probability of its alignments.
+PREFIX = np.dtype(
     [
-        ("blank", np.float64),  # mass of the alignments that end in a blank
-        ("symbol", np.float64),  # mass of those that end in the last symbol
-        ("next_blank", np.float64),  # the same two after the frame that is being read
-        ("next_symbol", np.float64),
-        ("arrival", np.float64),  # what a mass is multiplied by when it adds the last symbol
-        ("word_weight", np.float64),  # what ending the open word multiplies by; NaN: not yet asked
-        ("text", np.int64),  # hash of the whole text
-        ("parent", np.int64),  # hash of the text without its last symbol
-        ("future", np.int64),  # equal for texts that nothing to come can tell apart
-        ("word", np.int64),  # hash of the open word; 0: none is open
-        ("last_word", np.int64),  # of the word before it
-        ("earlier_word", np.int64),  # of the one before that
-        ("first_frame", np.int64),  # in which the last symbol was said
-        ("last_frame", np.int64),
-        ("posterior", np.float64),  # after a space: of the word before the one that it ended
-        ("last", np.int32),  # symbol
-        ("state", np.int32),  # of the language model, at the beginning of the open word
-        ("word_state", np.int32),  # of the language model after the open word
-        ("node", np.int32),  # of the lexicon; -1: the open word has left it
-        ("hot", np.int32),  # state of the hotwords
-        ("past", np.int32),  # history without the last symbol
-        ("own", np.int32),  # history with it; -1: not yet written
-        ("source", np.int32),  # the parent, where most of the mass arrives in this frame; or -1
+        ("p_blank", np.float64),  # probability of the alignments that end in a blank
+        ("p_symbol", np.float64),  # probability of the alignments that end in the last symbol
+        ("next_p_blank", np.float64),  # `p_blank` after the current frame
+        ("next_p_symbol", np.float64),  # `p_symbol` after the current frame
+        ("extension", np.float64),  # factor by which the last symbol extended the parent
+        ("word_factor", np.float64),  # factor for ending the open word; NaN until computed
+        ("hash", np.int64),  # hash of the whole prefix
+        ("parent_hash", np.int64),  # hash of the prefix without its last symbol
+        ("key", np.int64),  # recombination key: equal if all continuations score alike
+        ("open_word", np.int64),  # hash of the word that has not ended; 0 if there is none
+        ("last_word", np.int64),  # hash of the last word that has ended
+        ("earlier_word", np.int64),  # hash of the word before the last one
+        ("first_frame", np.int64),  # first frame of the last symbol
+        ("last_frame", np.int64),  # last frame of the last symbol
+        ("posterior", np.float64),  # if the last symbol is a space: posterior of `earlier_word`
+        ("last_symbol", np.int32),
+        ("lm_state", np.int32),  # language model state at the beginning of the open word
+        ("next_lm_state", np.int32),  # language model state after the open word
+        ("lexicon_node", np.int32),  # node of the open word; -1 if it has left the lexicon
+        ("hotword_state", np.int32),  # state of the hotword automaton
+        ("parent_node", np.int32),  # history node of the prefix without its last symbol
+        ("own_node", np.int32),  # history node of the whole prefix; -1 if not yet written
+        ("source", np.int32),  # slot of the parent if most probability now comes from it, or -1
     ],
     align=True,
 )
-# A text that one more symbol would make, in the frame that is being read.
+# An extension of a prefix by one symbol in the current frame.
 _CANDIDATE = np.dtype(
     [
-        ("weight", np.float64),
-        ("parent", np.int32),
+        ("extension", np.float64),
+        ("parent_slot", np.int32),
         ("symbol", np.int32),
-        ("node", np.int32),
+        ("lexicon_node", np.int32),
     ],
     align=True,
 )
-# One symbol of a text that is or was searched on; node 0 is the beginning of all texts.
+# One symbol of a prefix that is or was in the beam; node 0 is the empty prefix.
 HISTORY = np.dtype(
     [
         ("first_frame", np.int64),
         ("last_frame", np.int64),
         ("posterior", np.float64),
-        ("past", np.int32),
+        ("parent", np.int32),
         ("symbol", np.int32),
     ],
     align=True,
 )
-# What a text is worth if nothing comes any more.
-END = np.dtype(
+# The final result of a prefix if the utterance ends now.
+FINAL = np.dtype(
     [
-        ("mass", np.float64),
-        ("text", np.int64),
+        ("probability", np.float64),
+        ("hash", np.int64),
         ("last_word", np.int64),
         ("earlier_word", np.int64),
         ("last_posterior", np.float64),
         ("earlier_posterior", np.float64),
         ("slot", np.int64),
-        ("drop", np.int64),  # 1: the open word does not count, because the lexicon lacks it
+        ("drop", np.int64),  # 1 if the open word is dropped because the lexicon lacks it
     ],
     align=True,
 )
 PROGRESS = np.dtype(
     [
-        ("frames", np.int64),
-        ("log_scale", np.float64),
-        ("texts", np.int64),  # active ones
-        ("free", np.int64),  # slots
-        ("history", np.int64),  # nodes
-        ("silent", np.int64),  # 1: the last frame held nothing but the blank
-        ("settled", np.int64),  # a separator in the history of all texts; 0: none is known
+        ("frames", np.int64),  # number of frames read
+        ("log_scale", np.float64),  # log-probability that a scaled probability of 1 stands for
+        ("prefixes", np.int64),  # number of active prefixes
+        ("free", np.int64),  # number of free slots
+        ("history", np.int64),  # number of history nodes
+        ("silent", np.int64),  # 1 if only the blank was likely in the last frame
+        ("settled", np.int64),  # node of a separator that all prefixes share; 0 if there is none
     ],
     align=True,
 )
-# The texts of a frame by a hash: open addressing; an entry of another frame is free.
+# An entry of a hash table with open addressing; entries of earlier frames are free.
 _ENTRY = np.dtype([("key", np.int64), ("frame", np.int64), ("slot", np.int64)], align=True)
 
 _BUCKETS = 256
-_LEAST = 5e-324  # the smallest number above 0: a text without mass is none
-LIFT = 1e3  # the language model may lift a word over its look-ahead, but hardly by more than this
-EMPTY_TEXT = 12345  # a hash; any number but 0
+_LEAST = 5e-324  # smallest positive float; prefixes below it have probability 0
+LIFT = 1e3  # assumed bound on how far a word's factor exceeds its look-ahead charge
+EMPTY_HASH = 12345  # hash of the empty prefix; any number but 0
 
 
 class Rules(NamedTuple):
-    """A `DecoderConfig` as compiled code takes it."""
+    """The settings of a `DecoderConfig` in the form that compiled code takes."""
 
     beam: int
     token_floor: float  # log-probability below which a symbol is not tried
-    cutoff: float  # share of the best mass below which a text is dropped
-    space: int  # -1: none
-    end_word: int  # the language model's end of a sentence
+    cutoff: float  # share of the best probability below which a prefix is dropped
+    space: int  # symbol of the space; -1 if there is none
+    end_word: int  # the language model's id of the end of a sentence
     recombine: bool
     strict: bool
     alpha: float
     word_bonus: float  # exp(beta)
-    unknown_log_prob: float  # of the unknown word, alone
-    first_node: int  # of the lexicon at the beginning of a word; -1: no lexicon
+    unknown_log_prob: float  # unigram log-probability of the unknown word
+    first_node: int  # lexicon node at the beginning of a word; -1 without a lexicon
     hot: bool  # whether there are hotwords
-    boost: float  # the most that a symbol may multiply a mass by
-    lift: float  # the most that the end of a word may
-    small: bool  # whether the lexicon's bit masks may be used
+    boost: float  # largest factor of any symbol but the space
+    lift: float  # largest factor of the space
+    small: bool  # whether the lexicon's bit masks can be used
+
+
+class Scorer(NamedTuple):
+    """Everything that scores prefixes besides the frames; constant during a search."""
+
+    rules: Rules
+    lexicon: Records  # (N,) asr.decoder.lexicon.NODE
+    ngrams: NGrams
+    hotwords: Hotwords
+
+
+class Beam(NamedTuple):
+    """The state of a search between two frames; S slots hold the prefixes of two frames."""
+
+    prefixes: Records  # (S,) PREFIX
+    active: Integers  # (beam,) slots of the active prefixes
+    free: Integers  # (S,) stack of free slots
+    history: Records  # (n,) HISTORY
+    progress: Records  # (1,) PROGRESS
+
+
+class Scratch(NamedTuple):
+    """Working memory of `read_frames`, for up to K likely symbols per frame."""
+
+    tokens: Integers  # (K,) likely symbols of the frame
+    positions: Integers  # (V,) index of each symbol in `tokens`
+    symbol_probs: Floats  # (V,) probability of each likely symbol in the frame, 0 for others
+    taken: npt.NDArray[np.int64]  # (S, K) last frame in which this extension already existed
+    candidates: Records  # (beam * (K + 1),) _CANDIDATE
+    probabilities: Floats  # (beam * (K + 2),) of the active prefixes, then of the candidates
+    ties: Floats  # (beam * (K + 2),) probabilities in the bucket that is sorted
+    buckets: Integers  # (_BUCKETS,) number of probabilities per bucket
+    by_hash: Records  # _ENTRY, slots of prefixes by hash
+    by_key: Records  # _ENTRY, indices of active prefixes by recombination key
+
+
+class Trace(NamedTuple):
+    """Arrays that `trace_words` fills from the end."""
+
+    letters: npt.NDArray[np.uint32]  # code points of the text
+    first_frames: npt.NDArray[np.int64]  # per word
+    last_frames: npt.NDArray[np.int64]  # per word
+    posteriors: Floats  # per word; -1 until the words after it have confirmed it
 
 
 @compiled_core
@@ -137,35 +184,35 @@ def _mix(hash: Integer, value: Integer) -> np.int64:
 
 @compiled_core
 def _bucket(value: float, best: float) -> int:
-    """Which eighth of an octave below `best` a value is in, up to the last bucket.
+    """The bucket of a value: one per eighth of an octave below `best`, up to the last bucket.
 
-    Read as integers, floating point numbers above 0 have the same order: exponent, then mantissa.
+    Positive floats keep their order when their bits are read as integers: exponent, then mantissa.
     """
     distance = np.float64(best).view(np.int64) - np.float64(value).view(np.int64)
     return min(int(distance >> 49), _BUCKETS - 1)
 
 
 @compiled_core
-def _threshold(
-    masses: Floats,
+def _find_threshold(
+    probabilities: Floats,
     count: int,
     floor: float,
     best: float,
     keep: int,
     buckets: Integers,
-    same: Floats,
+    ties: Floats,
 ) -> float:
-    """What a mass must reach so that at most `keep` of the first `count` do, apart from equals.
+    """The threshold that at most `keep` of the first `count` probabilities reach, apart from ties.
 
-    They are counted in buckets; only the bucket in which the limit falls has to be sorted.
+    Probabilities are counted in buckets; only the bucket that holds the threshold is sorted.
     """
     buckets[:] = 0
-    enough = 0
+    above = 0
     for i in range(count):
-        if masses[i] >= floor:
-            buckets[_bucket(masses[i], best)] += 1
-            enough += 1
-    if enough <= keep:
+        if probabilities[i] >= floor:
+            buckets[_bucket(probabilities[i], best)] += 1
+            above += 1
+    if above <= keep:
         return floor
     bucket = 0
     while buckets[bucket] < keep:
@@ -173,23 +220,23 @@ def _threshold(
         bucket += 1
     found = 0
     for i in range(count):
-        if masses[i] >= floor and _bucket(masses[i], best) == bucket:
-            same[found] = masses[i]
+        if probabilities[i] >= floor and _bucket(probabilities[i], best) == bucket:
+            ties[found] = probabilities[i]
             found += 1
-    for i in range(keep):  # a selection sort, as far as needed
+    for i in range(keep):  # selection sort, as far as needed
         for j in range(i + 1, found):
-            if same[j] > same[i]:
-                same[i], same[j] = same[j], same[i]
-    return float(same[keep - 1])
+            if ties[j] > ties[i]:
+                ties[i], ties[j] = ties[j], ties[i]
+    return float(ties[keep - 1])
 
 
 @compiled_core
 def _find(table: Records, frame: int, key: int) -> int:
-    """The place of a hash among those of the frame: where it is, or where it would go."""
-    place = key & (len(table) - 1)
-    while table[place].frame == frame and table[place].key != key:
-        place = (place + 1) & (len(table) - 1)
-    return place
+    """The index in a hash table where the frame's entry for `key` is, or would be inserted."""
+    index = key & (len(table) - 1)
+    while table[index].frame == frame and table[index].key != key:
+        index = (index + 1) & (len(table) - 1)
+    return index
 
 
 @compiled_core
@@ -219,140 +266,149 @@ def _child(lexicon: Records, small: bool, node: int, symbol: int) -> int:
 
 
 @compiled_core
-def _weigh_word(text: Record, rules: Rules, lexicon: Records, ngrams: NGrams) -> None:
-    """Fill in what ending the open word multiplies by, and the language model's state after it."""
-    node = text.node
+def _score_open_word(prefix: Record, rules: Rules, lexicon: Records, ngrams: NGrams) -> None:
+    """Set the factor for ending the open word, and the language model's state after it."""
+    node = prefix.lexicon_node
     word = lexicon[node].word if node > 0 else np.int32(-1)
     if word < 0 and rules.strict:
-        text.word_weight = 0.0
-        text.word_state = 0
+        prefix.word_factor = 0.0
+        prefix.next_lm_state = 0
         return
-    log_prob, state = query(ngrams, np.int64(text.state), np.int64(max(word, 0)))
-    text.word_state = state
+    log_prob, state = query(ngrams, np.int64(prefix.lm_state), np.int64(max(word, 0)))
+    prefix.next_lm_state = state
     if word >= 0:
-        weight = math.exp(rules.alpha * log_prob - lexicon[node].ahead)
+        factor = math.exp(rules.alpha * log_prob - lexicon[node].ahead)
     else:
-        weight = math.exp(rules.alpha * (log_prob - rules.unknown_log_prob))
+        factor = math.exp(rules.alpha * (log_prob - rules.unknown_log_prob))
         if node > 0:
-            weight *= lexicon[node].leave
-    text.word_weight = weight * rules.word_bonus
+            factor *= lexicon[node].leave
+    prefix.word_factor = factor * rules.word_bonus
 
 
 @compiled_core
-def _pending(text: Record, parent: Record) -> float:
-    """The mass that would go from the parent to the text if its last symbol were certain."""
-    able = parent.blank if parent.last == text.last else parent.blank + parent.symbol
-    return float(able * text.arrival)
+def _inflow(prefix: Record, parent: Record) -> float:
+    """The probability that would flow from the parent if the prefix's last symbol were certain."""
+    if parent.last_symbol == prefix.last_symbol:
+        available = parent.p_blank
+    else:
+        available = parent.p_blank + parent.p_symbol
+    return float(available * prefix.extension)
 
 
 @compiled_core
-def _index(texts: Records, active: Integers, count: int, frame: int, table: Records) -> None:
-    """Make the texts' slots known by their hashes."""
+def _fill_table(
+    prefixes: Records, active: Integers, count: int, frame: int, table: Records
+) -> None:
+    """Enter the slots of the prefixes into a hash table."""
     for a in range(count):
         slot = active[a]
-        entry = table[_find(table, frame, texts[slot].text)]
-        entry.key, entry.frame, entry.slot = texts[slot].text, frame, slot
+        entry = table[_find(table, frame, prefixes[slot].hash)]
+        entry.key, entry.frame, entry.slot = prefixes[slot].hash, frame, slot
 
 
 @compiled_core
-def _stay(
-    texts: Records,
+def _update(
+    prefixes: Records,
     active: Integers,
     count: int,
-    probs: Floats,
-    place: Integers,
+    symbol_probs: Floats,
+    positions: Integers,
     space: int,
     frame: int,
-    table: Records,
+    by_hash: Records,
     taken: npt.NDArray[np.int64],
-    masses: Floats,
+    probabilities: Floats,
 ) -> tuple[float, float, bool]:
-    """What each text is worth after the frame if it gets no new symbol, or gets its last one now.
+    """Compute the probabilities of the prefixes after the frame, if no symbol extends them.
 
-    Returns the highest mass, the lowest, and whether `table` had to be filled.
+    The frame then holds a blank, a repeat of the last symbol, or the last symbol itself, coming
+    from the parent. Returns the highest and the lowest probability, and whether `by_hash` is filled.
     """
-    indexed = False
+    filled = False
     best, worst = 0.0, np.inf
     for a in range(count):
-        text = texts[active[a]]
-        symbol = text.last
-        prob = probs[symbol]
-        total = text.blank + text.symbol
-        text.next_blank = total * probs[0]
-        # Spaces in a row are one, with or without blanks between them.
-        stays = (total if symbol == space else text.symbol) * prob
-        text.source = -1
+        prefix = prefixes[active[a]]
+        symbol = prefix.last_symbol
+        prob = symbol_probs[symbol]
+        total = prefix.p_blank + prefix.p_symbol
+        prefix.next_p_blank = total * symbol_probs[0]
+        # Consecutive spaces are one, with or without blanks between them.
+        stays = (total if symbol == space else prefix.p_symbol) * prob
+        prefix.source = -1
         if prob > 0.0:
-            if not indexed:
-                _index(texts, active, count, frame, table)
-                indexed = True
-            entry = table[_find(table, frame, text.parent)]
+            if not filled:
+                _fill_table(prefixes, active, count, frame, by_hash)
+                filled = True
+            entry = by_hash[_find(by_hash, frame, prefix.parent_hash)]
             if entry.frame == frame:
-                parent = texts[entry.slot]
-                taken[entry.slot, place[symbol]] = frame
-                arrives = _pending(text, parent) * prob
-                if arrives > text.next_blank + stays:
-                    text.source = entry.slot
+                parent = prefixes[entry.slot]
+                taken[entry.slot, positions[symbol]] = frame
+                arrives = _inflow(prefix, parent) * prob
+                if arrives > prefix.next_p_blank + stays:
+                    prefix.source = entry.slot
                 stays += arrives
-        text.next_symbol = stays
-        masses[a] = text.next_blank + stays
-        best = max(best, masses[a])
-        worst = min(worst, masses[a])
-    return best, worst, indexed
+        prefix.next_p_symbol = stays
+        probability = prefix.next_p_blank + stays
+        probabilities[a] = probability
+        best = max(best, probability)
+        worst = min(worst, probability)
+    return best, worst, filled
 
 
 @compiled_core
 def _recombine(
-    texts: Records,
+    prefixes: Records,
     active: Integers,
     count: int,
     frame: int,
-    table: Records,
-    futures: Records,
-    indexed: bool,
-    masses: Floats,
+    by_hash: Records,
+    by_key: Records,
+    filled: bool,
+    probabilities: Floats,
 ) -> int:
-    """Drop the texts that another one with the same future is ahead of, and will be.
+    """Drop prefixes that stay behind another one with the same recombination key.
 
-    Whatever comes multiplies the masses of both alike; only what still arrives from its parent
-    could bring the smaller one ahead. The dropped get a mass below 0; returns how many they are.
+    Continuations multiply the probabilities of both alike, so only what still flows in from its
+    parent could bring the less probable one ahead. Dropped prefixes get the probability -1.
+    Returns their number.
     """
     dropped = 0
     for a in range(count):
-        entry = futures[_find(futures, frame, texts[active[a]].future)]
+        key = prefixes[active[a]].key
+        entry = by_key[_find(by_key, frame, key)]
         if entry.frame != frame:
-            entry.key, entry.frame, entry.slot = texts[active[a]].future, frame, a
+            entry.key, entry.frame, entry.slot = key, frame, a
             continue
         ahead, behind = entry.slot, a
-        if masses[behind] > masses[ahead]:
+        if probabilities[behind] > probabilities[ahead]:
             ahead, behind = behind, ahead
         entry.slot = ahead
-        if not indexed:
-            _index(texts, active, count, frame, table)
-            indexed = True
-        text = texts[active[behind]]
-        mass = masses[behind]
-        parent = table[_find(table, frame, text.parent)]
+        if not filled:
+            _fill_table(prefixes, active, count, frame, by_hash)
+            filled = True
+        prefix = prefixes[active[behind]]
+        reachable = probabilities[behind]
+        parent = by_hash[_find(by_hash, frame, prefix.parent_hash)]
         if parent.frame == frame:
-            mass += _pending(text, texts[parent.slot])
-        if mass <= masses[ahead]:
-            masses[behind] = -1.0
+            reachable += _inflow(prefix, prefixes[parent.slot])
+        if reachable <= probabilities[ahead]:
+            probabilities[behind] = -1.0
             dropped += 1
     return dropped
 
 
 @compiled_core
 def _extend(
-    texts: Records,
+    prefixes: Records,
     active: Integers,
     count: int,
     tokens: Integers,
-    probs: Floats,
+    symbol_probs: Floats,
     top: float,
     frame: int,
     taken: npt.NDArray[np.int64],
     candidates: Records,
-    masses: Floats,
+    probabilities: Floats,
     best: float,
     least: float,
     rules: Rules,
@@ -362,85 +418,90 @@ def _extend(
     column: Integers,
     factors: Floats,
 ) -> tuple[int, float]:
-    """The texts that one more symbol makes, if worth at least `least`.
+    """Make candidates of all prefixes and likely symbols whose probability is at least `least`.
 
-    Their masses come behind those of the texts that stay. Returns how many, and the highest.
+    `top` bounds what a symbol multiplies a probability by. The candidates' probabilities follow
+    those of the active prefixes. Returns the number of candidates and the highest probability.
     """
     floor = max(best * rules.cutoff, least, _LEAST)
     made = 0
     for a in range(count):
         slot = active[a]
-        text = texts[slot]
-        total = text.blank + text.symbol
-        if total * top < floor or masses[a] < 0.0:
+        prefix = prefixes[slot]
+        total = prefix.p_blank + prefix.p_symbol
+        if total * top < floor or probabilities[a] < 0.0:
             continue
         for k in range(len(tokens)):
             symbol = tokens[k]
-            mass = (text.blank if symbol == text.last else total) * probs[symbol]
+            available = prefix.p_blank if symbol == prefix.last_symbol else total
+            probability = available * symbol_probs[symbol]
             most = rules.lift if symbol == rules.space else rules.boost
-            if mass * most < floor or taken[slot, k] == frame:
+            if probability * most < floor or taken[slot, k] == frame:
                 continue
-            weight = 1.0
+            factor = 1.0
             node = -1
             if symbol == rules.space:
-                if text.word == 0:
+                if prefix.open_word == 0:
                     continue
-                if math.isnan(text.word_weight):
-                    _weigh_word(text, rules, lexicon, ngrams)
-                weight = text.word_weight
+                if math.isnan(prefix.word_factor):
+                    _score_open_word(prefix, rules, lexicon, ngrams)
+                factor = prefix.word_factor
                 node = rules.first_node
-            elif text.node >= 0:
-                node = _child(lexicon, rules.small, text.node, symbol)
+            elif prefix.lexicon_node >= 0:
+                node = _child(lexicon, rules.small, prefix.lexicon_node, symbol)
                 if node >= 0:
-                    weight = lexicon[node].enter
+                    factor = lexicon[node].enter
                 elif rules.strict:
                     continue
                 else:
-                    weight = lexicon[text.node].leave
+                    factor = lexicon[prefix.lexicon_node].leave
             if rules.hot:
-                weight *= factors[text.hot, 1] * factors[move[text.hot, column[symbol]], 0]
-            mass *= weight
-            if mass < floor:
+                state = prefix.hotword_state
+                next_state = move[state, column[symbol]]
+                factor *= factors[state, 1] * factors[next_state, 0]
+            probability *= factor
+            if probability < floor:
                 continue
-            if mass > best:
-                best = mass
+            if probability > best:
+                best = probability
                 floor = max(floor, best * rules.cutoff)
-            masses[count + made] = mass
+            probabilities[count + made] = probability
             candidate = candidates[made]
-            candidate.weight, candidate.parent = weight, slot
-            candidate.symbol, candidate.node = symbol, node
+            candidate.extension, candidate.parent_slot = factor, slot
+            candidate.symbol, candidate.lexicon_node = symbol, node
             made += 1
     return made, best
 
 
 @compiled_core
-def _write_history(text: Record, history: Records, progress: Record) -> int:
-    """The node of the text's whole history."""
-    if text.own < 0:
-        text.own = progress.history
+def _write_history(prefix: Record, history: Records, progress: Record) -> int:
+    """The history node of the prefix, written if it does not exist yet."""
+    if prefix.own_node < 0:
+        prefix.own_node = progress.history
         node = history[progress.history]
-        node.past, node.symbol, node.posterior = text.past, text.last, text.posterior
-        node.first_frame, node.last_frame = text.first_frame, text.last_frame
+        node.parent, node.symbol = prefix.parent_node, prefix.last_symbol
+        node.posterior = prefix.posterior
+        node.first_frame, node.last_frame = prefix.first_frame, prefix.last_frame
         progress.history += 1
-    return int(text.own)
+    return int(prefix.own_node)
 
 
 @compiled_core
-def _share(texts: Records, active: Integers, count: int, word: int) -> float:
-    """The share of the masses in which one of the last two whole words is `word` (a hash)."""
-    having, all_of_them = 0.0, 0.0
+def _posterior_of(word: int, prefixes: Records, active: Integers, count: int) -> float:
+    """The share of the probability in which one of the last two complete words is `word`."""
+    agreeing, total = 0.0, 0.0
     for a in range(count):
-        text = texts[active[a]]
-        mass = text.blank + text.symbol
-        all_of_them += mass
-        if text.last_word == word or text.earlier_word == word:
-            having += mass
-    return having / all_of_them
+        prefix = prefixes[active[a]]
+        probability = prefix.p_blank + prefix.p_symbol
+        total += probability
+        if prefix.last_word == word or prefix.earlier_word == word:
+            agreeing += probability
+    return agreeing / total
 
 
 @compiled_core
-def _begin_text(
-    text: Record,
+def _begin_prefix(
+    prefix: Record,
     parent: Record,
     candidate: Record,
     history: Records,
@@ -449,86 +510,88 @@ def _begin_text(
     move: Integers,
     column: Integers,
 ) -> None:
-    """Make `text` what the candidate says."""
+    """Fill in the prefix that a candidate describes."""
     symbol = candidate.symbol
-    text.blank, text.last = 0.0, symbol
-    text.text, text.parent = _mix(parent.text, symbol), parent.text
-    text.node, text.arrival, text.word_weight = candidate.node, candidate.weight, np.nan
-    text.hot = move[parent.hot, column[symbol]] if rules.hot else 0
-    text.past, text.own = _write_history(parent, history, progress), -1
-    text.first_frame = text.last_frame = progress.frames
+    prefix.p_blank, prefix.last_symbol = 0.0, symbol
+    prefix.hash, prefix.parent_hash = _mix(parent.hash, symbol), parent.hash
+    prefix.lexicon_node, prefix.extension = candidate.lexicon_node, candidate.extension
+    prefix.word_factor = np.nan
+    prefix.hotword_state = move[parent.hotword_state, column[symbol]] if rules.hot else 0
+    prefix.parent_node, prefix.own_node = _write_history(parent, history, progress), -1
+    prefix.first_frame = prefix.last_frame = progress.frames
     if symbol == rules.space:
-        text.state = parent.word_state
-        text.future = _mix(_mix(text.state, 77), text.hot)
-        text.word, text.last_word, text.earlier_word = 0, parent.word, parent.last_word
+        prefix.lm_state = parent.next_lm_state
+        prefix.key = _mix(_mix(prefix.lm_state, 77), prefix.hotword_state)
+        prefix.open_word = 0
+        prefix.last_word, prefix.earlier_word = parent.open_word, parent.last_word
     else:
-        text.state = parent.state
-        text.future = _mix(parent.future, symbol)
-        text.word = _mix(parent.word, symbol)
-        text.last_word, text.earlier_word = parent.last_word, parent.earlier_word
+        prefix.lm_state = parent.lm_state
+        prefix.key = _mix(parent.key, symbol)
+        prefix.open_word = _mix(parent.open_word, symbol)
+        prefix.last_word, prefix.earlier_word = parent.last_word, parent.earlier_word
 
 
 @compiled_core
 def _select(
-    texts: Records,
+    prefixes: Records,
     active: Integers,
     free: Integers,
     progress: Record,
     history: Records,
     candidates: Records,
     made: int,
-    masses: Floats,
+    probabilities: Floats,
     buckets: Integers,
-    same: Floats,
+    ties: Floats,
     best: float,
     rules: Rules,
     move: Integers,
     column: Integers,
 ) -> None:
-    """Keep the `beam` best of the texts that stay and of the candidates, scaled by the best."""
-    count = progress.texts
+    """Keep the best of the active prefixes and the candidates, scaled by the best probability."""
+    count = progress.prefixes
     floor = max(best * rules.cutoff, _LEAST)
-    floor = _threshold(masses, count + made, floor, best, rules.beam, buckets, same)
+    floor = _find_threshold(probabilities, count + made, floor, best, rules.beam, buckets, ties)
     scale = 1.0 / best
     room = rules.beam
     for a in range(count):
-        if masses[a] >= floor:
+        if probabilities[a] >= floor:
             room -= 1
-            text = texts[active[a]]
-            if text.source >= 0:  # now the history; not yet applied, others need the old one
-                text.source = _write_history(texts[text.source], history, progress)
+            prefix = prefixes[active[a]]
+            if prefix.source >= 0:  # applied below, because others still need the old history
+                prefix.source = _write_history(prefixes[prefix.source], history, progress)
     added = 0
-    word, share = np.int64(0), -1.0  # mostly all new words follow the same one
+    word, share = np.int64(0), -1.0  # cached, because most new words follow the same word
     for k in range(made):
-        if masses[count + k] >= floor and added < room:
-            slot = free[progress.free - 1 - added]
-            _begin_text(
-                texts[slot], texts[candidates[k].parent], candidates[k], history, progress, rules,
-                move, column,
+        if probabilities[count + k] >= floor and added < room:
+            prefix, candidate = prefixes[free[progress.free - 1 - added]], candidates[k]
+            _begin_prefix(
+                prefix, prefixes[candidate.parent_slot], candidate, history, progress, rules, move,
+                column,
             )  # fmt: skip
-            texts[slot].symbol = masses[count + k] * scale
-            if candidates[k].symbol == rules.space:
-                if share < 0.0 or texts[slot].earlier_word != word:
-                    word = texts[slot].earlier_word
-                    share = _share(texts, active, count, word)
-                texts[slot].posterior = share
+            prefix.p_symbol = probabilities[count + k] * scale
+            if candidate.symbol == rules.space:
+                if share < 0.0 or prefix.earlier_word != word:
+                    word = prefix.earlier_word
+                    share = _posterior_of(word, prefixes, active, count)
+                prefix.posterior = share
             added += 1
-    # The new ones are at the end of `free`; the slots that come free go behind them for now.
+    # The new prefixes are at the end of `free`; freed slots go behind them for now.
     progress.free -= added
     new, freed = progress.free, progress.free + added
     staying = 0
     for a in range(count):
         slot = active[a]
-        text = texts[slot]
-        if masses[a] < floor:
+        prefix = prefixes[slot]
+        if probabilities[a] < floor:
             free[freed] = slot
             freed += 1
             continue
-        text.blank, text.symbol = text.next_blank * scale, text.next_symbol * scale
-        if text.source >= 0:  # the last symbol was said now, whatever was thought before
-            text.past, text.first_frame = text.source, progress.frames
-        if text.symbol >= text.blank or text.source >= 0:
-            text.last_frame, text.own = progress.frames, -1
+        prefix.p_blank, prefix.p_symbol = prefix.next_p_blank * scale, prefix.next_p_symbol * scale
+        if prefix.source >= 0:  # most alignments now begin the last symbol in this frame
+            prefix.parent_node, prefix.first_frame = prefix.source, progress.frames
+        if prefix.p_symbol >= prefix.p_blank or prefix.source >= 0:
+            prefix.last_frame, prefix.own_node = progress.frames, -1
         active[staying] = slot
         staying += 1
     for k in range(added):
@@ -536,212 +599,189 @@ def _select(
     for k in range(new + added, freed):
         free[k - added] = free[k]
     progress.free = freed - added
-    progress.texts = staying + added
+    progress.prefixes = staying + added
     progress.log_scale += math.log(best)
 
 
 @compiled_core
-def _read(
-    log_probs: npt.NDArray[np.float32],
-    begin: int,
-    progress: Record,
-    texts: Records,
-    active: Integers,
-    free: Integers,
-    history: Records,
-    rules: Rules,
-    lexicon: Records,
-    ngrams: NGrams,
-    hotwords: Hotwords,
-    tokens: Integers,
-    place: Integers,
-    probs: Floats,
-    taken: npt.NDArray[np.int64],
-    candidates: Records,
-    masses: Floats,
-    buckets: Integers,
-    same: Floats,
-    table: Records,
-    futures: Records,
+def _read_blank(prefixes: Records, active: Integers, count: int) -> None:
+    """Read a frame that can hold nothing but the blank."""
+    for a in range(count):
+        prefix = prefixes[active[a]]
+        prefix.p_blank, prefix.p_symbol = prefix.p_blank + prefix.p_symbol, 0.0
+
+
+@compiled_core
+def _read_frames(
+    log_probs: npt.NDArray[np.float32], begin: int, beam: Beam, scorer: Scorer, scratch: Scratch
 ) -> int:
-    """What `advance` does, with its arrays at hand."""
-    move, column, factors, _ = hotwords
-    symbols = log_probs.shape[1]
+    """Do the work of `read_frames` with its working memory at hand."""
+    # The functions called once per frame take single arrays: passing these tuples on instead was
+    # measured to cost 7 to 34 % of the time.
+    prefixes, active, free, history, progress_array = beam
+    rules, lexicon, ngrams, (move, column, factors, _) = scorer
+    (
+        tokens, positions, symbol_probs, taken, candidates, probabilities, ties, buckets, by_hash,
+        by_key,
+    ) = scratch  # fmt: skip
+    progress = progress_array[0]
     for t in range(begin, len(log_probs)):
         if progress.history + 2 * len(active) > len(history):
             return t
-        count = 0
-        for symbol in range(1, symbols):
+        likely = 0
+        for symbol in range(1, log_probs.shape[1]):
             if log_probs[t, symbol] > rules.token_floor:
-                tokens[count], place[symbol] = symbol, count
-                count += 1
-        if count == 0:
+                tokens[likely], positions[symbol] = symbol, likely
+                likely += 1
+        if likely == 0:
             if progress.silent == 0:
-                for a in range(progress.texts):
-                    text = texts[active[a]]
-                    text.blank, text.symbol = text.blank + text.symbol, 0.0
+                _read_blank(prefixes, active, progress.prefixes)
             progress.silent = 1
             progress.log_scale += log_probs[t, 0]
             progress.frames += 1
             continue
         progress.silent = 0
-        probs[0] = math.exp(log_probs[t, 0])
-        top = 0.0  # the most that any symbol may multiply a mass by
-        for k in range(count):
+        symbol_probs[0] = math.exp(log_probs[t, 0])
+        top = 0.0
+        for k in range(likely):
             prob = math.exp(log_probs[t, tokens[k]])
-            probs[tokens[k]] = prob
+            symbol_probs[tokens[k]] = prob
             top = max(top, prob * (rules.lift if tokens[k] == rules.space else rules.boost))
         frame = progress.frames
-        staying = progress.texts
-        best, least, indexed = _stay(
-            texts, active, staying, probs, place, rules.space, frame, table, taken, masses
-        )
+        staying = progress.prefixes
+        best, least, filled = _update(
+            prefixes, active, staying, symbol_probs, positions, rules.space, frame, by_hash, taken,
+            probabilities,
+        )  # fmt: skip
         if rules.recombine:
-            staying -= _recombine(texts, active, staying, frame, table, futures, indexed, masses)
-        if staying < rules.beam:  # a full beam leaves no room for less than its worst
+            staying -= _recombine(
+                prefixes, active, staying, frame, by_hash, by_key, filled, probabilities
+            )
+        if staying < rules.beam:  # only a full beam rejects what is below its worst prefix
             least = 0.0
         made, best = _extend(
-            texts, active, progress.texts, tokens[:count], probs, top, frame, taken, candidates,
-            masses, best, least, rules, lexicon, ngrams, move, column, factors,
+            prefixes, active, progress.prefixes, tokens[:likely], symbol_probs, top, frame, taken,
+            candidates, probabilities, best, least, rules, lexicon, ngrams, move, column, factors,
         )  # fmt: skip
         if best > 0.0:
             _select(
-                texts, active, free, progress, history, candidates, made, masses, buckets, same, best,
-                rules, move, column,
+                prefixes, active, free, progress, history, candidates, made, probabilities, buckets,
+                ties, best, rules, move, column,
             )  # fmt: skip
-        else:  # no text can go on but by the blank, which is too unlikely for floating point
-            for a in range(progress.texts):
-                text = texts[active[a]]
-                text.blank, text.symbol = text.blank + text.symbol, 0.0
+        else:  # only the blank is possible, and its probability underflows
+            _read_blank(prefixes, active, progress.prefixes)
             progress.log_scale += log_probs[t, 0]
-        for k in range(count):
-            probs[tokens[k]] = 0.0
+        for k in range(likely):
+            symbol_probs[tokens[k]] = 0.0
         progress.frames += 1
     return len(log_probs)
 
 
 @compiled
-def advance(
-    log_probs: npt.NDArray[np.float32],
-    begin: int,
-    progress_array: Records,
-    texts: Records,
-    active: Integers,
-    free: Integers,
-    history: Records,
-    rules: Rules,
-    lexicon: Records,
-    ngrams: NGrams,
-    hotwords: Hotwords,
-) -> int:
-    """Read the frames from `begin` on. Returns the first that was not read: the history is full."""
-    progress = progress_array[0]
-    symbols = log_probs.shape[1]
+def read_frames(log_probs: npt.NDArray[np.float32], begin: int, beam: Beam, scorer: Scorer) -> int:
+    """Read the frames of `log_probs` (T', V) from `begin` on.
+
+    Returns the first frame that was not read: T', or earlier if the history is full.
+    """
+    symbols, width = log_probs.shape[1], scorer.rules.beam
     most = 0
     for t in range(begin, len(log_probs)):
         likely = 0
         for symbol in range(1, symbols):
-            likely += log_probs[t, symbol] > rules.token_floor
+            likely += log_probs[t, symbol] > scorer.rules.token_floor
         most = max(most, likely)
-    tokens = np.zeros(most, np.int32)
-    place = np.zeros(symbols, np.int32)  # of a symbol among the tokens
-    probs = np.zeros(symbols)
-    taken = np.full((len(texts), max(most, 1)), np.int64(-1))
-    candidates = np.empty(rules.beam * (most + 1), _CANDIDATE)
-    masses = np.empty(rules.beam * (most + 2))
-    same = np.empty(len(masses))
-    buckets = np.empty(_BUCKETS, np.int32)
     size = 16
-    while size < 8 * rules.beam:
+    while size < 8 * width:
         size *= 2
-    table = np.empty(size, _ENTRY)
-    futures = np.empty(size, _ENTRY)
+    by_hash = np.empty(size, _ENTRY)
+    by_key = np.empty(size, _ENTRY)
     for e in range(size):
-        table[e].frame = futures[e].frame = -1
-
-    return _read(
-        log_probs, begin, progress, texts, active, free, history, rules, lexicon, ngrams,
-        hotwords, tokens, place, probs, taken, candidates, masses, buckets, same, table, futures,
-    )  # fmt: skip
+        by_hash[e].frame = by_key[e].frame = -1
+    scratch = Scratch(
+        np.zeros(most, np.int32),
+        np.zeros(symbols, np.int32),
+        np.zeros(symbols),
+        np.full((len(beam.prefixes), max(most, 1)), np.int64(-1)),
+        np.empty(width * (most + 1), _CANDIDATE),
+        np.empty(width * (most + 2)),
+        np.empty(width * (most + 2)),
+        np.empty(_BUCKETS, np.int32),
+        by_hash,
+        by_key,
+    )
+    return _read_frames(log_probs, begin, beam, scorer, scratch)
 
 
 @compiled_core
-def conclude(
-    progress_array: Records,
-    texts: Records,
-    active: Integers,
-    ends: Records,
-    rules: Rules,
-    lexicon: Records,
-    ngrams: NGrams,
-    hotwords: Hotwords,
-) -> None:
-    """Fill in `ends`, one for each active text: what it is worth if nothing comes any more."""
-    count = progress_array[0].texts
+def finish(beam: Beam, finals: Records, scorer: Scorer) -> None:
+    """Fill in `finals` (FINAL, one per active prefix): the results if the utterance ends now."""
+    prefixes, active, count = beam.prefixes, beam.active, beam.progress[0].prefixes
+    rules, lexicon, ngrams, hotwords = scorer
     best = 0.0
-    for drop in range(2):  # once more without the open words, where none of them may end here
+    for drop in range(2):  # if no open word may end here, all of them are dropped
         for a in range(count):
-            text, end = texts[active[a]], ends[a]
-            end.slot, end.drop, end.text = active[a], drop, text.text
-            end.last_word, end.earlier_word = text.last_word, text.earlier_word
-            mass = (text.blank + text.symbol) * hotwords.factors[text.hot, 1]
-            state = text.state
-            if text.word != 0 and drop == 0:
-                if math.isnan(text.word_weight):
-                    _weigh_word(text, rules, lexicon, ngrams)
-                hot = hotwords.move[text.hot, hotwords.column[rules.space]]
-                mass *= text.word_weight * hotwords.factors[hot, 0] * hotwords.factors[hot, 1]
-                state = text.word_state
-                end.text = _mix(text.text, rules.space)
-                end.last_word, end.earlier_word = text.word, text.last_word
+            prefix, final = prefixes[active[a]], finals[a]
+            final.slot, final.drop, final.hash = active[a], drop, prefix.hash
+            final.last_word, final.earlier_word = prefix.last_word, prefix.earlier_word
+            probability = prefix.p_blank + prefix.p_symbol
+            probability *= hotwords.factors[prefix.hotword_state, 1]
+            state = prefix.lm_state
+            if prefix.open_word != 0 and drop == 0:
+                if math.isnan(prefix.word_factor):
+                    _score_open_word(prefix, rules, lexicon, ngrams)
+                hot = hotwords.move[prefix.hotword_state, hotwords.column[rules.space]]
+                probability *= (
+                    prefix.word_factor * hotwords.factors[hot, 0] * hotwords.factors[hot, 1]
+                )
+                state = prefix.next_lm_state
+                final.hash = _mix(prefix.hash, rules.space)
+                final.last_word, final.earlier_word = prefix.open_word, prefix.last_word
             log_prob, _ = query(ngrams, np.int64(state), np.int64(rules.end_word))
-            end.mass = mass * math.exp(rules.alpha * log_prob)
-            best = max(best, end.mass)
+            final.probability = probability * math.exp(rules.alpha * log_prob)
+            best = max(best, final.probability)
         if best > 0.0:
             break
     for a in range(count):
-        end, text = ends[a], texts[active[a]]
-        having, all_of_them = 0.0, 0.0
+        prefix, final = prefixes[active[a]], finals[a]
+        agreeing, total = 0.0, 0.0
         for b in range(count):
-            all_of_them += ends[b].mass
-            if ends[b].last_word == end.last_word or ends[b].earlier_word == end.last_word:
-                having += ends[b].mass
-        end.last_posterior = having / all_of_them if all_of_them > 0.0 else 1.0
-        end.earlier_posterior = text.posterior
-        if text.word != 0 and end.drop == 0:
-            end.earlier_posterior = _share(texts, active, count, text.last_word)
-    for a in range(count):  # a text with a space at its end is the text without: add them up
+            total += finals[b].probability
+            if finals[b].last_word == final.last_word or finals[b].earlier_word == final.last_word:
+                agreeing += finals[b].probability
+        final.last_posterior = agreeing / total if total > 0.0 else 1.0
+        final.earlier_posterior = prefix.posterior
+        if prefix.open_word != 0 and final.drop == 0:
+            final.earlier_posterior = _posterior_of(prefix.last_word, prefixes, active, count)
+    for a in range(count):  # add up prefixes that differ only in a space at the end
         for b in range(a):
-            if ends[a].text == ends[b].text and ends[b].mass > 0.0:
-                heavy, light = (a, b) if ends[a].mass > ends[b].mass else (b, a)
-                ends[heavy].mass += ends[light].mass
-                ends[light].mass = 0.0
+            if finals[a].hash == finals[b].hash and finals[b].probability > 0.0:
+                high, low = (a, b) if finals[a].probability > finals[b].probability else (b, a)
+                finals[high].probability += finals[low].probability
+                finals[low].probability = 0.0
                 break
 
 
 @compiled_core
-def trace(
+def trace_words(
     history: Records,
-    text: Record,
+    prefix: Record,
     begin: int,
     separator: int,
     code_points: npt.NDArray[np.uint32],
-    letters: npt.NDArray[np.uint32],
-    first_frames: npt.NDArray[np.int64],
-    last_frames: npt.NDArray[np.int64],
-    posteriors: Floats,
+    trace: Trace,
 ) -> tuple[int, int]:
-    """Write the words of a text, backwards, from the end of each array. Returns the two lengths.
+    """Write the words of a prefix into `trace`, backward from the end of each array.
 
-    It goes back to the node `begin`: a separator, or 0 for all words.
-    `posteriors` are those of the words that the words after them have confirmed; -1: not yet.
-    `code_points` is the character of each symbol, `letters` the words' characters with spaces.
+    The words are those after the history node `begin`, which is a separator, or 0 for all words.
+    `code_points` (V,) holds the character of each symbol. Returns how many letters (with the spaces
+    between words) and how many words were written.
     """
+    letters, first_frames = trace.letters, trace.first_frames
     at, words = len(letters), len(first_frames)
-    symbol, node = text.last, text.past
-    first_frame, last_frame, posterior = text.first_frame, text.last_frame, text.posterior
+    symbol, node = prefix.last_symbol, prefix.parent_node
+    first_frame, last_frame, posterior = prefix.first_frame, prefix.last_frame, prefix.posterior
     inside = False
-    # A space knows the posterior of the word before the one that it ends.
+    # A space holds the posterior of the word before the one that it ends.
     this_word, earlier_word = -1.0, -1.0
     while True:
         if symbol == separator:
@@ -751,9 +791,9 @@ def trace(
             if not inside:
                 if words < len(first_frames):
                     at -= 1
-                    letters[at] = 32  # the space
+                    letters[at] = 32  # code point of the space
                 words -= 1
-                last_frames[words], posteriors[words] = last_frame, this_word
+                trace.last_frames[words], trace.posteriors[words] = last_frame, this_word
                 inside = True
             at -= 1
             letters[at], first_frames[words] = code_points[symbol], first_frame
@@ -762,85 +802,74 @@ def trace(
         symbol, first_frame, last_frame = (
             history[node].symbol, history[node].first_frame, history[node].last_frame
         )  # fmt: skip
-        posterior, node = history[node].posterior, history[node].past
+        posterior, node = history[node].posterior, history[node].parent
 
 
 @compiled
-def find_settled(
-    progress_array: Records,
-    texts: Records,
-    active: Integers,
-    history: Records,
-    separator: int,
-) -> tuple[int, int, int]:
-    """What all texts have alike after the node that was settled, which only grows.
+def find_settled(beam: Beam, separator: int) -> tuple[int, int, int]:
+    """Find what all prefixes have in common after the settled node, which only moves forward.
 
-    Returns how many words they share there, ended in all of them, and the last separator whose node
-    they share, with how many of these words lie before it. Texts that spell the same, but at other
-    times, have nodes of their own.
+    Returns the number of words after that node that have ended in all prefixes alike, the last
+    separator whose node all prefixes share, and how many of these words lie before it. Prefixes
+    with the same symbols at different times have different nodes.
     """
-    progress = progress_array[0]
-    heads = texts["past"][active[: progress.texts]]
+    prefixes, active, history, progress = beam.prefixes, beam.active, beam.history, beam.progress[0]
+    heads = prefixes["parent_node"][active[: progress.prefixes]]
     root = heads.min()
-    while heads.max() > root:  # a node's past has a smaller number
+    while heads.max() > root:  # a parent has a smaller number than its child
         for a in range(len(heads)):
             while heads[a] > root:
-                heads[a] = history[heads[a]].past
+                heads[a] = history[heads[a]].parent
         root = heads.min()
-    spelled = np.empty(progress.history + 1, np.int32)  # by the first text after that node
+    common_symbols = np.empty(progress.history + 1, np.int32)  # symbols of the first prefix
     longest = 0
     for a in range(len(heads)):
-        length, node = 1, texts[active[a]].past
+        length, node = 1, prefixes[active[a]].parent_node
         while node != root:
-            length, node = length + 1, history[node].past
+            length, node = length + 1, history[node].parent
         common = length if a == 0 else min(longest, length)
-        symbol, node = texts[active[a]].last, texts[active[a]].past
-        for place in range(length - 1, -1, -1):
+        symbol, node = prefixes[active[a]].last_symbol, prefixes[active[a]].parent_node
+        for index in range(length - 1, -1, -1):
             if a == 0:
-                spelled[place] = symbol
-            elif place < common and spelled[place] != symbol:
-                common = place
-            symbol, node = history[node].symbol, history[node].past
+                common_symbols[index] = symbol
+            elif index < common and common_symbols[index] != symbol:
+                common = index
+            symbol, node = history[node].symbol, history[node].parent
         longest = common
-    before, after = 0, 0  # words that end at the node that all have or before it, and behind it
-    for place in range(longest):  # a separator that a text begins with ends none
-        after += spelled[place] == separator and (place > 0 or root != 0)
+    before, after = 0, 0  # words that end up to the common node, and words that end after it
+    for index in range(longest):  # a separator at the beginning of the text ends no word
+        after += common_symbols[index] == separator and (index > 0 or root != 0)
     settled = progress.settled
     while root != progress.settled:
-        if history[root].symbol == separator and history[root].past != 0:
+        if history[root].symbol == separator and history[root].parent != 0:
             settled = max(settled, root)
             before += 1
-        root = history[root].past
+        root = history[root].parent
     return before + after, settled, before
 
 
 @compiled
-def compact(
-    progress_array: Records,
-    texts: Records,
-    active: Integers,
-    history: Records,
-) -> None:
-    """Drop the history that no text needs any more."""
-    progress = progress_array[0]
-    number = np.zeros(progress.history, np.int32)  # 1: needed; then the new number
+def compact_history(beam: Beam) -> None:
+    """Drop the history nodes that no prefix needs, and renumber the others."""
+    prefixes, active, history, progress = beam.prefixes, beam.active, beam.history, beam.progress[0]
+    number = np.zeros(progress.history, np.int32)  # 1 if the node is needed; then its new number
     number[0] = 1
-    for a in range(progress.texts):
-        text = texts[active[a]]
-        text.own = -1
-        node = text.past
+    for a in range(progress.prefixes):
+        prefix = prefixes[active[a]]
+        prefix.own_node = -1
+        node = prefix.parent_node
         while number[node] == 0:
             number[node] = 1
-            node = history[node].past
+            node = history[node].parent
     kept = 0
-    for node in range(progress.history):  # a node's past has a smaller number
+    for node in range(progress.history):  # a parent has a smaller number than its child
         if number[node]:
             number[node] = kept
             history[kept] = history[node]
             if node:
-                history[kept].past = number[history[kept].past]
+                history[kept].parent = number[history[kept].parent]
             kept += 1
-    for a in range(progress.texts):
-        texts[active[a]].past = number[texts[active[a]].past]
+    for a in range(progress.prefixes):
+        prefixes[active[a]].parent_node = number[prefixes[active[a]].parent_node]
     progress.settled = number[progress.settled]
     progress.history = kept

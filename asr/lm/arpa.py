@@ -1,6 +1,6 @@
-"""ARPA files of n-gram models: read block by block, printed in nine digits.
+"""ARPA files of n-gram models: reading in blocks, and writing with nine digits.
 
-The format as SRILM's ngram-format(5) describes it. What is wrong is named by its line.
+The format follows SRILM's ngram-format(5). Errors name the line of the file.
 """
 
 import io
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from asr.compiled import compiled
 from asr.errors import LanguageError
 from asr.lm.ngrams import (
-    BEGIN,
-    END,
+    BEGIN_WORD,
+    END_WORD,
     HUGE,
     LN10,
-    UNKNOWN,
+    UNKNOWN_WORD,
     Bytes,
     Float32,
     Int32,
@@ -34,31 +34,42 @@ from asr.lm.ngrams import (
     log_prob_of,
 )
 
+GZIP_MAGIC = b"\x1f\x8b"
+"""First bytes of a gzip file."""
+
 _BLOCK_BYTES = 1 << 22
-_COMMENT_BYTES = 1 << 20  # as much may stand before \data\
-_MOST_NODES = 2**31 - 2
+_COMMENT_BYTES = 1 << 20  # longest text before the line \data\
+_MOST_NODES = 2**31 - 2  # node numbers are int32
 _TAB, _LINE_FEED, _RETURN, _SPACE, _BACKSLASH = b"\t\n\r \\"
 _PLUS, _MINUS, _POINT, _ZERO, _NINE, _SMALL_E, _LARGE_E = b"+-.09eE"
-_UNKNOWN_SPELLINGS = (UNKNOWN, "<UNK>")
+_UNKNOWN_SPELLINGS = (UNKNOWN_WORD, "<UNK>")
 
-# What `_parse_ngrams` finds where it stops: the block's end, a line of another kind, or a fault.
-_CUT_OFF, _NO_NGRAM = 0, 1
+# Why `_parse_ngrams` stopped: the end of the block, a line that is not an n-gram, or an error.
+_END_OF_BLOCK, _OTHER_LINE = 0, 1
 _NOT_A_NUMBER, _POSITIVE, _FIELDS, _UNKNOWN, _REPEATED, _TOO_MANY, _BACKED_OFF = range(2, 9)
 
 
 def read_arpa(stream: io.BufferedIOBase, name: str) -> tuple[int, NGrams, Bytes]:
-    """The order, the n-grams and the words of an ARPA file; `name` is the file's in errors.
+    """Read an ARPA file.
 
-    The words are spelled in id order as UTF-8, joined by line feeds; <unk> comes first. Raises
-    `LanguageError` for what is no ARPA file, or a damaged one.
+    Args:
+        stream: The uncompressed text.
+        name: Name of the file in error messages.
+
+    Returns:
+        The order, the n-grams, and the words: UTF-8, in id order, joined by line feeds. <unk> comes
+        first.
+
+    Raises:
+        LanguageError: If the file is damaged or in another format.
     """
     return _Reader(stream, name).read()
 
 
 def format_arpa(order: int, ngrams: NGrams, spelled: Bytes) -> Iterator[bytes]:
-    """The text of the ARPA file, many lines at a time; the arguments are what `read_arpa` gives.
+    """Format a model as ARPA, in blocks of many lines; the arguments are the results of `read_arpa`.
 
-    Nine digits, so that reading it gives the same float32 numbers.
+    Numbers have nine digits, so reading them gives the same float32 values.
     """
     starts = level_starts(ngrams, order)
     yield b"\\data\\\n"
@@ -80,17 +91,17 @@ def format_arpa(order: int, ngrams: NGrams, spelled: Bytes) -> Iterator[bytes]:
 
 
 class _Spellings(NamedTuple):
-    """Words by spelling: an open-addressing hash table of entries, in order of appearance."""
+    """The words in order of appearance, and a hash table with open addressing to find them."""
 
-    slots: Int32  # (a power of two,) entry + 1, 0 where free
-    starts: NDArray[np.int64]  # (entries + 1,) where in `spelled` each begins
-    ids: Int32  # (entries,) word id
-    spelled: Bytes
+    slots: Int32  # (S,) index of the word + 1, or 0 if the slot is free; S is a power of two
+    starts: NDArray[np.int64]  # (words + 1,) where each word begins in `spelled`
+    ids: Int32  # (words,) id of each word
+    spelled: Bytes  # all words, each followed by a line feed
 
 
 @compiled
 def _find_slot(spellings: _Spellings, block: Bytes, start: int, end: int) -> int:
-    """The slot that holds the word block[start:end], or the free one where it belongs."""
+    """The slot of the word block[start:end], or the free slot to insert it into."""
     mask = len(spellings.slots) - 1
     code = 1469598103934665603  # FNV-1a, in wrapping 64-bit integers
     for index in range(start, end):
@@ -112,7 +123,7 @@ def _find_slot(spellings: _Spellings, block: Bytes, start: int, end: int) -> int
 
 @compiled
 def _parse_number(block: Bytes, start: int, end: int) -> float:
-    """The decimal number block[start:end], NaN where it is none."""
+    """The decimal number block[start:end], or NaN if it is not a number."""
     index = start
     negative = block[index] == _MINUS
     if negative or block[index] == _PLUS:
@@ -152,7 +163,7 @@ def _parse_number(block: Bytes, start: int, end: int) -> float:
 
 @compiled
 def _next_field(block: Bytes, start: int, end: int) -> tuple[int, int]:
-    """Where the first field of block[start:end] begins and ends; the same where there is none."""
+    """Start and end of the first field of block[start:end]; they are equal if there is none."""
     while start < end and _is_blank(block[start]):
         start += 1
     stop = start
@@ -176,10 +187,10 @@ def _parse_ngrams(
     backoff: Float32,
     row: int,
 ) -> tuple[int, int, int, int, int]:
-    """Parses the lines of block[begin:] into the rows from `row` on, as long as they are n-grams.
+    """Parse the lines of block[begin:] that are n-grams into the rows from `row` on.
 
-    Unigrams enter their words into `spellings`. Returns where the line begins at which it stopped, the
-    row which that would have filled, what it is, and where the field at fault begins and ends.
+    The words of unigrams are added to `spellings`. Returns the start of the line at which parsing
+    stopped, the next free row, the reason, and the start and end of the field that caused it.
     """
     order = words.shape[1]
     while True:
@@ -187,10 +198,10 @@ def _parse_ngrams(
         while end < len(block) and block[end] != _LINE_FEED:
             end += 1
         if end == len(block):
-            return begin, row, _CUT_OFF, begin, end
+            return begin, row, _END_OF_BLOCK, begin, end
         start, stop = _next_field(block, begin, end)
         if start == stop or block[start] == _BACKSLASH:
-            return begin, row, _NO_NGRAM, start, stop
+            return begin, row, _OTHER_LINE, start, stop
         if row == len(log_prob):
             return begin, row, _TOO_MANY, start, stop
         value = _parse_number(block, start, stop) * LN10
@@ -216,7 +227,7 @@ def _parse_ngrams(
                 at = spellings.starts[row]
                 spellings.slots[slot] = row + 1
                 spellings.starts[row + 1] = at + stop - start + 1
-                for index in range(start, stop):  # a slice's assignment takes seconds to compile
+                for index in range(start, stop):  # a slice assignment would take seconds to compile
                     spellings.spelled[at + index - start] = block[index]
                 spellings.spelled[at + stop - start] = _LINE_FEED
         start, stop = _next_field(block, stop, end)
@@ -238,35 +249,36 @@ def _parse_ngrams(
 
 
 class _Reader:
-    """Reads an ARPA file block by block and names the line where something is wrong."""
+    """Reads an ARPA file in blocks, and counts lines for error messages."""
 
     def __init__(self, stream: io.BufferedIOBase, name: str) -> None:
         self.stream = stream
         self.name = name
         self.block = b""
-        self.at = 0  # where in the block the next line begins
-        self.line = 0  # lines read so far
-        self.pauses: list[list[tuple[int, int]]] = []  # of each order: a row and its line
+        self.at = 0  # start of the next line in the block
+        self.line = 0  # number of lines read
+        # For each order, the rows that follow blank lines or a heading, with their line numbers.
+        self.anchors: list[list[tuple[int, int]]] = []
 
     def read(self) -> tuple[int, NGrams, Bytes]:
-        counts = self._counts()
-        unigrams, spellings = self._unigrams(counts)
+        counts = self._read_counts()
+        unigrams, spellings = self._read_unigrams(counts)
         spelled, words = self._number_words(spellings)
         unigrams.words[:, 0] = spellings.ids
-        tables = itertools.chain([unigrams], self._higher_tables(counts, spellings))
-        order, ngrams = build(tables, words, self._place)
+        tables = itertools.chain([unigrams], self._read_higher_orders(counts, spellings))
+        order, ngrams = build(tables, words, self._locate)
         return order, ngrams, np.frombuffer(bytearray(spelled), np.uint8)
 
-    def _place(self, order: int, row: int) -> str:
-        pauses = self.pauses[order - 1]
-        first_row, line = pauses[bisect_right(pauses, (row, sys.maxsize)) - 1]
+    def _locate(self, order: int, row: int) -> str:
+        anchors = self.anchors[order - 1]
+        first_row, line = anchors[bisect_right(anchors, (row, sys.maxsize)) - 1]
         return f"line {line + row - first_row} of {self.name}"
 
-    def _wrong(self, problem: str) -> LanguageError:
+    def _error(self, problem: str) -> LanguageError:
         return LanguageError(f"line {self.line} of {self.name} {problem}")
 
     def _refill(self) -> bool:
-        """Appends to the rest of the block; False at the end of the file."""
+        """Read more bytes after the rest of the block; False at the end of the file."""
         rest = self.block[self.at :]
         more = self.stream.read(_BLOCK_BYTES)
         if not more and rest and not rest.endswith(b"\n"):
@@ -275,7 +287,7 @@ class _Reader:
         return bool(more)
 
     def _next_line(self) -> str | None:
-        """The next line without its outer blanks; None at the end of the file."""
+        """The next line without surrounding white space; None at the end of the file."""
         while (end := self.block.find(b"\n", self.at)) < 0:
             if not self._refill():
                 return None
@@ -284,51 +296,52 @@ class _Reader:
         self.line += 1
         return line.decode("utf-8-sig", errors="replace").strip()
 
-    def _next_text(self) -> str:
-        """The next line that is not empty. Raises `LanguageError` at the end of the file."""
+    def _next_content(self) -> str:
+        """The next line that is not blank. Raises LanguageError at the end of the file."""
         while (line := self._next_line()) == "":
             pass
         if line is None:
-            raise self._truncated()
+            raise self._truncation_error()
         return line
 
-    def _truncated(self) -> LanguageError:
+    def _truncation_error(self) -> LanguageError:
         return LanguageError(
-            f"{self.name} ends after line {self.line} without \\end\\: it is truncated, fetch it again"
+            f"{self.name} is truncated (it ends after line {self.line} without \\end\\); "
+            "download it again"
         )
 
-    def _counts(self) -> list[int]:
-        """How many n-grams of each order the header promises."""
+    def _read_counts(self) -> list[int]:
+        """The number of n-grams of each order according to the header."""
         skipped = 0
         while (line := self._next_line()) != "\\data\\":
             skipped += len(line or "")
             if not self.line:
-                raise LanguageError(f"{self.name} is empty: fetch or make it again")
+                raise LanguageError(f"{self.name} is empty; download or create it again")
             if line is None or skipped > _COMMENT_BYTES:
                 raise LanguageError(
-                    f"{self.name} is no language model: it has no \\data\\ line as ARPA files do, "
-                    "and asr did not write it"
+                    f"{self.name} is not a language model (it has no \\data\\ line as ARPA files do, "
+                    "and is not a binary of asr); give another file"
                 )
         counts: list[int] = []
         while match := re.fullmatch(
-            r"ngram\s+(\d{1,18})\s*=\s*(\d{1,18})", line := self._next_text()
+            r"ngram\s+(\d{1,18})\s*=\s*(\d{1,18})", line := self._next_content()
         ):
             counts.append(int(match[2]))
             if int(match[1]) != len(counts):
-                raise self._wrong(f"counts {match[1]}-grams where {len(counts)}-grams come next")
+                raise self._error(f"counts {match[1]}-grams, but {len(counts)}-grams come next")
         self._expect_heading(line, 1)
         if not counts or sum(counts) > _MOST_NODES:
-            raise self._wrong(
-                f"ends a header of {sum(counts)} n-grams: from 1 to {_MOST_NODES} can be read"
+            raise self._error(
+                f"ends a header of {sum(counts)} n-grams; only 1 to {_MOST_NODES} can be read"
             )
         return counts
 
     def _expect_heading(self, line: str, order: int) -> None:
         if line != f"\\{order}-grams:":
-            raise self._wrong(f"is {line[:60]!r} where '\\{order}-grams:' is expected")
+            raise self._error(f"is {line[:60]!r}, but '\\{order}-grams:' is expected")
 
-    def _unigrams(self, counts: list[int]) -> tuple[NGramTable, _Spellings]:
-        """The unigrams, and their words by spelling."""
+    def _read_unigrams(self, counts: list[int]) -> tuple[NGramTable, _Spellings]:
+        """The unigrams and their words."""
         slots = 1 << (2 * counts[0]).bit_length()
         spellings = _Spellings(
             np.zeros(slots, np.int32),
@@ -336,96 +349,96 @@ class _Reader:
             np.zeros(counts[0], np.int32),
             np.zeros(0, np.uint8),
         )
-        return self._table(1, counts, spellings)
+        return self._read_table(1, counts, spellings)
 
-    def _higher_tables(self, counts: list[int], spellings: _Spellings) -> Iterator[NGramTable]:
+    def _read_higher_orders(self, counts: list[int], spellings: _Spellings) -> Iterator[NGramTable]:
         for order in range(2, len(counts) + 1):
-            self._expect_heading(self._next_text(), order)
-            yield self._table(order, counts, spellings)[0]
-        line = self._next_text()
+            self._expect_heading(self._next_content(), order)
+            yield self._read_table(order, counts, spellings)[0]
+        line = self._next_content()
         if line != "\\end\\":
-            raise self._wrong(f"is {line[:60]!r} where '\\end\\' is expected")
+            raise self._error(f"is {line[:60]!r}, but '\\end\\' is expected")
 
-    def _table(
+    def _read_table(
         self, order: int, counts: list[int], spellings: _Spellings
     ) -> tuple[NGramTable, _Spellings]:
-        """The n-grams of one order, up to the next line that begins with a backslash."""
+        """The n-grams of one order, up to the next heading."""
         count = counts[order - 1]
         words = np.empty((count, order), np.int32)
         log_prob = np.empty(count, np.float32)
         backoff = np.empty(count if order < len(counts) else 0, np.float32)
         row = 0
-        self.pauses.append([(0, self.line + 1)])
+        self.anchors.append([(0, self.line + 1)])
         while True:
             begin, first_row = self.at, row
             if order == 1:
-                spellings = _with_room(spellings, row, len(self.block) - begin)
+                spellings = _make_room(spellings, row, len(self.block) - begin)
             self.at, row, status, start, stop = _parse_ngrams(
                 np.frombuffer(self.block, np.uint8), begin, spellings, words, log_prob, backoff, row
             )
             if order == 1:
                 self._check_encoding(self.block[begin : self.at])
             self.line += row - first_row
-            if status == _CUT_OFF:
+            if status == _END_OF_BLOCK:
                 if not self._refill():
-                    raise self._truncated()
-            elif status != _NO_NGRAM:
+                    raise self._truncation_error()
+            elif status != _OTHER_LINE:
                 self.line += 1
-                raise self._fault(status, order, count, self.block[start:stop])
+                raise self._parse_error(status, order, count, self.block[start:stop])
             elif start < stop:
                 break
             else:
                 self._next_line()
-                self.pauses[-1].append((row, self.line + 1))
+                self.anchors[-1].append((row, self.line + 1))
         if row < count:
             self.line += 1
-            raise self._wrong(
-                f"ends the {order}-grams after {row}, but the header promises {count}"
-            )
+            raise self._error(f"ends the {order}-grams after {row}, but the header counts {count}")
         return NGramTable(words, log_prob, backoff if len(backoff) else None), spellings
 
     def _check_encoding(self, lines: bytes) -> None:
-        """Unigrams only: what is not among them is found as an unknown word later."""
+        """Check that unigrams are UTF-8; in other orders, bad words are missing from the unigrams."""
         try:
             lines.decode()
         except UnicodeDecodeError as error:
             self.line += lines.count(b"\n", 0, error.start) + 1
-            raise self._wrong("is not UTF-8: convert the file") from None
+            raise self._error("is not UTF-8; convert the file") from None
 
-    def _fault(self, status: int, order: int, count: int, field: bytes) -> LanguageError:
+    def _parse_error(self, status: int, order: int, count: int, field: bytes) -> LanguageError:
         text = repr(field.decode(errors="replace")[:60])
         problems = {
-            _NOT_A_NUMBER: f"holds {text} where a logarithm is expected",
+            _NOT_A_NUMBER: f"holds {text}, but a logarithm is expected",
             _POSITIVE: f"holds the log-probability {text}, which is above 0",
-            _FIELDS: f"is not a log-probability, {order} words and at most one back-off",
+            _FIELDS: f"must hold a log-probability, {order} words and at most one back-off",
             _UNKNOWN: f"holds the word {text}, which is not among the unigrams",
-            _REPEATED: f"repeats the unigram {text}: leave one out",
-            _TOO_MANY: f"is one {order}-gram more than the {count} which the header promises",
+            _REPEATED: f"repeats the unigram {text}; remove one",
+            _TOO_MANY: f"is one {order}-gram more than the {count} that the header counts",
             _BACKED_OFF: f"holds the back-off {text}, but {order}-grams are the highest order",
         }
-        return self._wrong(problems[status])
+        return self._error(problems[status])
 
     def _number_words(self, spellings: _Spellings) -> tuple[bytes, int]:
-        """Sets `spellings.ids`; returns the words by id, spelled out, and their number."""
+        """Set `spellings.ids`; return the words in id order, joined by line feeds, and their number."""
         entries = len(spellings.ids)
         spelled = spellings.spelled[: spellings.starts[entries]].tobytes().decode()
         words = spelled.split("\n")[:-1]
-        for needed in (BEGIN, END):
+        for needed in (BEGIN_WORD, END_WORD):
             if needed not in words:
-                raise LanguageError(f"{self.name} has no unigram {needed}: it marks no sentences")
+                raise LanguageError(
+                    f"{self.name} has no unigram {needed}; give a model that marks sentence boundaries"
+                )
         unknown = [index for index, word in enumerate(words) if word in _UNKNOWN_SPELLINGS]
         if len(unknown) > 1:
-            raise LanguageError(f"{self.name} has two unigrams for unknown words: leave one out")
+            raise LanguageError(f"{self.name} has two unigrams for unknown words; remove one")
         spellings.ids[:] = np.arange(1, entries + 1)
         if unknown:
             spellings.ids[unknown[0]] = 0
             spellings.ids[unknown[0] + 1 :] -= 1
             del words[unknown[0]]
-        return "\n".join([UNKNOWN, *words]).encode(), len(words) + 1
+        return "\n".join([UNKNOWN_WORD, *words]).encode(), len(words) + 1
 
 
-def _with_room(spellings: _Spellings, entries: int, more_bytes: int) -> _Spellings:
-    """`spellings` with space for the spelling of further words."""
+def _make_room(spellings: _Spellings, entries: int, more_bytes: int) -> _Spellings:
+    """`spellings` with room for `more_bytes` of further words."""
     used = int(spellings.starts[entries])
     needed = used + more_bytes
     if needed <= len(spellings.spelled):
@@ -437,7 +450,7 @@ def _with_room(spellings: _Spellings, entries: int, more_bytes: int) -> _Spellin
 
 @compiled
 def _print_number(out: Bytes, at: Integer, value: float) -> Integer:
-    """Prints a number in nine digits, or to 1e-17, from out[at] on; returns where it ends."""
+    """Print a number into out[at:], with nine digits or 17 decimals; returns its end."""
     if value < 0:
         out[at] = _MINUS
         at += 1
@@ -474,9 +487,10 @@ def _print_ngrams(
     out: Bytes,
     room: int,
 ) -> int:
-    """Prints n-grams until `stop` or until less than `room` is left of `out`; returns its use.
+    """Print n-grams into `out` until node `stop`, or until less than `room` is left.
 
-    `path` (order,) holds the nodes from a unigram to the n-gram to print, and moves on with it.
+    `path` (order,) holds the nodes from a unigram to the next n-gram, and is advanced. Returns the
+    number of bytes written.
     """
     at: Integer = np.int64(0)
     while path[-1] < stop and at + room <= len(out):

@@ -1,11 +1,11 @@
 """N-gram language models: how likely a word is after the words before it.
 
-    model = LanguageModel.read("3-gram.arpa.gz")   # ARPA, ARPA in gzip, or the binary of `write`
-    model.score("the cat sat")                     # natural log-probability, </s> included
+    model = LanguageModel.read("3-gram.arpa.gz")   # ARPA, gzipped ARPA, or the binary of `write`
+    model.score("the cat sat")                     # natural log-probability, including </s>
     model.write("3-gram.lm")                       # opens in milliseconds, shared between processes
 
-A model is a tree of words held in a few flat arrays (`asr.lm.ngrams`), so that it can be mapped from
-disk and searched by compiled code. Scores are those of KenLM (Heafield 2011).
+A model is a tree of words, stored in a few flat arrays (`asr.lm.ngrams`) that can be mapped from
+disk and are searched by compiled code. Scores agree with KenLM (Heafield 2011).
 """
 
 import gzip
@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,20 +26,13 @@ from numpy.typing import NDArray
 from asr.compiled import compiled
 from asr.errors import LanguageError
 from asr.files import write_atomically
-from asr.lm.arpa import format_arpa, read_arpa
-from asr.lm.binary import (
-    HEADER,
-    MAGIC,
-    VERSION,
-    is_tree,
-    list_sections,
-    quantize_ngrams,
-    write_binary,
-)
+from asr.lm.arpa import GZIP_MAGIC, format_arpa, read_arpa
+from asr.lm.binary import MAGIC, quantize_ngrams, read_binary, write_binary
+from asr.lm.estimation import EstimationConfig, OnProgress, estimate_ngrams
 from asr.lm.ngrams import (
-    BEGIN,
-    END,
-    UNKNOWN,
+    BEGIN_WORD,
+    END_WORD,
+    UNKNOWN_WORD,
     Bytes,
     Int32,
     NGrams,
@@ -51,15 +44,15 @@ from asr.lm.ngrams import (
 
 FilePath = str | os.PathLike[str]
 
-_LARGEST_EXPONENT = 709.0  # e to more is no double
-_BATCH_SENTENCES = 10_000  # scored at a time
+_LARGEST_EXPONENT = 709.0  # exp of more overflows a double
+_BATCH_SENTENCES = 10_000  # number of sentences scored at a time
 
 
 @compiled
 def _score_words(
     ngrams: NGrams, begin_state: int, words: Int32, ends: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """The log-probability of each of `words`, in sentences that end before the indices `ends`."""
+    """The log-probability of each of `words`; `ends` holds the end index of each sentence."""
     log_probs = np.empty(len(words), np.float64)
     index = 0
     for end in ends:
@@ -72,10 +65,14 @@ def _score_words(
 
 @dataclass(frozen=True, slots=True)
 class Perplexity:
-    """How well a model foresees a text; </s> counts as a word of each sentence, <s> does not.
+    """The perplexity of a model on a text.
 
-    `perplexity` counts every word, the unknown ones as <unk>; `perplexity_known` leaves the
-    unknown ones out (they still are context).
+    Attributes:
+        perplexity: Perplexity over all words, with unknown words scored as <unk>.
+        perplexity_known: Perplexity without unknown words, which still count as context.
+        words: Number of words. </s> counts as a word of each sentence, <s> does not.
+        unknown: Number of unknown words.
+        sentences: Number of sentences.
     """
 
     perplexity: float
@@ -86,43 +83,49 @@ class Perplexity:
 
 
 class LanguageModel:
-    """A back-off n-gram model.
+    """A back-off n-gram model. Make one with `read`, `estimate` or `from_ngrams`.
 
-    `order` is the longest n-gram's length, `ngrams` the arrays for compiled code, `unknown_word`
-    the id of <unk>: 0.
+    Args:
+        order: Number of words in the longest n-grams.
+        ngrams: The n-grams, in the form that compiled code takes.
+        spelled: The words in id order as UTF-8, joined by line feeds.
+
+    Example:
+        model = LanguageModel.read("books.lm")
+        print(model.score("the cat sat"), model.perplexity(["the cat sat"]).perplexity)
     """
 
     unknown_word = 0
+    """The id of <unk>."""
 
     def __init__(self, order: int, ngrams: NGrams, spelled: Bytes) -> None:
-        """`spelled`: the words in id order as UTF-8, joined by line feeds."""
         self.order = order
         self.ngrams = ngrams
         self._spelled = spelled
 
     @property
     def quantized(self) -> bool:
-        """Whether the numbers are held as codes into books."""
+        """Whether the numbers are stored as codes into codebooks."""
         return len(self.ngrams.log_prob_code) > 0
 
     @property
     def memory_bytes(self) -> int:
-        """How much memory the arrays and the words take, mapped from a file or not."""
+        """Size of the arrays and the words in bytes, whether mapped from a file or not."""
         return len(self._spelled) + sum(array.nbytes for array in self.ngrams)
 
     @cached_property
     def begin_state(self) -> int:
         """The state after <s>."""
-        return query(self.ngrams, 0, self.word_id(BEGIN))[1]
+        return query(self.ngrams, 0, self.word_id(BEGIN_WORD))[1]
 
     @cached_property
     def end_word(self) -> int:
         """The id of </s>."""
-        return self.word_id(END)
+        return self.word_id(END_WORD)
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """How many n-grams there are of each order."""
+        """The number of n-grams of each order."""
         return tuple(np.diff(level_starts(self.ngrams, self.order)).tolist())
 
     @cached_property
@@ -135,16 +138,20 @@ class LanguageModel:
         return {word: index for index, word in enumerate(self.words)}
 
     def word_id(self, text: str) -> int:
-        """The id of a word, 0 where the model does not know it."""
+        """The id of a word; 0 if the model does not know it."""
         return self._ids.get(text, self.unknown_word)
 
     @classmethod
     def from_ngrams(cls, words: Sequence[str], tables: Iterable[NGramTable]) -> "LanguageModel":
-        """A model of `tables`, one for each order from 1 up.
+        """Make a model of tables of n-grams.
 
-        `words[0]` is <unk>, and <s> and </s> are among the words. Every word is a unigram, but <unk>
-        need not be. An n-gram whose context is missing brings it in at its backed-off probability.
-        Raises `LanguageError` for anything else.
+        Args:
+            words: The words by id. The first is <unk>; <s> and </s> are among them.
+            tables: A table for each order from 1 up. Every word except <unk> needs a unigram. If
+                the context of an n-gram is missing, it is added with its backed-off probability.
+
+        Raises:
+            LanguageError: If words or tables are not valid.
         """
         _check_words(words)
         order, ngrams = build(tables, len(words))
@@ -152,44 +159,100 @@ class LanguageModel:
 
     @classmethod
     def read(cls, path: FilePath) -> "LanguageModel":
-        """The model in a file: ARPA, ARPA in gzip, or what `write` wrote; its content tells which.
+        """Read a model from a file.
 
-        Raises `LanguageError` where it is missing, damaged or anything else.
+        Args:
+            path: ARPA, gzipped ARPA, or a binary of `write`; the content tells which.
+
+        Raises:
+            LanguageError: If the file is missing, damaged, or in another format.
+
+        Example:
+            model = LanguageModel.read("3-gram.arpa.gz")
         """
         name = os.fspath(path)
         try:
             with open(path, "rb") as file:
                 start = file.peek(len(MAGIC))
                 if start.startswith(MAGIC):
-                    return _map_binary(name)
-                if start.startswith(_GZIP_MAGIC):
+                    return cls(*read_binary(name))
+                if start.startswith(GZIP_MAGIC):
                     return cls(*read_arpa(gzip.GzipFile(fileobj=file), name))
                 return cls(*read_arpa(file, name))
         except (EOFError, zlib.error, gzip.BadGzipFile):
             raise LanguageError(
-                f"{name} is a truncated or damaged gzip file: fetch it again"
+                f"{name} is a truncated or damaged gzip file; download it again"
             ) from None
         except OSError as error:
             raise LanguageError(
-                f"{name} cannot be read ({error.strerror}): check the path"
+                f"{name} cannot be read ({error.strerror}); check the path"
             ) from error
         except MemoryError:
-            raise LanguageError(f"{name} promises more n-grams than fit into the memory") from None
+            raise LanguageError(
+                f"{name} counts more n-grams than fit into memory; check the file"
+            ) from None
+
+    @classmethod
+    def estimate(
+        cls,
+        sentences: Iterable[str],
+        order: int = 3,
+        prune: Sequence[int] = (0,),
+        vocabulary_limit: int | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> "LanguageModel":
+        """Estimate a model from text by interpolated modified Kneser-Ney smoothing.
+
+        If the text is too small or too repetitive to estimate the discounts of an order, fixed
+        discounts are used and an `EstimationWarning` names the order.
+
+        Args:
+            sentences: Sentences whose words are separated by white space. A sentence without words
+                counts as an empty one, as in lmplz.
+            order: Number of words in the longest n-grams, 1 to 5.
+            prune: For each order from 1 up, the count up to which n-grams are dropped. The first is
+                0, they never decrease, and the last one also applies to all higher orders.
+            vocabulary_limit: Keep only this many of the most frequent words; None for all.
+            on_progress: Called with a short label when each stage begins.
+
+        Raises:
+            ConfigError: If a setting is impossible.
+            TextError: If the text has no words, or holds <s>, </s> or <unk> as a word.
+
+        Example:
+            model = LanguageModel.estimate(read_sentences(["books.txt.gz"]), order=3)
+            model.write("books.lm")
+        """
+        config = EstimationConfig(order, list(prune), vocabulary_limit)
+        words, tables = estimate_ngrams(sentences, config, on_progress)
+        if on_progress:
+            on_progress("arranging the model")
+        return cls.from_ngrams(words, tables)
 
     def write(self, path: FilePath, quantize: bool = False) -> None:
-        """Write the binary that `read` maps into memory in milliseconds.
+        """Write the model as a binary that `read` maps into memory in milliseconds.
 
-        Quantized, each number is one of at most 65,536 that lie where the model's own are dense:
-        the file is about a sixth smaller. Raises `FileError` where the disk refuses; what stood
-        at `path` before is then untouched.
+        Args:
+            path: File to write; replaced only when the new file is complete.
+            quantize: Round each number to one of at most 65,536 values that lie where the model's
+                own are dense. The file is about a sixth smaller.
+
+        Raises:
+            FileError: If the file cannot be written; an earlier file at `path` is then unchanged.
+
+        Example:
+            model.write("3-gram.lm", quantize=True)
         """
         ngrams = quantize_ngrams(self.ngrams) if quantize and not self.quantized else self.ngrams
         write_atomically(path, lambda file: write_binary(file, self.order, ngrams, self._spelled))
 
     def write_arpa(self, path: FilePath) -> None:
-        """Write the model as ARPA, in gzip where the name ends in .gz.
+        """Write the model as ARPA, gzipped if the name of `path` ends in .gz.
 
-        Nine digits, so that reading it gives the same float32 numbers. Raises as `write` does.
+        Numbers have nine digits, so reading them gives the same float32 values.
+
+        Raises:
+            FileError: If the file cannot be written; an earlier file at `path` is then unchanged.
         """
 
         def write(file: IO[bytes]) -> None:
@@ -205,11 +268,31 @@ class LanguageModel:
         write_atomically(path, write)
 
     def score(self, sentence: str) -> float:
-        """The natural log-probability of a sentence's words and of </s>, after <s>."""
+        """Score a sentence.
+
+        Args:
+            sentence: Words separated by white space, without <s> and </s>.
+
+        Returns:
+            The natural log-probability of the words and of </s>, after <s>.
+
+        Example:
+            model.score("the cat sat") > model.score("sat cat the")
+        """
         return float(self._log_probs([sentence])[1].sum())
 
     def perplexity(self, sentences: Iterable[str]) -> Perplexity:
-        """How well the model foresees `sentences`. Raises `LanguageError` where there is none."""
+        """Measure the perplexity of the model on a text.
+
+        Args:
+            sentences: Sentences whose words are separated by white space, without <s> and </s>.
+
+        Raises:
+            LanguageError: If there are no sentences.
+
+        Example:
+            model.perplexity(read_sentences(["dev.txt"])).perplexity
+        """
         total, total_known, words, unknown, count = 0.0, 0.0, 0, 0, 0
         remaining = iter(sentences)
         while batch := list(itertools.islice(remaining, _BATCH_SENTENCES)):
@@ -221,7 +304,9 @@ class LanguageModel:
             unknown += len(ids) - int(known.sum())
             count += len(batch)
         if not count:
-            raise LanguageError("there is no sentence to measure the perplexity of")
+            raise LanguageError(
+                "there are no sentences to measure the perplexity on; give some text"
+            )
         return Perplexity(
             perplexity=_exp(-total / words),
             perplexity_known=_exp(-total_known / (words - unknown)),
@@ -244,64 +329,36 @@ class LanguageModel:
 
 
 def _check_words(words: Sequence[str]) -> None:
-    for needed in (UNKNOWN, BEGIN, END):
+    for needed in (UNKNOWN_WORD, BEGIN_WORD, END_WORD):
         if needed not in words:
-            raise LanguageError(f"the words of a language model must have {needed} among them")
-    if words[0] != UNKNOWN:
-        raise LanguageError(f"word 0 of a language model must be {UNKNOWN}, not {words[0]!r}")
+            raise LanguageError(f"the words of a language model lack {needed}; add it")
+    if words[0] != UNKNOWN_WORD:
+        raise LanguageError(
+            f"word 0 of a language model is {words[0]!r}; it must be {UNKNOWN_WORD}"
+        )
     word, count = Counter(words).most_common(1)[0]
     if count > 1:
-        raise LanguageError(f"the word {word!r} is {count} times among the words: leave one")
+        raise LanguageError(
+            f"the word {word!r} occurs {count} times among the words; remove the duplicates"
+        )
     wrong = next((word for word in words if not word or re.search(r"[ \t\r\n]", word)), None)
     if wrong is not None:
-        raise LanguageError(f"{wrong!r} cannot be a word: words have letters and no white space")
+        raise LanguageError(
+            f"{wrong!r} cannot be a word; words are not empty and have no white space"
+        )
 
 
 def find_kind(path: FilePath) -> str:
-    """What the first bytes of a model's file say it is: "binary", "ARPA in gzip" or "ARPA".
+    """The format of a model's file by its first bytes: "binary", "ARPA in gzip" or "ARPA".
 
-    Raises OSError where there is no such file.
+    Raises OSError if the file cannot be opened.
     """
     with open(path, "rb") as file:
-        return _kind_of(file.read(len(MAGIC)))
-
-
-def _kind_of(start: bytes) -> str:
+        start = file.read(len(MAGIC))
     if start.startswith(MAGIC):
         return "binary"
-    return "ARPA in gzip" if start.startswith(_GZIP_MAGIC) else "ARPA"
+    return "ARPA in gzip" if start.startswith(GZIP_MAGIC) else "ARPA"
 
 
 def _exp(exponent: float) -> float:
     return math.exp(exponent) if exponent < _LARGEST_EXPONENT else math.inf
-
-
-# A header, then the arrays of `NGrams` in their order and the words, each at a multiple of 64 bytes.
-_GZIP_MAGIC = b"\x1f\x8b"
-
-
-def _map_binary(name: str) -> LanguageModel:
-    # Copy-on-write, because compiled code is compiled anew for arrays that it may not write to.
-    file = np.asarray(np.memmap(name, np.uint8, mode="c"))
-    if len(file) < HEADER.size:
-        raise LanguageError(f"{name} is truncated within its header: copy it again")
-    _, version, order, *sizes = HEADER.unpack(file[: HEADER.size].tobytes())
-    if version != VERSION:
-        raise LanguageError(
-            f"{name} has format version {version}, this asr reads version {VERSION}: "
-            "write it again from its ARPA file"
-        )
-    sections, size = list_sections(*sizes)
-    if min(sizes) < 0 or size != len(file):
-        raise LanguageError(
-            f"{name} has {len(file)} bytes, but its header speaks of {size}: "
-            "it is truncated or damaged, copy it again"
-        )
-    arrays: list[NDArray[Any]] = [
-        file[offset : offset + length * np.dtype(kind).itemsize].view(kind)
-        for offset, length, kind in sections
-    ]
-    ngrams = NGrams(*arrays[:-1])
-    if not is_tree(ngrams, order):
-        raise LanguageError(f"{name} is damaged: its n-grams make no tree, copy it again")
-    return LanguageModel(order, ngrams, arrays[-1])

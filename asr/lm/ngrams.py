@@ -1,6 +1,6 @@
-"""The tree of n-grams: flat arrays, the compiled code that asks them, and how they are built.
+"""The tree of n-grams: its flat arrays, the compiled code that queries them, and how it is built.
 
-Back-off after Katz 1987. `asr.lm.model` says how it is used.
+Back-off follows Katz 1987. `asr.lm.model` is the interface to it.
 """
 
 import math
@@ -17,41 +17,43 @@ Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
 UInt16 = NDArray[np.uint16]
 Bytes = NDArray[np.uint8]
-# What compiled code hands on is np.int64 throughout: it is compiled anew for each kind of integer.
+# Compiled code passes np.int64 everywhere, because numba compiles a version per type of integer.
 Integer = int | np.int64
 
-UNKNOWN, BEGIN, END = "<unk>", "<s>", "</s>"
-# For a source without <unk>; KenLM's choice.
+UNKNOWN_WORD, BEGIN_WORD, END_WORD = "<unk>", "<s>", "</s>"
 UNKNOWN_LOG10_PROB = -100.0
+"""Log10 probability of <unk> if the source does not give one, as in KenLM."""
+
 LN10 = math.log(10.0)
-HUGE = 1e6  # no logarithm of a probability or a back-off comes near
+HUGE = 1e6
+"""Bound on the absolute logarithm of a probability or back-off; larger values are errors."""
 
 
 class NGrams(NamedTuple):
-    """A tree of n-grams: what compiled code takes.
+    """A tree of n-grams, in the form that compiled code takes.
 
     Node 0 is the root, the empty context. Nodes 1 to W are the unigrams: the node of a word is its
-    id + 1. Then come the bigrams, sorted by (context, word), the trigrams, and so on: the children
-    of a node lie side by side, sorted by word. n counts all nodes, L those below the highest order.
-    A node is *live* where it is worth keeping as a context: it has children or a back-off.
+    id + 1. Then come the bigrams, sorted by (context, word), the trigrams, and so on; the children
+    of a node are adjacent and sorted by word. n is the number of nodes, L the number of nodes below
+    the highest order. A node is *live* if it matters as a context: it has children or a back-off.
 
-    Probabilities are natural logarithms, held either as float32 (`log_prob`, `backoff`) or as
-    codes into books; the arrays of the other kind are empty.
+    Probabilities are natural logarithms, stored either as float32 (`log_prob`, `backoff`) or as
+    codes into codebooks; the arrays of the other form are empty.
     """
 
     first_child: Int32  # (L + 1,) children of i: first_child[i] to first_child[i + 1] - 1
     word: Int32  # (n,) the last word of each node
-    suffix: Int32  # (n,) the longest live context left when the oldest words are dropped; or 0
+    suffix: Int32  # (n,) longest live context after dropping the oldest words; 0 if there is none
     log_prob: Float32  # (n,)
     backoff: Float32  # (L,)
     log_prob_code: UInt16  # (n,)
     backoff_code: UInt16  # (L,)
-    log_prob_book: Float32
-    backoff_book: Float32
+    log_prob_book: Float32  # value of each code
+    backoff_book: Float32  # value of each code
 
 
 class NGramTable(NamedTuple):
-    """The n-grams of one order k, one a row, in any order."""
+    """The n-grams of one order k, one per row, in any sequence."""
 
     words: Int32  # (n, k) word ids, oldest first
     log_prob: Float32  # (n,) natural logarithm, at most 0
@@ -91,10 +93,9 @@ def log_prob_of(ngrams: NGrams, node: Integer) -> float:
 
 @compiled_core
 def query(ngrams: NGrams, state: Integer, word: Integer) -> tuple[float, int]:
-    """The natural log-probability of `word` after the context `state`, and the state after it.
+    """The natural log-probability of `word` after the context `state`, and the next state.
 
-    A state is the node of a live context, 0 where nothing is remembered. `word` must be an id of
-    the model.
+    A state is the node of a live context, or 0 for the empty context. `word` must be a valid id.
     """
     backoff = 0.0
     child = -1
@@ -114,7 +115,7 @@ def query(ngrams: NGrams, state: Integer, word: Integer) -> tuple[float, int]:
 
 
 def level_starts(ngrams: NGrams, order: int) -> list[int]:
-    """The first node of each order from 1 up, and the number of nodes."""
+    """The first node of each order from 1 up, followed by the number of nodes."""
     starts = [1]
     for _ in range(order):
         starts.append(int(ngrams.first_child[starts[-1]]))
@@ -122,42 +123,54 @@ def level_starts(ngrams: NGrams, order: int) -> list[int]:
 
 
 class _Level(NamedTuple):
-    """The n-grams of one order, sorted; contexts are indices into the level below."""
+    """The n-grams of one order, sorted by (context, word)."""
 
-    context: Int32  # (n,)
+    context: Int32  # (n,) index of the context in the level below
     word: Int32  # (n,)
-    log_prob: Float32  # (n,) NaN where the backed-off probability is still to be put in
+    log_prob: Float32  # (n,) NaN if the backed-off probability is still to be computed
     backoff: Float32  # (n,)
 
 
-Process = Callable[[int, int], str]  # (order, row of its table) -> its name in errors
+LocateRow = Callable[[int, int], str]
+"""Names a row in error messages, given the order and the row of its table."""
 
 
-def _table_row(order: int, row: int) -> str:
+def _locate_table_row(order: int, row: int) -> str:
     return f"row {row} of the table of {order}-grams"
 
 
 def build(
-    tables: Iterable[NGramTable], words: int, place: Process = _table_row
+    tables: Iterable[NGramTable], words: int, locate: LocateRow = _locate_table_row
 ) -> tuple[int, NGrams]:
-    """The order and the arrays of a model of `words` words, out of a table for each order.
+    """Build the tree of a model.
 
-    `LanguageModel.from_ngrams` says what tables may hold; `place` names a row of one in errors.
+    Args:
+        tables: The n-grams of each order from 1 up; `LanguageModel.from_ngrams` says what is valid.
+        words: Number of words, W.
+        locate: Names a row of a table in error messages.
+
+    Returns:
+        The order of the model, and its arrays.
+
+    Raises:
+        LanguageError: If the tables are not valid.
     """
     levels: list[_Level] = []
     for table in tables:
-        table = _checked(table, words, len(levels) + 1, place)
-        levels = _with_level(levels, table, place) if levels else [_first(table, words, place)]
-        del table  # its memory is free before the source makes the next one
+        table = _check_table(table, words, len(levels) + 1, locate)
+        levels = (
+            _add_level(levels, table, locate) if levels else [_make_unigrams(table, words, locate)]
+        )
+        del table  # free its memory before the iterator makes the next table
     if not levels:
-        raise LanguageError("a language model needs a table of unigrams at least")
-    ngrams = _joined(levels)
-    _link(ngrams)
+        raise LanguageError("a language model needs at least a table of unigrams")
+    ngrams = _join_levels(levels)
+    _link_suffixes(ngrams)
     return len(levels), ngrams
 
 
-def _checked(table: NGramTable, words: int, order: int, place: Process) -> NGramTable:
-    """`table` in the types of `NGramTable`, after a look at every number."""
+def _check_table(table: NGramTable, words: int, order: int, locate: LocateRow) -> NGramTable:
+    """`table` in the types of `NGramTable`; every number is checked."""
     rows = len(table.log_prob)
     backoff = np.zeros(0) if table.backoff is None else table.backoff
     if table.words.shape != (rows, order) or len(backoff) not in (0, rows):
@@ -165,17 +178,17 @@ def _checked(table: NGramTable, words: int, order: int, place: Process) -> NGram
             f"a table of {rows} {order}-grams needs words of shape {(rows, order)} and as many "
             f"back-offs, not {table.words.shape} and {len(backoff)}"
         )
-    # NaN satisfies no comparison.
+    # Negated, because comparisons with NaN are false.
     wrong = np.flatnonzero(~((table.log_prob <= 0) & (table.log_prob > -HUGE)))
     if len(wrong):
         raise LanguageError(
-            f"{place(order, int(wrong[0]))} has the log-probability "
+            f"{locate(order, int(wrong[0]))} has the log-probability "
             f"{table.log_prob[wrong[0]]}, but logarithms of probabilities are 0 or less"
         )
     wrong = np.flatnonzero(~(np.abs(backoff) < HUGE))
     if len(wrong):
         raise LanguageError(
-            f"{place(order, int(wrong[0]))} has the back-off {backoff[wrong[0]]}, not a logarithm"
+            f"{locate(order, int(wrong[0]))} has the back-off {backoff[wrong[0]]}, not a logarithm"
         )
     if rows and (table.words.min() < 0 or table.words.max() >= words):
         raise LanguageError(f"a table of {order}-grams holds ids that are not 0 to {words - 1}")
@@ -186,10 +199,10 @@ def _checked(table: NGramTable, words: int, order: int, place: Process) -> NGram
     )
 
 
-def _first(table: NGramTable, words: int, place: Process) -> _Level:
-    """The unigrams in id order, with <unk> where the table lacks it."""
+def _make_unigrams(table: NGramTable, words: int, locate: LocateRow) -> _Level:
+    """The unigrams in id order; <unk> is added if the table lacks it."""
     ids = table.words[:, 0]
-    _sorting(ids, 1, place)
+    _find_order(ids, 1, locate)
     log_prob = np.full(words, np.nan, np.float32)
     backoff = np.zeros(words, np.float32)
     log_prob[0] = UNKNOWN_LOG10_PROB * LN10
@@ -202,19 +215,19 @@ def _first(table: NGramTable, words: int, place: Process) -> _Level:
     return _Level(np.zeros(words, np.int32), np.arange(words, dtype=np.int32), log_prob, backoff)
 
 
-def _with_level(levels: list[_Level], table: NGramTable, place: Process) -> list[_Level]:
-    """`levels` and one more above them, after the contexts that `table` needs and they lack."""
+def _add_level(levels: list[_Level], table: NGramTable, locate: LocateRow) -> list[_Level]:
+    """`levels` with the n-grams of `table` on top; contexts that are missing are added below."""
     words, log_prob, backoff = table
     context = _find_nodes(levels, words[:, :-1])
     missing = context < 0
     if missing.any():
-        below = _with_contexts(levels, np.unique(words[missing, :-1], axis=0))
-        levels = _with_level(levels[:-1], below, place)
+        below = _add_contexts(levels, np.unique(words[missing, :-1], axis=0))
+        levels = _add_level(levels[:-1], below, locate)
         context = _find_nodes(levels, words[:, :-1])
     key = context.astype(np.int64)
     key <<= 32
     key |= words[:, -1]
-    rows = _sorting(key, words.shape[1], place)
+    rows = _find_order(key, words.shape[1], locate)
     key = key[rows]
     level = _Level(
         context=(key >> 32).astype(np.int32),
@@ -225,8 +238,8 @@ def _with_level(levels: list[_Level], table: NGramTable, place: Process) -> list
     return [*levels, level]
 
 
-def _sorting(key: NDArray[Any], order: int, place: Process) -> NDArray[np.int64] | slice:
-    """The index that sorts `key`. Raises `LanguageError` where a key repeats."""
+def _find_order(key: NDArray[Any], order: int, locate: LocateRow) -> NDArray[np.int64] | slice:
+    """The index that sorts `key`. Raises LanguageError if a key occurs twice."""
     if (key[1:] > key[:-1]).all():
         return slice(None)
     rows = np.argsort(key)
@@ -235,13 +248,13 @@ def _sorting(key: NDArray[Any], order: int, place: Process) -> NDArray[np.int64]
     if len(repeated):
         first, second = sorted(rows[repeated[0] : repeated[0] + 2].tolist())
         raise LanguageError(
-            f"{place(order, second)} repeats the {order}-gram of {place(order, first)}: leave one"
+            f"{locate(order, second)} repeats the {order}-gram of {locate(order, first)}; remove one"
         )
     return rows
 
 
 def _find_nodes(levels: list[_Level], contexts: Int32) -> Int32:
-    """The index of each row of `contexts` (n, k) in level k, -1 where it is missing."""
+    """The index of each row of `contexts` (n, k) in level k, or -1 if it is missing."""
     nodes = contexts[:, 0].copy()  # a unigram's index is its word
     for order in range(1, contexts.shape[1]):
         first_child = _first_child(levels[order].context, len(levels[order - 1].word))
@@ -257,7 +270,7 @@ def _first_child(context: Int32, contexts: int) -> Int32:
 
 @compiled
 def _find_children(first_child: Int32, word: Int32, nodes: Int32, words: Int32) -> None:
-    """Moves each of `nodes` to its child by `words`, or to -1."""
+    """Replace each of `nodes` by its child with the word in `words`, or by -1."""
     for index in range(len(nodes)):
         if nodes[index] >= 0:
             nodes[index] = _find_child(
@@ -265,8 +278,8 @@ def _find_children(first_child: Int32, word: Int32, nodes: Int32, words: Int32) 
             )
 
 
-def _with_contexts(levels: list[_Level], contexts: Int32) -> NGramTable:
-    """The highest of `levels` as a table again, and rows whose probability is still to be put in."""
+def _add_contexts(levels: list[_Level], contexts: Int32) -> NGramTable:
+    """The highest level as a table, with rows for `contexts` that have no probability yet."""
     columns = []
     node = np.arange(len(levels[-1].word), dtype=np.int32)
     for level in reversed(levels):
@@ -280,10 +293,10 @@ def _with_contexts(levels: list[_Level], contexts: Int32) -> NGramTable:
     )
 
 
-def _joined(levels: list[_Level]) -> NGrams:
-    """The arrays of all levels one after another, below them the root; suffixes still to be set."""
-    sizes = [1, *(len(level.word) for level in levels)]  # the root is a level too
-    starts = np.cumsum([0, *sizes])  # (order + 2,) first node of each level
+def _join_levels(levels: list[_Level]) -> NGrams:
+    """The arrays of the root and all levels, concatenated; `_link_suffixes` sets the suffixes."""
+    sizes = [1, *(len(level.word) for level in levels)]  # the root counts as a level
+    starts = np.cumsum([0, *sizes])  # (order + 2,) first node of each level, then n
     first_child = [
         _first_child(level.context, below)[:-1] + starts[order]
         for order, (level, below) in enumerate(zip(levels, sizes[:-1], strict=True), start=1)
@@ -303,11 +316,11 @@ def _joined(levels: list[_Level]) -> NGrams:
 
 
 @compiled
-def _link(ngrams: NGrams) -> None:
-    """Sets the suffix of each node, and the probability of each context that was put in.
+def _link_suffixes(ngrams: NGrams) -> None:
+    """Set the suffix of each node, and the probability of each context that was added.
 
-    The suffix of context + word is the state in which `word` leaves the suffix of the context.
-    Both lie below the node, so going up by node number finds them ready.
+    The suffix of context + word is the state after `word` in the suffix of the context. Both have
+    smaller node numbers, so they are complete when nodes are visited in order.
     """
     for context in range(1, len(ngrams.first_child) - 1):
         for child in range(ngrams.first_child[context], ngrams.first_child[context + 1]):

@@ -210,7 +210,7 @@ def test_hotwords_from_a_file_have_their_own_weights(asr: Run) -> None:
         (("--lexicon", "0.wav"), "0.wav is not UTF-8 text"),
         (("--lexicon", "empty.txt"), "empty.txt holds no word"),
         (("--hotwords", "empty.txt"), "empty.txt holds no word"),
-        (("--hotwords", "odd.txt"), "odd.txt, line 2: 'loud' is no weight"),
+        (("--hotwords", "odd.txt"), "odd.txt has the weight 'loud'"),
         (("--hotword", "π"), "'π' (U+03C0)"),
         (("--hotword", " "), "empty text"),
         (("--lm", "tiny.arpa", "--nbest", "2"), "--nbest shows nothing as txt"),

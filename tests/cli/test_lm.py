@@ -6,6 +6,7 @@ import os
 import random
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from ngrams import HAND, assert_same
 from asr import progress
 from asr.cli import lm as modeling
 from asr.cli.main import main
-from asr.lm.estimation import EstimationConfig, estimate
+from asr.lm.estimation import EstimationConfig
 from asr.lm.model import LanguageModel
 
 Run = Callable[..., tuple[int, str, str]]
@@ -99,7 +100,7 @@ class TestTrain:
     ) -> None:
         output = text.with_name("model.lm")
         code, out, err = lm("train", text, "-o", output, *options)
-        expected = estimate(sentences, config)
+        expected = LanguageModel.estimate(sentences, **asdict(config))
         assert code == 0
         assert_same(LanguageModel.read(output), expected)
         shown = facts(out)
@@ -128,7 +129,7 @@ class TestTrain:
         texts = [tmp_path / "plain.txt", tmp_path / "compressed", "-"]
         code, out, _ = lm("train", *texts, "-o", tmp_path / "model.lm")
         assert (code, facts(out)["sentences"]) == (0, "2,000")
-        assert_same(LanguageModel.read(tmp_path / "model.lm"), estimate(sentences))
+        assert_same(LanguageModel.read(tmp_path / "model.lm"), LanguageModel.estimate(sentences))
 
     @pytest.mark.parametrize(
         ("name", "start", "kind"),
@@ -147,7 +148,7 @@ class TestTrain:
         assert code == 0
         assert f"({kind}, " in facts(out)["file"]
         assert output.read_bytes().startswith(start)
-        assert_same(LanguageModel.read(output), estimate(sentences))
+        assert_same(LanguageModel.read(output), LanguageModel.estimate(sentences))
 
     def test_quantized(self, lm: Run, text: Path) -> None:
         code, _, _ = lm("train", text, "-o", text.with_name("model.lm"), "--quantize")

@@ -29,7 +29,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def emit(path: str, posterior: float = 0.9) -> np.ndarray:
-    """One frame a character, '-' for the blank; the winner has `posterior`, the rest share."""
+    """One frame per character, '-' for the blank; it has `posterior`, the rest share."""
     probabilities = np.full((len(path), len(VOCABULARY)), (1 - posterior) / 4)
     for frame, character in enumerate(path):
         probabilities[frame, 0 if character == "-" else VOCABULARY.encode(character)[0]] = posterior
@@ -37,7 +37,7 @@ def emit(path: str, posterior: float = 0.9) -> np.ndarray:
 
 
 def search_slowly(log_probs: np.ndarray, ids: list[int]) -> float:
-    """The best path's log-probability: Viterbi over prefixes, one frame after the other.
+    """The best path's log-probability: Viterbi over prefixes, frame by frame.
 
     A state is (symbols written, whether the last frame was blank).
     """
@@ -58,7 +58,7 @@ def search_slowly(log_probs: np.ndarray, ids: list[int]) -> float:
 
 
 def best_within(log_probs: np.ndarray, ids: list[int], hypothesis: Hypothesis) -> float:
-    """The best path's log-probability among those that keep every word to its times."""
+    """The log-probability of the best path in which every word keeps its times."""
     kept = log_probs.copy()
     kept[:, 2:] = -math.inf
     for word in hypothesis.words:
@@ -88,6 +88,7 @@ def problems(draw: st.DrawFn) -> tuple[np.ndarray, str]:
 
 
 class TestAlign:
+    @pytest.mark.slow
     @given(problems())
     @settings(deadline=None, max_examples=300)
     def test_finds_the_best_path(self, problem: tuple[np.ndarray, str]) -> None:
@@ -109,10 +110,11 @@ class TestAlign:
         for word, following in pairwise(hypothesis.words):
             assert word.end < following.start
 
+    @pytest.mark.slow
     @given(st.lists(st.text("abc-", min_size=1, max_size=8), min_size=1), st.integers(0, 2**32))
     @settings(deadline=None, max_examples=200)
-    def test_greedy_text_has_the_greedy_times(self, parts: list[str], seed: int) -> None:
-        """Where the best symbols of all frames spell the text, they are the alignment."""
+    def test_the_greedy_text_has_the_greedy_times(self, parts: list[str], seed: int) -> None:
+        """If the best symbols of all frames spell the text, they are the alignment."""
         path = " ".join(part for part in parts if part.strip("-"))
         if not path:
             return
@@ -133,7 +135,7 @@ class TestAlign:
         assert found.confidence == pytest.approx(expected.confidence)
         assert found.score == pytest.approx(expected.score)
 
-    def test_a_text_that_greedy_decoding_would_miss_by_hand(self) -> None:
+    def test_a_text_that_differs_from_the_greedy_one_by_hand(self) -> None:
         log_probs = emit("--a--b--")
         log_probs[5, [3, 4]] = np.log([0.3, 0.6])  # c wins, b was said
         log_probs[5, :3] = np.log(0.1 / 3)
@@ -146,7 +148,7 @@ class TestAlign:
         assert hypothesis.confidence == pytest.approx((0.9 * 0.3) ** 0.5, abs=1e-6)
         assert hypothesis.score == pytest.approx(7 * math.log(0.9) + math.log(0.3), abs=1e-5)
 
-    def test_a_symbol_is_as_sure_as_its_surest_frame(self) -> None:
+    def test_the_posterior_of_a_symbol_is_its_highest(self) -> None:
         log_probs = np.concatenate([emit("aa", 0.5), emit("a", 0.8), emit("a", 0.6)])
         hypothesis = align(log_probs, "a", VOCABULARY, SECONDS)
         assert (hypothesis.words[0].start, hypothesis.words[0].end) == (0, 4 * SECONDS)
@@ -178,7 +180,7 @@ class TestAlign:
             align(log_probs, "ab ab", SPACELESS, SECONDS)
 
     def test_long_audio_keeps_its_precision(self) -> None:
-        """At a sum of many millions, float32 no longer sees which of two frames is better."""
+        """For sums of many millions, float32 is too coarse to compare two frames."""
         log_probs = np.full((20_000, 5), math.log(1 / 3), np.float32)
         generator = np.random.default_rng(0)
         log_probs[:, [0, 2]] = -2000 - generator.random((20_000, 2))
@@ -186,27 +188,27 @@ class TestAlign:
         assert hypothesis.score == pytest.approx(search_slowly(log_probs, [2]), abs=1e-4)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-    def test_tensors_are_read_as_arrays_are(self, dtype: torch.dtype) -> None:
+    def test_tensors_are_accepted(self, dtype: torch.dtype) -> None:
         tensor = torch.from_numpy(emit("-ab-")).to(dtype).requires_grad_()
         assert align(tensor, "ab", VOCABULARY, SECONDS).words[0].start == SECONDS
 
 
 class TestBadInput:
-    def test_too_few_frames_are_refused_with_the_numbers(self) -> None:
+    def test_too_few_frames_are_rejected_with_the_numbers(self) -> None:
         with pytest.raises(DecodeError) as error:
             align(emit("-----"), "aa bb", VOCABULARY, SECONDS, where="The transcript of x.wav")
         assert str(error.value).startswith(
             "The transcript of x.wav needs 7 frames (0.28 s) for its 5 characters and 2 repeats, "
-            "but the recording gives only 5 (0.20 s): "
+            "but the recording gives only 5 (0.20 s); "
         )
         align(emit("-------"), "aa bb", VOCABULARY, SECONDS)
 
-    def test_no_frame_is_refused(self) -> None:
+    def test_no_frame_is_rejected(self) -> None:
         with pytest.raises(DecodeError, match=r"gives only 0 \(0.00 s\)"):
             align(np.zeros((0, 5), np.float32), "a", VOCABULARY, SECONDS)
 
     @pytest.mark.parametrize("text", ["", "  ", "\n"])
-    def test_empty_text_is_refused(self, text: str) -> None:
+    def test_empty_text_is_rejected(self, text: str) -> None:
         with pytest.raises(TextError, match="The text of x has empty text"):
             align(emit("--"), text, VOCABULARY, SECONDS, where="The text of x")
 
@@ -214,7 +216,7 @@ class TestBadInput:
         with pytest.raises(TextError, match=r"the transcript holds 'x' \(U\+0078\), 'A'"):
             align(emit("-----"), "ax A", VOCABULARY, SECONDS)
 
-    def test_log_probs_that_are_none_are_refused(self) -> None:
+    def test_invalid_log_probs_are_rejected(self) -> None:
         with pytest.raises(DecodeError, match=r"\(T', 5\) is expected"):
             align(emit("ab")[:, :4], "a", VOCABULARY, SECONDS)
         with pytest.raises(DecodeError, match="frame 0 of 2 sums to"):
@@ -229,7 +231,7 @@ class TestBadInput:
             RuntimeError("compiled with different CUDA versions"),
         ],
     )
-    def test_without_torchaudio_one_sentence_says_so(
+    def test_a_missing_torchaudio_is_reported_in_one_sentence(
         self, error: Exception, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class Breaking(MetaPathFinder):
@@ -244,5 +246,5 @@ class TestBadInput:
             align(emit("-a-"), "a", VOCABULARY, SECONDS)
         message = str(caught.value)
         reason = str(error).partition("\n")[0]
-        assert f"needs torchaudio, which cannot be loaded here ({reason}): install" in message
+        assert f"needs torchaudio, which cannot be imported here ({reason}); install" in message
         assert message.endswith(f"fits torch {torch.__version__}")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from asr.decoder.config import DecoderConfig
 from asr.decoder.greedy import GreedyDecoder
-from asr.decoder.hypothesis import Hypothesis, Word, join
+from asr.decoder.hypothesis import Hypothesis, Word, join_hypotheses
 from asr.errors import ConfigError, DecodeError
 from asr.text import BLANK, Vocabulary
 
@@ -31,7 +31,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def emit(text: str, vocabulary: Vocabulary = VOCABULARY, posterior: float = 0.9) -> np.ndarray:
-    """One frame a character, '-' for the blank; the winner has `posterior`, the rest share."""
+    """One frame per character, '-' for the blank; it has `posterior`, the rest share."""
     others = (1 - posterior) / (len(vocabulary) - 1)
     probabilities = np.full((len(text), len(vocabulary)), others)
     for frame, character in enumerate(text):
@@ -73,7 +73,7 @@ def decode_slowly(vocabulary: Vocabulary, seconds: float, log_probs: np.ndarray)
 
 @st.composite
 def emissions(draw: st.DrawFn) -> np.ndarray:
-    """Random (T', 5) log-probs whose best path lingers, as that of a real model does."""
+    """Random (T', 5) log-probs whose best path repeats symbols, as that of a real model does."""
     frames = draw(st.integers(0, 40))
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
     path = generator.integers(0, 5, size=frames)
@@ -88,7 +88,7 @@ def emissions(draw: st.DrawFn) -> np.ndarray:
 class TestGreedy:
     def test_words_times_and_confidence_by_hand(self) -> None:
         log_probs = emit("-aa-a  b-c--")
-        log_probs[1] = emit("a", posterior=0.6)[0]  # the run's best frame counts, not its first
+        log_probs[1] = emit("a", posterior=0.6)[0]  # the best frame of the run counts
         hypothesis = GreedyDecoder(VOCABULARY, SECONDS).decode(log_probs)
         assert hypothesis.text == "aa bc"
         first, second = hypothesis.words
@@ -98,7 +98,7 @@ class TestGreedy:
         assert hypothesis.confidence == pytest.approx(0.9, abs=1e-6)
         assert hypothesis.score == pytest.approx(11 * math.log(0.9) + math.log(0.6), abs=1e-5)
 
-    def test_an_unsure_letter_lowers_its_word_only(self) -> None:
+    def test_an_uncertain_letter_lowers_only_its_word(self) -> None:
         log_probs = emit("ab cc")
         log_probs[1] = emit("b", posterior=0.4)[0]
         hypothesis = GreedyDecoder(VOCABULARY, SECONDS).decode(log_probs)
@@ -106,7 +106,7 @@ class TestGreedy:
         assert hypothesis.confidence == pytest.approx((0.9 * 0.4 * 0.9) ** (1 / 3), abs=1e-6)
 
     @pytest.mark.parametrize("path", ["", "---", "   ", "- - "])
-    def test_no_letter_is_empty_text(self, path: str) -> None:
+    def test_no_letters_give_empty_text(self, path: str) -> None:
         hypothesis = GreedyDecoder(VOCABULARY, SECONDS).decode(emit(path))
         assert (hypothesis.text, hypothesis.words) == ("", ())
         assert hypothesis.confidence == pytest.approx(0.9 if path else 1.0)
@@ -118,6 +118,7 @@ class TestGreedy:
         hypothesis = GreedyDecoder(SPACELESS, 0.5).decode(emit("-ab--d", SPACELESS))
         assert [(w.text, w.start, w.end) for w in hypothesis.words] == [("abd", 0.5, 3.0)]
 
+    @pytest.mark.slow
     @given(emissions(), st.sampled_from([VOCABULARY, SPACELESS]))
     @settings(deadline=None, max_examples=300)
     def test_equals_the_definition(self, log_probs: np.ndarray, vocabulary: Vocabulary) -> None:
@@ -133,16 +134,17 @@ class TestGreedy:
         assert hypothesis.confidence == pytest.approx(expected["confidence"])
         assert hypothesis.score == pytest.approx(expected["score"])
 
+    @pytest.mark.slow
     @given(emissions(), st.lists(st.integers(0, 40)), st.sampled_from([VOCABULARY, SPACELESS]))
     @settings(deadline=None, max_examples=300)
-    def test_any_chunking_equals_the_whole_exactly(
+    def test_results_are_independent_of_chunking(
         self, log_probs: np.ndarray, cuts: list[int], vocabulary: Vocabulary
     ) -> None:
         decoder = GreedyDecoder(vocabulary, SECONDS)
         state = decoder.start()
         for chunk in np.split(log_probs, sorted(min(cut, len(log_probs)) for cut in cuts)):
             decoder.advance(state, chunk)
-            decoder.best(state)  # asking changes nothing
+            decoder.best(state)  # best must not change the state
         assert decoder.best(state) == decoder.decode(log_probs)
 
     def test_long_audio_in_single_frames_equals_the_whole_exactly(self) -> None:
@@ -154,7 +156,7 @@ class TestGreedy:
             decoder.advance(state, frame[None])
         assert decoder.best(state) == decoder.decode(log_probs)
 
-    def test_a_partial_result_is_the_result_of_the_frames_so_far(self) -> None:
+    def test_best_equals_decoding_the_frames_so_far(self) -> None:
         decoder = GreedyDecoder(VOCABULARY, SECONDS)
         log_probs = emit("aa-b c-aab")
         state = decoder.start()
@@ -162,7 +164,7 @@ class TestGreedy:
             decoder.advance(state, log_probs[frame : frame + 1])
             assert decoder.best(state) == decoder.decode(log_probs[: frame + 1])
 
-    def test_streams_share_a_decoder(self) -> None:
+    def test_streams_of_one_decoder_are_independent(self) -> None:
         decoder = GreedyDecoder(VOCABULARY, SECONDS)
         one, two = decoder.start(), decoder.start()
         for first, second in zip("aa b", "c-cc", strict=True):
@@ -171,7 +173,7 @@ class TestGreedy:
         assert (decoder.best(one).text, decoder.best(two).text) == ("a b", "cc")
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-    def test_tensors_are_read_as_arrays_are(self, dtype: torch.dtype) -> None:
+    def test_tensors_are_accepted(self, dtype: torch.dtype) -> None:
         tensor = torch.from_numpy(emit("ab c")).to(dtype).requires_grad_()
         assert GreedyDecoder(VOCABULARY, SECONDS).decode(tensor).text == "ab c"
 
@@ -201,11 +203,11 @@ class TestBadInput:
     decoder = GreedyDecoder(VOCABULARY, SECONDS)
 
     @pytest.mark.parametrize("shape", [(3, 4), (3, 6), (5,), (1, 3, 5), (0,), ()])
-    def test_wrong_shapes_are_refused_with_the_right_one(self, shape: tuple[int, ...]) -> None:
+    def test_wrong_shapes_are_rejected_with_the_expected_one(self, shape: tuple[int, ...]) -> None:
         with pytest.raises(DecodeError, match=r"\(T', 5\) is expected"):
             self.decoder.decode(np.zeros(shape, np.float32))
 
-    def test_nan_is_refused_with_its_frame(self) -> None:
+    def test_nan_is_rejected_with_its_frame(self) -> None:
         log_probs = emit("abc")
         log_probs[1, 4] = math.nan
         with pytest.raises(DecodeError, match="frame 1 of 3 holds NaN"):
@@ -236,11 +238,11 @@ class TestBadInput:
             "log10",
         ],
     )
-    def test_what_is_not_normalized_is_refused(self, wrong: np.ndarray) -> None:
+    def test_unnormalized_frames_are_rejected(self, wrong: np.ndarray) -> None:
         with pytest.raises(DecodeError, match=r"frame 0 of 3 sums to .* as log_softmax"):
             self.decoder.decode(wrong)
 
-    def test_refused_frames_leave_the_state_as_it_was(self) -> None:
+    def test_rejected_frames_leave_the_state_unchanged(self) -> None:
         state = self.decoder.start()
         self.decoder.advance(state, emit("ab"))
         before = self.decoder.best(state)
@@ -248,18 +250,18 @@ class TestBadInput:
             self.decoder.advance(state, np.concatenate([emit("c"), np.zeros((1, 5), np.float32)]))
         assert self.decoder.best(state) == before
 
-    def test_impossible_symbols_and_certain_ones_are_legal(self) -> None:
+    def test_impossible_and_certain_symbols_are_valid(self) -> None:
         log_probs = np.full((2, 5), -np.inf, np.float32)
         log_probs[:, 2] = 1e-6  # rounding of a log-softmax
         hypothesis = self.decoder.decode(log_probs)
         assert (hypothesis.text, hypothesis.confidence) == ("a", 1.0)
 
     @pytest.mark.parametrize("seconds", [0, -0.04, math.nan, math.inf])
-    def test_frames_must_last(self, seconds: float) -> None:
+    def test_frame_seconds_must_be_positive(self, seconds: float) -> None:
         with pytest.raises(DecodeError, match="a frame must last"):
             GreedyDecoder(VOCABULARY, seconds)
 
-    def test_unknown_decoder_kind_is_refused(self) -> None:
+    def test_unknown_decoder_kind_is_rejected(self) -> None:
         assert DecoderConfig().kind == "greedy"
         with pytest.raises(ConfigError, match="'bean'"):
             DecoderConfig(kind="bean")
@@ -280,7 +282,7 @@ def test_to_dict_is_json_with_rounded_times() -> None:
 def segment(
     text: str, score: float, confidence: float = 0.5, others: dict[str, float] | None = None
 ) -> Hypothesis:
-    """A hypothesis whose words take a second each, and `others` with their scores."""
+    """A hypothesis with words of one second each, and with `others` as alternatives."""
     words = [Word(word, i, i + 1.0, confidence) for i, word in enumerate(text.split())]
     alternatives = [segment(other, value) for other, value in (others or {}).items()]
     return Hypothesis(text, tuple(words), confidence, score, tuple(alternatives))
@@ -302,29 +304,29 @@ SEGMENTS = st.lists(
 class TestJoin:
     def test_a_single_part_is_itself(self) -> None:
         part = segment("a b", -3.0, 0.4, {"a": -4.0})
-        assert join([part]) is part
+        assert join_hypotheses([part]) is part
 
-    def test_nothing_is_nothing(self) -> None:
-        assert join([]) == Hypothesis("", (), 1.0, 0.0)
+    def test_no_parts_give_an_empty_hypothesis(self) -> None:
+        assert join_hypotheses([]) == Hypothesis("", (), 1.0, 0.0)
 
-    def test_empty_segments_leave_no_trace_but_their_score(self) -> None:
+    def test_empty_segments_contribute_only_their_score(self) -> None:
         part = segment("a b", -3.0, 0.4)
-        joined = join([segment("", -1.0, 0.9), part, segment("", -2.0, 0.1)])
+        joined = join_hypotheses([segment("", -1.0, 0.9), part, segment("", -2.0, 0.1)])
         assert (joined.text, joined.words, joined.score) == ("a b", part.words, -6.0)
         assert joined.confidence == pytest.approx(0.4)
-        assert join([segment("", -1.0, 0.3)] * 2) == Hypothesis("", (), 1.0, -2.0)
+        assert join_hypotheses([segment("", -1.0, 0.3)] * 2) == Hypothesis("", (), 1.0, -2.0)
 
     def test_confidence_weighs_segments_by_their_words(self) -> None:
-        joined = join([segment("a b c", -1.0, 0.8), segment("d", -1.0, 0.2)])
+        joined = join_hypotheses([segment("a b c", -1.0, 0.8), segment("d", -1.0, 0.2)])
         assert joined.confidence == pytest.approx((0.8**3 * 0.2) ** (1 / 4))
-        assert join([segment("a", -1.0, 0.0), segment("b", -1.0, 0.0)]).confidence == (
+        assert join_hypotheses([segment("a", -1.0, 0.0), segment("b", -1.0, 0.0)]).confidence == (
             pytest.approx(0, abs=1e-9)
         )
 
     def test_alternatives_by_hand(self) -> None:
         first = segment("a", -1.0, others={"b": -4.0, "c": -9.0})
         second = segment("d", -2.0, others={"e": -3.0, "": -4.0, "f": -20.0})
-        joined = join([first, second])
+        joined = join_hypotheses([first, second])
         assert joined.text == "a d"
         found = [(other.text, other.score) for other in joined.alternatives]
         assert found == [("a e", -4.0), ("a", -5.0), ("b d", -6.0)]
@@ -332,8 +334,8 @@ class TestJoin:
 
     @given(SEGMENTS)
     @settings(deadline=None)
-    def test_it_is_its_parts(self, parts: list[Hypothesis]) -> None:
-        joined = join(parts)
+    def test_random_parts_are_joined_as_defined(self, parts: list[Hypothesis]) -> None:
+        joined = join_hypotheses(parts)
         assert joined.text.split() == [word.text for part in parts for word in part.words]
         assert joined.words == tuple(word for part in parts for word in part.words)
         assert joined.score == pytest.approx(sum(part.score for part in parts))
@@ -353,7 +355,7 @@ class TestJoin:
         )
 
 
-def test_shifted_moves_words_and_alternatives_and_nothing_else() -> None:
+def test_shifted_moves_only_the_times_of_words_and_alternatives() -> None:
     hypothesis = segment("a b", -1.0, 0.7, {"c": -2.0})
     moved = hypothesis.shifted(2.5)
     assert [word[1:3] for word in moved.words] == [(2.5, 3.5), (3.5, 4.5)]

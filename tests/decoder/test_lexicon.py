@@ -18,7 +18,7 @@ VOCABULARY = Vocabulary.from_list([BLANK, " ", "a", "b", "c"])
 
 
 def child(lexicon: Nodes, node: int, symbol: int) -> int:
-    """The node below `node` by `symbol`, or -1, by looking at all its children."""
+    """The child of `node` for `symbol`, or -1, found by checking all children."""
     first = int(lexicon[node]["first_child"])
     for below in range(first, first + int(lexicon[node]["children"])):
         if lexicon[below]["symbol"] == symbol:
@@ -27,7 +27,7 @@ def child(lexicon: Nodes, node: int, symbol: int) -> int:
 
 
 def walk(lexicon: Nodes, spelling: list[int]) -> list[int]:
-    """The nodes from the root on along a spelling that the lexicon has the beginning of."""
+    """The nodes from the root along a spelling."""
     nodes = [0]
     for symbol in spelling:
         nodes.append(child(lexicon, nodes[-1], symbol))
@@ -46,9 +46,10 @@ def spellings(draw: st.DrawFn) -> tuple[list[list[int]], list[int], int]:
 
 
 class TestTrie:
+    @pytest.mark.slow
     @given(spellings())
     @settings(deadline=None, max_examples=300)
-    def test_holds_the_words_and_their_beginnings_and_nothing_else(
+    def test_a_trie_holds_exactly_the_words_and_their_prefixes(
         self, given_words: tuple[list[list[int]], list[int], int]
     ) -> None:
         words, ids, symbols = given_words
@@ -80,18 +81,18 @@ class TestTrie:
             assert (lexicon[name] == 1).all()
         assert (lexicon["ahead"] == 0).all()
 
-    def test_of_no_words_is_a_root(self) -> None:
+    def test_an_empty_trie_is_a_root(self) -> None:
         lexicon = build_lexicon([], [], 5)
         assert len(lexicon) == 1
         assert (lexicon[0]["children"], lexicon[0]["mask"], lexicon[0]["word"]) == (0, 0, -1)
 
-    def test_keeps_the_first_id_of_a_spelling(self) -> None:
+    def test_a_trie_keeps_the_first_id_of_a_spelling(self) -> None:
         lexicon = build_lexicon([[3], [2, 3], [3], [2, 3], [2]], [7, 5, 1, 0, 9], 5)
         assert [int(lexicon[walk(lexicon, word)[-1]]["word"]) for word in ([3], [2, 3], [2])] == [
             7, 5, 9,
         ]  # fmt: skip
 
-    def test_of_many_words_is_complete(self) -> None:
+    def test_a_large_trie_is_complete(self) -> None:
         generator = np.random.default_rng(0)
         words = [
             generator.integers(1, 29, size=n).tolist() for n in generator.integers(1, 12, 20_000)
@@ -103,6 +104,7 @@ class TestTrie:
 
 
 class TestLookAhead:
+    @pytest.mark.slow
     @given(
         spellings(),
         st.lists(st.floats(-20, 0), min_size=10, max_size=10),
@@ -143,7 +145,7 @@ class TestLookAhead:
         root = lexicon[0]
         assert math.log(root["leave"]) == pytest.approx(alpha * -9.0 + unknown, abs=1e-9)
 
-    def test_of_no_words_prices_the_unknown(self) -> None:
+    def test_an_empty_lexicon_charges_for_unknown_words(self) -> None:
         lexicon = look_ahead(build_lexicon([], [], 5), np.zeros(1), 0.5, -4.0, -1.0)
         assert lexicon[0]["leave"] == pytest.approx(math.exp(-3.0))
 
@@ -159,7 +161,9 @@ class TestSpell:
             ([], []),
         ],
     )
-    def test_own_case_first_then_lower_case(self, words: list[str], expected: list[str]) -> None:
+    def test_the_given_case_comes_before_lower_case(
+        self, words: list[str], expected: list[str]
+    ) -> None:
         found, places = spell(words, VOCABULARY)
         assert [
             words[place] if words[place] == (text := VOCABULARY.decode(one)) else
@@ -168,7 +172,7 @@ class TestSpell:
         ] == expected  # fmt: skip
         assert places.dtype == np.int64
 
-    def test_upper_case_where_the_vocabulary_has_only_that(self) -> None:
+    def test_upper_case_if_the_vocabulary_has_no_lower_case(self) -> None:
         vocabulary = Vocabulary.from_list([BLANK, " ", "A", "B", "c", "İ"])
         found, places = spell(["ab", "Ab", "AB", "c", "Ac", "İ"], vocabulary)
         texts = ["".join(vocabulary.symbols[symbol] for symbol in one) for one in found]
@@ -180,7 +184,7 @@ class TestSpell:
     def test_lower_case_before_upper_case(self) -> None:
         assert spell(["ǅ"], Vocabulary.from_list([BLANK, "Ǆ", "ǆ"]))[0] == [[2]]
 
-    def test_as_it_is_before_either(self) -> None:
+    def test_the_given_case_comes_before_both(self) -> None:
         vocabulary = Vocabulary.from_list([BLANK, *"abABc"])
         assert spell(["Ca", "cA", "aB"], vocabulary)[0] == [[5, 3], [1, 4], [5, 1]]
 
@@ -200,7 +204,7 @@ class TestSpell:
 
 
 def occurrences(text: str, phrase: str) -> int:
-    """How often the words of `phrase` stand in `text`, overlaps included."""
+    """The number of occurrences of `phrase` in `text`, including overlapping ones."""
     words, wanted = text.split(" "), phrase.split(" ")
     return sum(
         words[start : start + len(wanted)] == wanted
@@ -209,7 +213,7 @@ def occurrences(text: str, phrase: str) -> int:
 
 
 def log_factors(hotwords: Hotwords, text: str) -> list[float]:
-    """The logarithm of what the mass has been multiplied by after each symbol."""
+    """The logarithm of the product of all factors after each symbol."""
     state, total, totals = 0, 0.0, []
     for symbol in VOCABULARY.encode(text):
         left = hotwords.factors[state, 1]
@@ -228,6 +232,7 @@ TEXT = st.lists(st.text("ab", min_size=1, max_size=2), min_size=1, max_size=12).
 
 
 class TestHotwords:
+    @pytest.mark.slow
     @given(WEIGHTS, st.one_of(TEXT, PHRASE))
     @settings(deadline=None, max_examples=500)
     def test_each_occurrence_of_whole_words_counts(
@@ -239,7 +244,7 @@ class TestHotwords:
         )
         hotwords = build_hotwords(weights, VOCABULARY)
         assert log_factors(hotwords, text + " ")[-1] == pytest.approx(expected, abs=1e-8)
-        # What is lent for an open word is given back.
+        # The advance for an incomplete word is taken back.
         inside = text.rpartition(" ")[0]
         expected = sum(
             occurrences(inside, phrase) * weight * len(phrase.split())
@@ -252,7 +257,7 @@ class TestHotwords:
     def test_the_state_depends_on_the_last_words_only(
         self, weights: dict[str, float], text: str
     ) -> None:
-        """A word that is in no phrase leads back to the beginning."""
+        """A word that no phrase has leads back to the initial state."""
         hotwords = build_hotwords(weights, VOCABULARY)
         assume(not any("cccc" in phrase.split() for phrase in weights))
         state = 0
@@ -262,20 +267,20 @@ class TestHotwords:
         assert hotwords.move[state, hotwords.column[VOCABULARY.space]] == 0
         assert hotwords.factors[:2].tolist() == [[1, 1], [1, 1]]
 
-    def test_bonuses_are_lent_in_equal_parts(self) -> None:
+    def test_bonuses_are_advanced_in_equal_parts(self) -> None:
         hotwords = build_hotwords({"ab c": 2.5}, VOCABULARY)  # 5 nats over 5 symbols
         assert log_factors(hotwords, "ab c ")[:5] == pytest.approx([1, 2, 3, 4, 5])
         assert log_factors(hotwords, "ab a ")[:5] == pytest.approx([1, 2, 3, 1, 0])
         assert log_factors(hotwords, "aab c") == pytest.approx([1, 0, 0, 0, 0, 0])
         assert hotwords.boost == pytest.approx(math.e)
 
-    def test_a_state_lends_for_the_best_phrase_through_it(self) -> None:
+    def test_a_state_advances_the_largest_bonus_of_its_phrases(self) -> None:
         hotwords = build_hotwords({"abb": 4.0, "aba": 8.0, "a": -4.0}, VOCABULARY)
         assert log_factors(hotwords, "aba ")[:4] == pytest.approx([2, 4, 6, 8])
         assert log_factors(hotwords, "abb ")[:4] == pytest.approx([2, 4, 3, 4])
         assert log_factors(hotwords, "a b")[:3] == pytest.approx([2, -4, -4])
 
-    def test_boost_is_the_most_that_a_step_multiplies_by(self) -> None:
+    def test_boost_is_the_largest_factor_of_a_step(self) -> None:
         weights = {"a": 3.0, "ab": -2.0, "b a": 5.0, "a a": 1.0}
         hotwords = build_hotwords(weights, VOCABULARY)
         texts = map(" ".join, itertools.product(["a", "b", "ab", "ba", "c"], repeat=3))
@@ -298,7 +303,7 @@ class TestHotwords:
         with pytest.raises(ConfigError, match="'a b' is"):
             build_hotwords({"a b": weight}, VOCABULARY)
 
-    def test_what_cannot_be_written_is_refused_by_name(self) -> None:
+    def test_phrases_that_cannot_be_spelled_are_rejected_by_name(self) -> None:
         with pytest.raises(TextError, match=r"hotword 'abx\?' holds 'x' .*'\?'"):
             build_hotwords({"ab": 1.0, "abx?": 1.0}, VOCABULARY)
         with pytest.raises(TextError, match="hotword '' has empty text"):
@@ -308,28 +313,28 @@ class TestHotwords:
 
 
 class TestFiles:
-    def test_words_are_the_first_of_their_line_in_plain_form(self, tmp_path: Path) -> None:
+    def test_words_are_the_first_field_of_each_line_in_plain_form(self, tmp_path: Path) -> None:
         path = tmp_path / "lexicon.txt"
         path.write_text("\ufeffHELLO  HH AH L OW\n\n cat\tK AE T\r\nhello\nDoG\n  \n", "utf-8")
         assert read_words(path) == ["hello", "cat", "dog"]
 
-    def test_hotwords_have_the_weight_of_their_line_or_the_common_one(self, tmp_path: Path) -> None:
+    def test_hotwords_have_the_weight_of_their_line_or_the_default(self, tmp_path: Path) -> None:
         path = tmp_path / "hot.txt"
         path.write_text("New York\nAnna\t7.5\r\n  bad word \t-2\n\n", "utf-8")
         assert read_hotwords(path, 3.0) == {"new york": 3.0, "anna": 7.5, "bad word": -2.0}
 
-    def test_what_is_no_weight_is_named_with_its_line(self, tmp_path: Path) -> None:
+    def test_invalid_weights_are_reported_with_their_line(self, tmp_path: Path) -> None:
         path = tmp_path / "hot.txt"
         path.write_text("anna\n\nbert\theavy\n", "utf-8")
-        with pytest.raises(DataError, match=r"hot\.txt, line 3: 'heavy' is no weight"):
+        with pytest.raises(DataError, match=r"line 3 of .*hot\.txt has the weight 'heavy'"):
             read_hotwords(path, 3.0)
 
-    def test_what_cannot_be_read_is_named(self, tmp_path: Path) -> None:
+    def test_unreadable_files_are_reported_by_name(self, tmp_path: Path) -> None:
         empty, binary = tmp_path / "empty.txt", tmp_path / "binary.txt"
         empty.write_text("\n \n")
         binary.write_bytes(b"\xff\xfe\x00a")
         for read in (read_words, lambda path: read_hotwords(path, 1.0)):
-            with pytest.raises(DataError, match=r"empty\.txt holds no word"):
+            with pytest.raises(DataError, match=r"empty\.txt holds no words"):
                 read(empty)
             with pytest.raises(DataError, match=r"binary\.txt is not UTF-8"):
                 read(binary)
@@ -338,7 +343,7 @@ class TestFiles:
             with pytest.raises(DataError, match=r"missing\.txt cannot be read"):
                 read(tmp_path / "missing.txt")
 
-    def test_a_line_that_is_only_a_weight_is_refused(self, tmp_path: Path) -> None:
+    def test_a_line_with_only_a_weight_is_rejected(self, tmp_path: Path) -> None:
         path = tmp_path / "hot.txt"
         path.write_text("anna\n\t5\n", "utf-8")
         with pytest.raises(AsrError, match="line 2"):

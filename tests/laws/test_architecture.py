@@ -18,7 +18,7 @@ ORDER = """
     errors progress files compiled runtime.device text
     audio.mp3 audio.containers audio.waveform
     features lstm encoder model
-    lm.ngrams lm.arpa lm.binary lm.model lm.estimation
+    lm.ngrams lm.arpa lm.binary lm.estimation lm.model
     scoring
     decoder.hypothesis decoder.config decoder.greedy decoder.lexicon decoder.hotwords decoder.search
     decoder.beam decoder.build decoder.alignment decoder.confidence decoder.tuning

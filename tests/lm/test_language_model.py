@@ -53,6 +53,7 @@ class TestScores:
         assert query(hand.ngrams, after_a, b)[1] == state
         assert query(hand.ngrams, after_a, hand.end_word)[1] == 0
 
+    @pytest.mark.slow
     @given(models())
     @settings(deadline=None, max_examples=150)
     def test_equals_the_definition(self, model: tuple[Entries, int, random.Random]) -> None:
@@ -73,7 +74,7 @@ class TestScores:
     @given(models())
     @settings(deadline=None, max_examples=50)
     def test_equal_contexts_share_a_state(self, model: tuple[Entries, int, random.Random]) -> None:
-        """What a state forgets can never matter: the live suffixes of a history are its state."""
+        """The state of a history depends only on its longest live suffix."""
         entries, order, generator = model
         words = ["<unk>", *(gram[0] for gram in entries if len(gram) == 1 and gram != ("<unk>",))]
         ours = LanguageModel.from_ngrams(words, tables(entries, order, words))
@@ -121,17 +122,17 @@ class TestPerplexity:
         assert parts.perplexity == pytest.approx(whole.perplexity)
         assert (parts.words, parts.unknown, parts.sentences) == (12, 1, 5)
 
-    def test_beyond_all_numbers_is_infinite(self, tmp_path: Path) -> None:
+    def test_an_overflow_is_infinite(self, tmp_path: Path) -> None:
         model = read(tmp_path, HAND.replace("-2.0\t<unk>", "-9999\t<unk>"))
         assert model.perplexity(["c"]).perplexity == math.inf
 
-    def test_without_a_sentence_is_refused(self, hand: LanguageModel) -> None:
-        with pytest.raises(LanguageError, match="no sentence"):
+    def test_no_sentences_are_rejected(self, hand: LanguageModel) -> None:
+        with pytest.raises(LanguageError, match="no sentences"):
             hand.perplexity([])
 
 
-class TestRefusals:
-    def test_what_cannot_be_opened(self, tmp_path: Path) -> None:
+class TestInvalid:
+    def test_files_that_cannot_be_opened(self, tmp_path: Path) -> None:
         with pytest.raises(LanguageError, match=r"nowhere.*No such file"):
             LanguageModel.read(tmp_path / "nowhere")
         with pytest.raises(LanguageError, match="Is a directory"):
@@ -140,14 +141,14 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (["<unk>", "<s>", "a"], "must have </s>"),
-            (["<s>", "<unk>", "</s>"], "word 0 .* must be <unk>, not '<s>'"),
-            (["<unk>", "<s>", "</s>", "a", "a"], "'a' is 2 times"),
+            (["<unk>", "<s>", "a"], "lack </s>"),
+            (["<s>", "<unk>", "</s>"], "word 0 .* is '<s>'; it must be <unk>"),
+            (["<unk>", "<s>", "</s>", "a", "a"], "'a' occurs 2 times"),
             (["<unk>", "<s>", "</s>", "a b"], "'a b' cannot be a word"),
             (["<unk>", "<s>", "</s>", ""], "'' cannot be a word"),
         ],
     )
-    def test_lists_that_are_no_vocabulary(self, words: list[str], message: str) -> None:
+    def test_invalid_words_are_rejected(self, words: list[str], message: str) -> None:
         ids = np.arange(len(words), dtype=np.int32)[:, None]
         unigrams = NGramTable(ids, np.full(len(words), -1, np.float32), None)
         with pytest.raises(LanguageError, match=message):
@@ -167,7 +168,7 @@ class TestRefusals:
             ([[2, 1], [0, 0], [2, 1]], [-1, -1, -1], None, "row 2 .* repeats .* row 0 "),
         ],
     )
-    def test_tables_that_are_no_model(self, ids, log_probs, backoffs, message: str) -> None:
+    def test_invalid_tables_are_rejected(self, ids, log_probs, backoffs, message: str) -> None:
         unigrams = NGramTable(
             np.arange(3, dtype=np.int32)[:, None],
             np.full(3, -1, np.float32),
@@ -218,7 +219,7 @@ class TestFiles:
             assert written[gram] == pytest.approx(numbers, abs=1e-6)
         assert len(written) == sum(first.counts)
 
-    def test_arrays_are_as_compiled_code_wants_them(
+    def test_arrays_have_the_layout_that_compiled_code_needs(
         self, tmp_path: Path, hand: LanguageModel
     ) -> None:
         hand.write(tmp_path / "plain.lm")
@@ -240,7 +241,7 @@ class TestFiles:
         for kernel in (language._score_words, arpa._print_ngrams, arpa._parse_ngrams):
             assert len(kernel.signatures) == 1, "compiled more than once"
 
-    def test_changing_a_mapped_model_leaves_its_file_alone(
+    def test_changing_a_mapped_model_does_not_change_its_file(
         self, tmp_path: Path, hand: LanguageModel
     ) -> None:
         hand.write(tmp_path / "model.lm")
@@ -252,7 +253,7 @@ class TestFiles:
         assert not mapped.ngrams.log_prob.any()
 
     @pytest.mark.parametrize("quantize", [False, True])
-    def test_every_truncation_of_a_binary_is_noticed(
+    def test_every_truncation_of_a_binary_is_detected(
         self, tmp_path: Path, hand: LanguageModel, quantize: bool
     ) -> None:
         hand.write(tmp_path / "model.lm", quantize)
@@ -262,7 +263,7 @@ class TestFiles:
             with pytest.raises(LanguageError, match=r"cut\.lm "):
                 LanguageModel.read(tmp_path / "cut.lm")
         (tmp_path / "cut.lm").write_bytes(whole + b"\0")
-        with pytest.raises(LanguageError, match=r"cut\.lm has .* truncated or damaged"):
+        with pytest.raises(LanguageError, match=r"cut\.lm is truncated or damaged"):
             LanguageModel.read(tmp_path / "cut.lm")
 
     def test_foreign_and_damaged_binaries(self, tmp_path: Path, hand: LanguageModel) -> None:
@@ -270,21 +271,21 @@ class TestFiles:
         hand.write(path)
         whole = path.read_bytes()
         for start, piece, message in [
-            (8, b"\2", "format version 2, this asr reads version 1"),
-            (12, b"\2", "no tree"),
-            (12, b"\0", "no tree"),
-            (12, b"\5", "no tree"),
-            (16, b"\1", "no tree"),
-            (17, b"\1", "header speaks of"),
-            (23, b"\xff", "header speaks of"),
-            (64, bytes(len(whole) - 64), "no tree"),
+            (8, b"\2", "format version 2, but this asr reads version 1"),
+            (12, b"\2", "do not form a tree"),
+            (12, b"\0", "do not form a tree"),
+            (12, b"\5", "do not form a tree"),
+            (16, b"\1", "do not form a tree"),
+            (17, b"\1", "header counts"),
+            (23, b"\xff", "header counts"),
+            (64, bytes(len(whole) - 64), "do not form a tree"),
             (0, b"A", r"no \\data\\ line"),
         ]:
             path.write_bytes(whole[:start] + piece + whole[start + len(piece) :])
             with pytest.raises(LanguageError, match=message):
                 LanguageModel.read(path)
 
-    def test_quantized_keeps_the_perplexity(self, shared: Path, tmp_path: Path) -> None:
+    def test_quantization_preserves_the_perplexity(self, shared: Path, tmp_path: Path) -> None:
         with gzip.open(shared / "text/books.txt.gz", "rt", encoding="utf-8") as file:
             sentences = list(islice(file, 0, 400_000, 200))
         model = LanguageModel.read(shared / "decoder_bench/lm3.arpa.gz")
@@ -299,7 +300,7 @@ class TestFiles:
         coded.write(tmp_path / "twice.lm", quantize=True)
         assert (tmp_path / "twice.lm").read_bytes() == (tmp_path / "coded.lm").read_bytes()
 
-    def test_quantized_tells_neighboring_numbers_apart(self, tmp_path: Path) -> None:
+    def test_quantization_distinguishes_adjacent_floats(self, tmp_path: Path) -> None:
         count = 1000
         values = -np.arange(1_065_353_216, 1_065_353_216 + count, dtype=np.int32).view(np.float32)
         words = ["<unk>", "<s>", "</s>", *(f"w{index}" for index in range(3, count))]
@@ -309,7 +310,7 @@ class TestFiles:
         ngrams = LanguageModel.read(tmp_path / "coded.lm").ngrams
         assert np.array_equal(ngrams.log_prob_book[ngrams.log_prob_code[1:]], values)
 
-    def test_a_failed_write_leaves_what_was_there(
+    def test_a_failed_write_keeps_the_previous_file(
         self, tmp_path: Path, hand: LanguageModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path = tmp_path / "model.lm"
@@ -325,7 +326,7 @@ class TestFiles:
         assert path.read_bytes() == before
         assert [entry.name for entry in tmp_path.iterdir() if entry.name[0] == "."] == []
 
-    def test_a_folder_that_cannot_be(self, tmp_path: Path, hand: LanguageModel) -> None:
+    def test_a_folder_that_cannot_be_created(self, tmp_path: Path, hand: LanguageModel) -> None:
         (tmp_path / "file").write_text("")
         with pytest.raises(FileError, match="could not be written"):
             hand.write_arpa(tmp_path / "file" / "model.arpa")
