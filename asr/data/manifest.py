@@ -1,6 +1,6 @@
 """Manifests: lists of utterances as JSON lines, in NeMo's format.
 
-    corpus folder --read_*--> [Utterance] <--read_manifest/write_manifest--> JSONL
+corpus folder --read_*--> [Utterance] <--read_manifest/write_manifest--> JSONL
 """
 
 import json
@@ -216,7 +216,9 @@ def parse_utterance(line: str, where: str, folder: str) -> Utterance:
         raise DataError(f'{where}: "audio_filepath" is {audio!r}; name a recording')
     seconds = _field(record, "duration", (int, float), "a number", where)
     if not 0 < seconds < 1e9:  # false for NaN too
-        raise DataError(f'{where}: "duration" is {seconds}; it must be the length in seconds, above 0')
+        raise DataError(
+            f'{where}: "duration" is {seconds}; it must be the length in seconds, above 0'
+        )
     text = _field(record, "text", str, "a string", where)
     if not text.strip():
         raise DataError(f'{where}: "text" is empty; write the transcript or remove the line')
