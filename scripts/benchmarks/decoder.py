@@ -120,7 +120,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     for path in (options.emissions, options.lm, options.tuned):
-        if path is not None and not path.is_file():
+        if not options.serve and path is not None and not path.is_file():
             parser.error(f"{path} does not exist; name another file")
     return options
 

@@ -38,6 +38,7 @@ import numpy as np
 import torch
 from harness import finish, make_parser, median_ratio, write_json
 from rivals import Worker, WorkerError, build_environment
+from streaming_report import LIMIT_SECONDS, RIVAL, draw, say_conditions, say_point
 
 from asr.audio.waveform import load_audio
 from asr.checkpoint import load_decoder_config, load_model
@@ -46,21 +47,18 @@ from asr.decoder.config import DecoderConfig
 from asr.encoder import EncoderConfig
 from asr.errors import ConfigError
 from asr.features import FeaturesConfig
-from asr.files import write_atomically
 from asr.model import AcousticModel
-from asr.progress import Bar, complain, say
+from asr.progress import Bar, complain
 from asr.recognizer import Recognizer
 from asr.stream import Partial, Stream, accept_many
 from asr.text import Vocabulary
 
-RIVAL, RIVAL_RATE = "pocketsphinx", 16_000
+RIVAL_RATE = 16_000
 PACKAGES = ("pocketsphinx>=5,<6", "numpy")
 PIECE_SECONDS = 0.1
 TICK_SECONDS = 0.05
 # Number of streams that are decoded together.
 TOGETHER = 16
-# 99 % of the chunks must be ready within this time.
-LIMIT_SECONDS = 0.3
 # Maximum increase of the mean latency from the first half of a run to the second.
 GROWTH_SECONDS = 0.05
 # Results from the beginning of a run are discarded.
@@ -140,7 +138,7 @@ def run(options: argparse.Namespace) -> None:
         config = replace(load_decoder_config(options.checkpoint), kind="beam")
         setups["beam"] = Setup(options.checkpoint, replace(config, language_model=str(options.lm)))
     points: list[dict[str, Any]] = []
-    report_conditions(options)
+    say_conditions(options, TOGETHER)
     for name, setup in setups.items():
         recognizer = setup.load()
         rate = recognizer.sample_rate
@@ -174,7 +172,7 @@ def run(options: argparse.Namespace) -> None:
                 if rival:
                     point["version"] = rival.hello["version"]
                 points.append(point)
-                report(point)
+                say_point(point)
     if options.json:
         write_json(options.json, {"command": sys.argv, "points": points})
     if options.picture:
@@ -429,71 +427,6 @@ def find_most(measure: Callable[[int], Run], first: int, label: str) -> list[Run
             bar.advance(note=f"{streams} streams: p99 {1000 * run.p99:.0f} ms")
             streams = (held + failed) // 2 if failed else 2 * held
     return sorted(runs, key=lambda run: run.streams)
-
-
-# ---- Results ------------------------------------------------------------------------------------
-
-
-def report_conditions(options: argparse.Namespace) -> None:
-    """Print the settings and the head of the table."""
-    say(
-        f"{TOGETHER} streams: medians of {options.rounds} rounds of {options.round_seconds:g} s, "
-        f"CPU ms per second of audio, one thread; live: {options.cores} processes, runs of "
-        f"{options.seconds:g} s, ms beyond the algorithmic latency; load of the machine before and "
-        "after"
-    )
-    say(
-        f"{'decoder':<9}{'latency':>8}{'together':>10}{'one by one':>12}{'ratio':>7}"
-        f"{'streams':>9}{'p50':>6}{'p99':>6}{'busy':>7}{'load':>12}"
-    )
-
-
-def report(point: dict[str, Any]) -> None:
-    """Print a line of the table."""
-    line = (
-        f"{point['decoder']:<9}{point['latency_ms']:>8g}{point['together']:>10.2f}"
-        f"{point['one_by_one']:>12.2f}{point['one_by_one_ratio']:>7.2f}"
-    )
-    if most := point["most"]:
-        line += (
-            f"{most['streams']:>9}{1000 * most['p50']:>6.0f}{1000 * most['p99']:>6.0f}"
-            f"{100 * most['busy']:>5.0f} %"
-        )
-    else:
-        line += f"{'none':>9}{'':>19}"
-    before, after = point["load"]
-    say(f"{line}{before:>6.1f}{after:>6.1f}")
-    if RIVAL in point:
-        say(
-            f"{point['version']}: {point[RIVAL]:.2f}; {point[f'{RIVAL}_ratio']:.1f} times ours "
-            f"together, {point[RIVAL] / point['one_by_one']:.1f} times ours one by one"
-        )
-
-
-def draw(points: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw latency against the number of streams, with a color for each decoder and latency."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axis = figure.subplots()
-    for number, point in enumerate(points):
-        runs = point["runs"]
-        x = [run["streams"] for run in runs]
-        label = f"{point['decoder']}, {point['latency_ms']:g} ms"
-        for key, style in (("p50", "o--"), ("p99", "o-")):
-            y = [max(1.0, 1000 * run[key]) for run in runs]
-            axis.plot(x, y, style, color=f"C{number}", ms=4, label=f"{label}: {key}")
-    axis.axhline(1000 * LIMIT_SECONDS, color="0.4", linestyle=":")
-    axis.set(
-        title="Time from the arrival of a chunk to its partial result",
-        xlabel="live streams",
-        ylabel="ms beyond the algorithmic latency",
-        yscale="log",
-        xlim=(0, None),
-    )
-    axis.grid(which="both", alpha=0.25)
-    axis.legend()
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
 if __name__ == "__main__":
