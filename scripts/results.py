@@ -41,11 +41,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "models", nargs="*", type=Path, metavar="MODEL", help="folders of released models (the bundled one)"
+        "models", nargs="*", type=Path, metavar="MODEL", help="released models (the bundled one)"
     )
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md", metavar="FILE")
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit code 1 if the table is out of date"
+        "--check",
+        action="store_true",
+        help="write nothing; exit code 1 if the table is out of date",
     )
     return parser.parse_args(arguments)
 
