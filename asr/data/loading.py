@@ -229,9 +229,9 @@ def load_batches(
 ) -> Generator[Batch]:
     """Load the batches of `epochs` in the order of the plan, starting at `first_step`.
 
-    The batches are equal bit for bit for any number of workers. Workers load ahead, also across the
-    end of an epoch, so a single call should cover all epochs. Their batches lie in shared memory
-    with open files; release each one after its step. Torch's global random state is not touched.
+    The batches are equal bit for bit for any number of workers, which load ahead across epochs, so a
+    single call should cover all epochs. Workers' batches lie in shared memory with open files;
+    release each one after its step. Torch's global random state is not touched.
 
     Args:
         dataset: the training set.
@@ -246,36 +246,26 @@ def load_batches(
         This process's part of each global batch. Closing the iterator ends the workers.
 
     Raises:
-        AudioError: if a recording cannot be read.
-        TextError: if the vocabulary cannot spell a text.
+        AudioError, TextError: if an utterance cannot be read, see `SpeechDataset`.
         DataError: if a worker is killed.
 
     Example:
         >>> soundfile.write("u1.wav", np.ones(16_000), 16_000)
         >>> utterances = index_utterances([Utterance("u1", "u1.wav", 1.0, "hello world")])
-        >>> log_mel, english = LogMel(FeaturesConfig(mels=40)), Vocabulary.english()
-        >>> dataset = SpeechDataset(utterances, utterances.symbols, english, log_mel)
+        >>> log_mel = LogMel(FeaturesConfig(mels=40))
+        >>> dataset = SpeechDataset(utterances, [11], Vocabulary.english(), log_mel)
         >>> planner = Planner(utterances.seconds, utterances.hashes, batch_seconds=60.0)
         >>> [tuple(batch.features.shape) for batch in load_batches(dataset, planner, range(1))]
         [(1, 98, 40)]
     """
-    loader = DataLoader(
-        dataset.reader,
-        batch_size=None,  # a request is already a whole batch
-        sampler=_plan_requests(dataset, planner, epochs, first_step, rank, processes),
-        num_workers=workers,
-        multiprocessing_context=_worker_context() if workers else None,
-        worker_init_fn=_start_worker if workers else None,
-        generator=torch.Generator(),  # by default torch draws a seed from its global generator
-    )
+    requests = _plan_requests(dataset, planner, epochs, first_step, rank, processes)
     try:
-        for batch in _start(loader):
+        for batch in _start(dataset.reader, requests, workers):
             if isinstance(batch, AsrError):
                 raise batch
             yield batch
     except (OSError, EOFError, RuntimeError) as error:
-        # Exceptions of a worker begin with "Caught". All others come from torch or from the
-        # worker's socket when the worker has died.
+        # Exceptions of a worker begin with "Caught"; all others mean that it has died.
         if not workers or str(error).startswith("Caught"):
             raise
         raise DataError(
@@ -320,12 +310,23 @@ def _worker_context() -> Any:
     return context
 
 
-def _start(loader: DataLoader[Batch | AsrError]) -> Iterator[Batch | AsrError]:
-    """Start the loader's processes with the signals that stop a training blocked.
+def _start(
+    reader: _Reader, requests: Iterator[_Request], workers: int
+) -> Iterator[Batch | AsrError]:
+    """Start a loader, with the signals that stop a training blocked in its processes.
 
     Ctrl-C, `timeout`, systemd and Slurm signal all processes, but only the trainer should respond.
     Ignoring the signals in `_start_worker` alone would be too late while a worker is importing.
     """
+    loader: DataLoader[Batch | AsrError] = DataLoader(
+        reader,
+        batch_size=None,  # a request is already a whole batch
+        sampler=requests,
+        num_workers=workers,
+        multiprocessing_context=_worker_context() if workers else None,
+        worker_init_fn=_start_worker if workers else None,
+        generator=torch.Generator(),  # by default torch draws a seed from its global generator
+    )
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         return iter(loader)
     resource_tracker.ensure_running()  # starting it later would unblock the signals

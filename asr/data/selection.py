@@ -64,25 +64,32 @@ def select_trainable(
     rejects: list[Reject] = []
     for number in np.flatnonzero(candidates).tolist():
         utterance = index[number]
-        name, length = utterance.id, f"{utterance.seconds:.2f} s"
-        if not utterance.text:
-            reject = Reject(name, "empty text")
-        elif unknown := set(utterance.text) - known:
-            characters = " ".join(map(repr, sorted(unknown)))
-            reject = Reject(name, "characters not in the vocabulary", characters)
-        elif utterance.seconds < min_seconds:
-            reject = Reject(name, f"shorter than {min_seconds:g} s", length)
-        elif utterance.seconds > max_seconds:
-            reject = Reject(name, f"longer than {max_seconds:g} s", length)
-        elif short[number]:
+        reject = _find_reason(utterance, known, min_seconds, max_seconds)
+        if reject is None and short[number]:
             given = frames(int(samples[number]))
             detail = f"needs {needed[number]} encoder frames, has {given} at speed {fastest:g}"
-            reject = Reject(name, "too short for its text", detail)
-        else:
-            continue
-        rejects.append(reject)
-        chosen[number] = False
+            reject = Reject(utterance.id, "too short for its text", detail)
+        if reject is not None:
+            rejects.append(reject)
+            chosen[number] = False
     return (index.select(chosen) if rejects else index), rejects
+
+
+def _find_reason(
+    utterance: Utterance, known: frozenset[str], min_seconds: float, max_seconds: float
+) -> Reject | None:
+    """Why the text or the length of an utterance is rejected; None if both are acceptable."""
+    name, length = utterance.id, f"{utterance.seconds:.2f} s"
+    if not utterance.text:
+        return Reject(name, "empty text")
+    if unknown := set(utterance.text) - known:
+        characters = " ".join(map(repr, sorted(unknown)))
+        return Reject(name, "characters not in the vocabulary", characters)
+    if utterance.seconds < min_seconds:
+        return Reject(name, f"shorter than {min_seconds:g} s", length)
+    if utterance.seconds > max_seconds:
+        return Reject(name, f"longer than {max_seconds:g} s", length)
+    return None
 
 
 def _fewest_samples(needed: Indices, frames: Callable[[int], int], most: int) -> Indices:
