@@ -1,4 +1,4 @@
-"""Sounds that speak and pause, models that hear them so, and pieces of streams."""
+"""Signals with speech-like parts and pauses, models that respond to them, and pieces of streams."""
 
 import io
 from collections.abc import Iterator
@@ -19,8 +19,10 @@ from asr.recognizer import Recognizer
 from asr.stream import Partial
 
 RATES = (8_000, 16_000, 44_100, 48_000)
-SAMPLE = 1 / 32_768  # of 16 bits
-SPOKEN, PAUSED = 1.5, 0.9  # seconds of `make_talk`
+# The smallest step of a 16-bit sample.
+SAMPLE = 1 / 32_768
+# Seconds of speech and of pause in each cycle of `make_talk`.
+SPOKEN, PAUSED = 1.5, 0.9
 ARPA = """\\data\\
 ngram 1=6
 ngram 2=2
@@ -44,7 +46,7 @@ ngram 2=2
 def make_model(
     kind: str = "forward", features: FeaturesConfig | None = None, hidden: int = 24
 ) -> AcousticModel:
-    """A random model that writes many words of what `make_signal` gives, and blanks of silence."""
+    """A random model that emits many words for `make_signal`, and blanks for silence."""
     torch.manual_seed(7)
     encoder = EncoderConfig(kind, layers=1, hidden=hidden)
     model = AcousticModel(features or FeaturesConfig(mels=40), encoder, 29).eval()
@@ -52,11 +54,11 @@ def make_model(
         model.features.mean.fill_(-6.0)
         model.features.std.fill_(3.0)
         model.head.weight.mul_(1.5)
-        model.head.bias[1] += 2.5  # spaces
+        model.head.bias[1] += 2.5  # makes spaces more likely
         for name, weights in model.encoder.named_parameters():
             if "weight_" in name:
                 weights.mul_(3)
-        # The blank's weights look for what the encoder says of silence.
+        # The blank's weights detect the encoder's output for silence.
         quiet = model.features(torch.zeros(3 * model.features.config.sample_rate))[None]
         encoded, _ = model.encoder(quiet, torch.tensor([quiet.shape[1]]))
         silence = encoded[0, len(encoded[0]) // 4 :].mean(0)
@@ -66,7 +68,7 @@ def make_model(
 
 
 def make_signal(seconds: float, rate: int) -> np.ndarray:
-    """A tone that wanders, on and off, and noise that swells, both below 4 kHz; float32 (N,)."""
+    """An intermittent tone of varying pitch plus swelling noise, both below 4 kHz; float32 (N,)."""
     t = np.arange(round(seconds * rate)) / rate
     hertz = 500 + 400 * np.sin(7 * t) + 300 * np.sin(17 * t)
     tone = 0.3 * np.sin(2 * np.pi * np.cumsum(hertz) / rate) * (np.sin(5 * t) > 0)
@@ -82,6 +84,7 @@ def make_talk(seconds: float, rate: int) -> np.ndarray:
 
 
 def to_wav(samples: np.ndarray, rate: int) -> bytes:
+    """The bytes of a WAV file."""
     file = io.BytesIO()
     subtype = "PCM_16" if samples.dtype == np.int16 else "FLOAT"
     soundfile.write(file, samples, rate, format="WAV", subtype=subtype)
@@ -89,7 +92,7 @@ def to_wav(samples: np.ndarray, rate: int) -> bytes:
 
 
 def cut(samples: np.ndarray, longest: int, seed: int = 0) -> Iterator[np.ndarray]:
-    """Pieces of random sizes from 0 to `longest`."""
+    """Cut samples into pieces of random sizes from 0 to `longest`."""
     generator = np.random.default_rng(seed)
     place = 0
     while place < len(samples):
@@ -99,6 +102,7 @@ def cut(samples: np.ndarray, longest: int, seed: int = 0) -> Iterator[np.ndarray
 
 
 def words_of(text: str) -> list[str]:
+    """The words of a text; none if it is empty."""
     return text.split(" ") if text else []
 
 
@@ -112,7 +116,7 @@ def at(
 
 
 def check_stable(partials: list[Partial], final: str) -> None:
-    """Nothing stable is ever taken back."""
+    """Check that the stable part of a stream is never revised."""
     segment: list[str] = []
     for partial in partials:
         assert words_of(partial.text) == words_of(partial.stable) + words_of(partial.tail)
@@ -127,6 +131,7 @@ def check_stable(partials: list[Partial], final: str) -> None:
 
 
 def check_same(streamed: Hypothesis, whole: Hypothesis) -> None:
+    """Check that a stream and a whole recording have the same result."""
     assert streamed.text == whole.text
     assert [word[:3] for word in streamed.words] == [word[:3] for word in whole.words]
     assert streamed.score == pytest.approx(whole.score, abs=1e-4 * max(1, len(whole.words)))

@@ -1,17 +1,17 @@
-"""Training-time damage: the same words from another room, another voice and with pieces missing.
+"""Data augmentation: speed, silence, reverberation, noise, gain, tempo, mel shift and masks.
 
     waveform --> [speed] --> silence --> reverberation --> noise --> gain
              --> [features] --> tempo --> mel shift --> masks
 
-`Augmenter` damages; `AugmentConfig` holds the ranges; `random_generator` makes every draw a pure
-function of (seed, epoch, utterance), so that a resumed run meets the very same damage. No BLAS is
-called: its sums depend on the number of threads, which differs between a loader's workers.
+`Augmenter` applies the augmentation and `AugmentConfig` holds its ranges. `random_generator` makes
+every draw a pure function of (seed, epoch, utterance), so that a resumed run draws the same
+augmentation. This module avoids BLAS, whose sums depend on the number of threads, which differs
+between a loader's workers.
 
-What changes an utterance's length, its `Timing`, is drawn by `asr.data.planning`, because it decides
-how
-long a batch is. Speed: Ko et al. 2015. Masks: SpecAugment (Park et al. 2019). The mel shift stands
-for another length of vocal tract (after Jaitly & Hinton 2013), the tempo for another rate of speech
-at the same pitch.
+Changes of an utterance's length, its `Timing`, are drawn by `asr.data.planning`, because they
+determine the length of a batch. Sources: speed perturbation from Ko et al. 2015, masks from
+SpecAugment (Park et al. 2019). The mel shift simulates another length of the vocal tract (after
+Jaitly and Hinton 2013), the tempo another rate of speech at the same pitch.
 """
 
 import hashlib
@@ -29,34 +29,61 @@ from asr.errors import AudioError, ConfigError
 
 Array = npt.NDArray[np.float32]
 
-SILENCE_DB = (-85.0, -45.0)  # of its noise, below full scale
+# Level of the noise in added silence, in dB relative to full scale: lowest and highest.
+SILENCE_DB = (-85.0, -45.0)
 
-REVERB_SAMPLES = 8192  # in the pieces that are convolved: the fastest size for speech
+# Block size of the convolution in samples; the fastest one for speech.
+REVERB_SAMPLES = 8192
 
 
 @dataclass
 class AugmentConfig:
-    """How much damage. As it stands: three speeds and mild masks; the rest is off.
+    """The kinds of augmentation and their ranges; by default three speeds and mild masks.
 
-    0 turns a kind of damage off, an empty string a folder, and `speeds=[1.0]` the change of speed.
-    A folder's recordings are held in the memory of every worker: 230 MB an hour at 16 kHz.
+    A value of 0 or an empty string turns a kind of augmentation off, and `speeds=[1.0]` turns off
+    the change of speed. Every worker holds the recordings of both folders in memory: 230 MB per hour
+    of audio at 16 kHz.
+
+    Args:
+        speeds: speed factors, of which one is drawn for each utterance; 1.1 is faster and shorter.
+        silence_seconds: maximum silence before and after an utterance, filled with faint noise.
+        gain_db: maximum change of level, up or down.
+        noise_folder: folder of noise recordings.
+        noise_probability: probability that noise is added to an utterance.
+        noise_snr_db: lowest and highest signal-to-noise ratio.
+        reverb_folder: folder of room impulse responses.
+        reverb_probability: probability that an utterance is reverberated.
+        mel_shift: maximum shift of the spectrum in mel bins, up or down; shifts may be fractional.
+        tempo: maximum relative change of tempo: 0.15 draws factors between 0.85 and 1.15.
+        time_masks: number of masks along time.
+        time_mask_frames: maximum width of a time mask in feature frames.
+        time_mask_fraction: maximum width of a time mask as a fraction of its utterance.
+        mel_masks: number of masks along the mel bins.
+        mel_mask_bins: maximum width of a mel mask in bins.
+
+    Raises:
+        ConfigError: if a value is outside its range.
+
+    Example:
+        >>> AugmentConfig(speeds=[0.9, 1.1], silence_seconds=0.5, tempo=0.0).fastest
+        1.1
     """
 
-    speeds: list[float] = field(default_factory=lambda: [0.9, 1.0, 1.1])  # 1.1 is faster, shorter
-    silence_seconds: float = 0.0  # before and after, each at most this, with faint noise
-    gain_db: float = 0.0  # up or down by at most this
+    speeds: list[float] = field(default_factory=lambda: [0.9, 1.0, 1.1])
+    silence_seconds: float = 0.0
+    gain_db: float = 0.0
     noise_folder: str = ""
     noise_probability: float = 0.5
-    noise_snr_db: list[float] = field(default_factory=lambda: [5.0, 30.0])  # lowest, highest
-    reverb_folder: str = ""  # of impulse responses
+    noise_snr_db: list[float] = field(default_factory=lambda: [5.0, 30.0])
+    reverb_folder: str = ""
     reverb_probability: float = 0.3
-    mel_shift: float = 0.0  # mel bins, up or down by at most this, fractions included
-    tempo: float = 0.0  # 0.15: the frames run by 0.85 to 1.15 times as fast
+    mel_shift: float = 0.0
+    tempo: float = 0.0
     time_masks: int = 2
-    time_mask_frames: int = 50  # feature frames: the widest mask
-    time_mask_fraction: float = 0.15  # and no mask is more than this part of its utterance
+    time_mask_frames: int = 50
+    time_mask_fraction: float = 0.15
     mel_masks: int = 2
-    mel_mask_bins: int = 20  # the widest mask
+    mel_mask_bins: int = 20
 
     def __post_init__(self) -> None:
         snr = self.noise_snr_db
@@ -83,25 +110,32 @@ class AugmentConfig:
         }
         for key, (holds, rule) in rules.items():
             if not holds:
-                raise ConfigError(f"augment.{key} is {getattr(self, key)!r}; it must be {rule}.")
+                raise ConfigError(f"augment.{key} is {getattr(self, key)!r}; it must be {rule}")
 
     @property
     def fastest(self) -> float:
-        """The largest total speed-up: what fits its transcript at this speed always fits.
+        """The largest total speed-up that can be drawn.
 
-        Tempo rounds frames up, so that at any drawn speed and tempo an utterance of N samples keeps
-        at least as many frames as round(N / fastest) samples have.
+        Changing the tempo rounds the number of frames up, so that at every drawn speed and tempo an
+        utterance of N samples has at least as many frames as round(N / fastest) samples.
         """
         return max(self.speeds) * (1 + self.tempo)
 
 
 class Timing(NamedTuple):
-    """How an utterance's time is changed; `UNCHANGED` is how it is not."""
+    """The changes of an utterance's length, in the order in which they are applied.
 
-    speed: float = 1.0  # the recording is played so many times as fast
-    before: float = 0.0  # seconds of silence before it, once it is played
-    after: float = 0.0  # and after it
-    tempo: float = 1.0  # and the frames of all that run so many times as fast
+    Attributes:
+        speed: factor by which the recording is played faster.
+        before: seconds of silence before the recording.
+        after: seconds of silence after the recording.
+        tempo: factor by which the feature frames run faster.
+    """
+
+    speed: float = 1.0
+    before: float = 0.0
+    after: float = 0.0
+    tempo: float = 1.0
 
 
 UNCHANGED = Timing()
@@ -110,24 +144,30 @@ UNCHANGED = Timing()
 def random_generator(
     seed: int, epoch: int, utterance_id: str, purpose: str = ""
 ) -> np.random.Generator:
-    """A generator that depends on these four values alone, on any platform, in any process.
+    """A generator that depends only on these four values, on every platform and in every process.
 
-    Give draws that must not move each other different purposes.
+    Give independent draws different purposes, so that one of them can change without the others.
     """
-    text = f"{seed} {epoch} {len(purpose)} {purpose}{utterance_id}"  # no two keys share a text
+    # The length of `purpose` makes the text unique for each key.
+    text = f"{seed} {epoch} {len(purpose)} {purpose}{utterance_id}"
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
 class Augmenter:
-    """Damages waveforms and features as an `AugmentConfig` says.
+    """Augments waveforms and features within the ranges of an `AugmentConfig`.
 
-    Everything but the timing is drawn from the generator that is passed in, and no input is changed
-    in place. The folders are read here, once, so that a bad file stops a training before it begins;
-    a worker process receives a copy of what was read.
+    Everything except the timing is drawn from the generator that the caller passes, and inputs are
+    never changed in place. The constructor reads both folders, so that a bad file stops a training
+    before its first step; worker processes receive a copy of the recordings.
 
-    Raises ConfigError for a folder that does not exist or holds no recording, and AudioError for a
-    recording that cannot be read or is silent.
+    Args:
+        config: the ranges of the augmentation.
+        sample_rate: sample rate of the waveforms, in Hz.
+
+    Raises:
+        ConfigError: if a folder is missing or holds no recording.
+        AudioError: if a recording cannot be read or is silent.
     """
 
     def __init__(self, config: AugmentConfig, sample_rate: int) -> None:
@@ -144,7 +184,7 @@ class Augmenter:
             self.responses = [align_response(response) for response in responses]
 
     def digest(self) -> str:
-        """A hash of the folders' recordings."""
+        """A hash of the recordings of both folders."""
         hashed = hashlib.blake2b(digest_size=16)
         for recording in [*self.noises, *self.responses]:
             hashed.update(len(recording).to_bytes(8, "little"))
@@ -154,9 +194,15 @@ class Augmenter:
     def augment_waveform(
         self, waveform: Array, generator: np.random.Generator, timing: Timing = UNCHANGED
     ) -> Array:
-        """A waveform (N,), played at its speed, in a drawn room, with drawn noise, at a drawn level.
+        """Add silence, reverberation, noise and gain to a waveform.
 
-        (N,), and longer by the silence around it.
+        Args:
+            waveform: samples (N,) that are already played at the drawn speed.
+            generator: source of all draws.
+            timing: the drawn timing, whose silences are added.
+
+        Returns:
+            The augmented waveform (N,), longer by the added silence.
         """
         config = self.config
         if timing.before or timing.after:
@@ -175,7 +221,7 @@ class Augmenter:
         return waveform
 
     def _surround(self, waveform: Array, generator: np.random.Generator, timing: Timing) -> Array:
-        """The waveform with faint noise before and after it."""
+        """Add faint noise before and after the waveform."""
         before, after = (
             int(seconds * self._sample_rate) for seconds in (timing.before, timing.after)
         )
@@ -186,25 +232,32 @@ class Augmenter:
     def augment_features(
         self, features: Array, generator: np.random.Generator, timing: Timing = UNCHANGED
     ) -> Array:
-        """Features (T, F) of one utterance at its tempo, shifted and masked: (T', F).
+        """Change the tempo of features, shift them along the mel axis and mask them.
 
-        T' is T / tempo rounded up. Masks are 0, the mean of normalized features.
+        Args:
+            features: normalized log-mel features (T, F) of one utterance.
+            generator: source of all draws.
+            timing: the drawn timing, whose tempo is applied.
+
+        Returns:
+            The augmented features (T / tempo rounded up, F). Masked values are 0, the mean of
+            normalized features.
         """
         return self._mask(self._warp(features, generator, timing.tempo), generator)
 
     def augment_features_twice(
         self, features: Array, generator: np.random.Generator, timing: Timing = UNCHANGED
     ) -> tuple[Array, Array]:
-        """What `augment_features` makes, and the same under other masks: (T', F) both."""
+        """Two views of `augment_features` that differ only in their masks."""
         warped = self._warp(features, generator, timing.tempo)
         return self._mask(warped, generator), self._mask(warped, generator)
 
     def _warp(self, features: Array, generator: np.random.Generator, tempo: float) -> Array:
-        """Features (T, F) at a tempo, (T', F), and shifted."""
+        """Change the tempo of features (T, F) and shift them along the mel axis."""
         config = self.config
         if tempo != 1.0:
             frames = math.ceil(len(features) / tempo)
-            # Both ends of the utterance stay where they are, whatever the rounding.
+            # Rounding leaves both ends of the utterance in place.
             centers = (np.arange(frames) + 0.5) * (len(features) / max(frames, 1)) - 0.5
             features = interpolate(features, centers, axis=0)
         if config.mel_shift:
@@ -213,7 +266,7 @@ class Augmenter:
         return features
 
     def _mask(self, features: Array, generator: np.random.Generator) -> Array:
-        """A copy of features (T, F) with drawn spans of frames and of bins set to 0."""
+        """A copy of features (T, F) in which drawn spans of frames and bins are 0."""
         config = self.config
         features = features.copy()
         frames, mels = features.shape
@@ -229,23 +282,23 @@ def reverberate(waveform: Array, response: Array) -> Array:
     """The first N samples of a waveform (N,) convolved with an impulse response."""
     from scipy import fft
 
-    # In pieces whose spectra fit into a cache: faster than one transform of everything.
+    # Blocks whose spectra fit into the cache are faster than a single transform.
     pieces = fft.rfft(_split(waveform), 2 * REVERB_SAMPLES)  # (M, REVERB_SAMPLES + 1)
-    # What comes after the first N samples of the response is not heard any more.
+    # Later samples of the response cannot reach the first N samples of the result.
     echoes = fft.rfft(_split(response[: len(waveform)]), 2 * REVERB_SAMPLES)
     spectra = np.zeros_like(pieces)
     for delay, echo in enumerate(echoes):
         spectra[delay:] += pieces[: len(pieces) - delay] * echo
     halves = fft.irfft(spectra, 2 * REVERB_SAMPLES)
     wet: Array = halves[:, :REVERB_SAMPLES].copy()
-    wet[1:] += halves[:-1, REVERB_SAMPLES:]  # each piece rings on through the next
+    wet[1:] += halves[:-1, REVERB_SAMPLES:]  # the tail of each block overlaps the next
     return wet.reshape(-1)[: len(waveform)]
 
 
 def add_noise(waveform: Array, noise: Array, snr_db: float) -> Array:
-    """A waveform (N,) plus noise (N,), scaled to `snr_db` below the waveform's power.
+    """Add noise (N,) to a waveform (N,), scaled to `snr_db` below the waveform's power.
 
-    Silence stays silent, and silent noise adds nothing.
+    A silent waveform or silent noise leaves the waveform unchanged.
     """
     signal_energy, noise_energy = float(np.square(waveform).sum()), float(np.square(noise).sum())
     if noise_energy == 0:
@@ -254,7 +307,16 @@ def add_noise(waveform: Array, noise: Array, snr_db: float) -> Array:
 
 
 def interpolate(features: Array, positions: npt.NDArray[np.floating], axis: int) -> Array:
-    """Features read at fractional positions along an axis, linearly; beyond an edge, the edge."""
+    """Interpolate features linearly at fractional positions along an axis, repeating the edges.
+
+    Args:
+        features: array (T, F).
+        positions: positions (M,) along the axis; those outside are clipped to the edges.
+        axis: 0 for time, 1 for mel bins.
+
+    Returns:
+        (M, F) for axis 0, (T, M) for axis 1.
+    """
     last = features.shape[axis] - 1
     positions = np.clip(positions, 0, last)
     lower = positions.astype(np.intp)
@@ -265,9 +327,9 @@ def interpolate(features: Array, positions: npt.NDArray[np.floating], axis: int)
 
 
 def align_response(response: Array) -> Array:
-    """An impulse response from its highest peak on, of energy 1.
+    """Cut an impulse response to begin at its highest peak, and scale it to energy 1.
 
-    The peak is the direct sound: cut to here, it stays where the transcript's times say it is.
+    The peak is the direct sound; beginning there, a convolution adds no delay.
     """
     response = response[np.abs(response).argmax() :]
     aligned: Array = response / np.sqrt(np.square(response).sum())
@@ -277,26 +339,29 @@ def align_response(response: Array) -> Array:
 def _load_folder(
     key: str, folder: str, load: Callable[[Path, int], Array], sample_rate: int
 ) -> list[Array]:
-    """All recordings of a folder, in the order of their names; none where no folder is named."""
+    """All recordings of a folder, ordered by name; an empty list if `folder` is empty."""
     if not folder:
         return []
     paths = find_audio(folder) if Path(folder).is_dir() else []
     if not paths:
         raise ConfigError(
-            f"augment.{key} is {folder!r}, where no recording was found; "
-            "name a folder of recordings, or leave it empty."
+            f"augment.{key} is {folder!r}, which holds no recording; "
+            "name a folder of recordings, or leave it empty"
         )
     recordings = []
     for path in paths:
         recording = load(path, sample_rate)
         if not 0 < np.square(recording, dtype=np.float64).sum() < math.inf:
-            raise AudioError(f"{path} is silent or not finite; take it out of augment.{key}.")
+            raise AudioError(f"{path} is silent or not finite; remove it from augment.{key}")
         recordings.append(recording)
     return recordings
 
 
 def _load_first_channel(path: Path, sample_rate: int) -> Array:
-    """One microphone of an impulse response: a mean of several would comb its direct sound."""
+    """The first channel of an impulse response.
+
+    Averaging several microphones would comb-filter the direct sound.
+    """
     import soundfile
     import soxr
 
@@ -305,14 +370,14 @@ def _load_first_channel(path: Path, sample_rate: int) -> Array:
     except soundfile.LibsndfileError as error:
         raise AudioError(
             f"{path} cannot be read as an impulse response ({error.error_string}); "
-            "convert it to wav or flac, or take it out of the folder."
+            "convert it to wav or flac, or remove it from the folder"
         ) from error
     response: Array = soxr.resample(channels[:, 0], rate, sample_rate)
     return response
 
 
 def _crop(noise: Array, samples: int, generator: np.random.Generator) -> Array:
-    """`samples` of a noise from a drawn place, going round where the noise is shorter."""
+    """A random excerpt of a noise; a noise shorter than `samples` is repeated."""
     if len(noise) >= samples:
         start = generator.integers(len(noise) - samples + 1)
         return noise[start : start + samples]
@@ -320,13 +385,13 @@ def _crop(noise: Array, samples: int, generator: np.random.Generator) -> Array:
 
 
 def _split(signal: Array) -> Array:
-    """A signal (N,) as pieces (M, REVERB_SAMPLES), the last one filled up with zeros."""
+    """Cut a signal (N,) into blocks (M, REVERB_SAMPLES), padding the last one with zeros."""
     pieces = -(-len(signal) // REVERB_SAMPLES)
     return np.pad(signal, (0, pieces * REVERB_SAMPLES - len(signal))).reshape(pieces, -1)
 
 
 def _draw_span(size: int, widest: int, generator: np.random.Generator) -> slice:
-    """A span inside [0, size): width uniform in 0..widest, then start uniform where it fits."""
+    """A random span of [0, size): first a uniform width in 0..widest, then a uniform start."""
     width = int(generator.integers(widest + 1))
     start = int(generator.integers(size - width + 1))
     return slice(start, start + width)

@@ -15,12 +15,20 @@ from asr.text import normalize
 def read_librispeech(
     folder: StrPath, profile: str = "plain"
 ) -> tuple[list[Utterance], list[Reject]]:
-    """LibriSpeech's layout at any depth below `folder`, with audio in any format.
+    """Read a corpus in LibriSpeech's layout, at any depth below `folder`, with any audio format.
 
-    speaker/chapter/speaker-chapter.trans.txt holds lines `speaker-chapter-number TEXT`; the
-    recordings lie beside it. `profile` is how the text is normalized.
+    Each speaker/chapter/speaker-chapter.trans.txt holds lines `speaker-chapter-number TEXT`, and the
+    recordings lie beside it.
 
-    Raises DataError where there is no such transcript, or no folder.
+    Args:
+        folder: the corpus, or a folder that contains it.
+        profile: how the text is normalized, see `normalize`.
+
+    Returns:
+        The usable utterances, and the others with the reasons why they were left out.
+
+    Raises:
+        DataError: if there is no such transcript or no such folder.
     """
     folder = _require_folder(folder)
     transcripts = [
@@ -31,8 +39,8 @@ def read_librispeech(
     ]
     if not transcripts:
         raise DataError(
-            f"No transcript *.trans.txt lies below {folder}; give a folder of LibriSpeech, such as "
-            "LibriSpeech/dev-clean."
+            f"{folder} contains no transcript *.trans.txt; name a folder of LibriSpeech, such as "
+            "LibriSpeech/dev-clean"
         )
 
     def identify(stem: str) -> tuple[str, str]:
@@ -45,21 +53,27 @@ def read_librispeech(
 def read_common_voice(
     tsv: StrPath, profile: str = "english"
 ) -> tuple[list[Utterance], list[Reject]]:
-    """A table of Common Voice (train.tsv, dev.tsv, ...) with the folder `clips` beside it.
+    """Read a table of Common Voice (train.tsv, dev.tsv, ...) with the folder `clips` beside it.
 
-    The columns `path` and `sentence` are needed; `client_id` is the speaker.
+    Args:
+        tsv: the table; it needs the columns `path` and `sentence`, and `client_id` is the speaker.
+        profile: how the text is normalized, see `normalize`.
 
-    Raises DataError where the table, those columns or the folder are missing.
+    Returns:
+        The usable utterances, and the others with the reasons why they were left out.
+
+    Raises:
+        DataError: if the table, a column or the folder is missing.
     """
     tsv = Path(tsv)
     clips = tsv.parent / "clips"
     rows = read_lines(tsv)
-    # Not the csv module: the quotation marks of these sentences are not escaped.
+    # The csv module cannot read this, because quotation marks in the sentences are not escaped.
     header = next(rows, (1, ""))[1].split("\t")
     if not {"path", "sentence"} <= set(header):
         raise DataError(
-            f"{tsv} does not begin with the names of the columns path and sentence; give a table "
-            "of Common Voice, such as train.tsv."
+            f"{tsv} does not begin with the names of the columns path and sentence; name a table "
+            "of Common Voice, such as train.tsv"
         )
     _require_folder(clips)
     candidates: list[_Candidate | Reject] = []
@@ -75,18 +89,24 @@ def read_common_voice(
 
 
 def read_kaldi(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance], list[Reject]]:
-    """A Kaldi data folder: wav.scp, text and, where speakers are known, utt2spk.
+    """Read a Kaldi data folder: wav.scp, text and, if speakers are known, utt2spk.
 
-    Relative paths in wav.scp start from the folder. Commands in it (`sph2pipe ... |`) are not run:
-    those utterances are rejects.
+    Args:
+        folder: the data folder. Relative paths in wav.scp start from it. Utterances whose entry is a
+            command (`sph2pipe ... |`) are rejected; the command is not run.
+        profile: how the text is normalized, see `normalize`.
 
-    Raises DataError where a file is missing or lists an id twice, and where there are `segments`.
+    Returns:
+        The usable utterances, and the others with the reasons why they were left out.
+
+    Raises:
+        DataError: if a file is missing or lists an id twice, or if there is a file `segments`.
     """
     folder = _require_folder(folder)
     if (folder / "segments").exists():
         raise DataError(
             f"{folder / 'segments'} cuts utterances out of longer recordings, which is not "
-            "supported; cut them into one file each (Kaldi's extract-segments) and list those."
+            "supported; cut them into one file each (Kaldi's extract-segments) and list those"
         )
     recordings = _read_table(folder / "wav.scp")
     texts = _read_table(folder / "text")
@@ -103,12 +123,20 @@ def read_kaldi(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance]
 
 
 def read_folder(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance], list[Reject]]:
-    """Recordings x.wav (or another format) at any depth, each with its transcript x.txt beside it.
+    """Read recordings x.wav (or another format) at any depth, each beside its transcript x.txt.
 
-    An utterance's id is its path below the folder, without the ending, and its speaker the first
-    folder in that, where there is one.
+    The id of an utterance is its path below the folder without the extension; its speaker is the
+    first folder of that path, if there is one.
 
-    Raises DataError where there is neither a recording nor a transcript, or no folder.
+    Args:
+        folder: the folder of recordings and transcripts.
+        profile: how the text is normalized, see `normalize`.
+
+    Returns:
+        The usable utterances, and the others with the reasons why they were left out.
+
+    Raises:
+        DataError: if there is no such folder, or neither a recording nor a transcript in it.
     """
     folder = _require_folder(folder)
     transcripts = [
@@ -122,39 +150,39 @@ def read_folder(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance
 
     candidates = _pair(folder, transcripts, identify)
     if not candidates:
-        raise DataError(f"{folder} holds no recording; put x.wav and its words in x.txt there.")
+        raise DataError(f"{folder} holds no recording; add x.wav and its transcript x.txt")
     return _assemble(candidates, profile)
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """What a corpus says of an utterance, before anything is checked."""
+    """An utterance as the corpus describes it, before any check."""
 
     id: str
-    audio: str  # path; empty where the corpus has none
-    text: str | None  # as the corpus spells it; None where it has none
+    audio: str  # path; empty if the corpus has no recording
+    text: str | None  # in the spelling of the corpus; None if it has no transcript
     speaker: str
 
 
 def _require_folder(folder: StrPath) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; give the one that holds the corpus.")
+        raise DataError(f"{folder} is not a folder; name the one that holds the corpus")
     return folder
 
 
 def _find_texts(folder: Path, pattern: str) -> list[Path]:
-    """Text files at any depth, without hidden ones: macOS's `._x.txt` is no text."""
+    """Text files at any depth, without hidden files such as the `._x.txt` of macOS."""
     return sorted(path for path in folder.rglob(pattern) if not path.name.startswith("."))
 
 
 def _read_table(path: Path) -> dict[str, str]:
-    """A Kaldi table: lines of a key, white space and a value, which may be empty."""
+    """Read a Kaldi table, whose lines hold a key, white space and a value, which may be empty."""
     table: dict[str, str] = {}
     for number, line in read_lines(path):
         key, *value = line.split(maxsplit=1) or [""]
         if key in table:
-            raise DataError(f"{path}, line {number}: {key!r} is listed twice; remove one of them.")
+            raise DataError(f"{path}, line {number}: {key!r} is listed twice; remove one of them")
         if key:
             table[key] = value[0].rstrip() if value else ""
     return table
@@ -165,9 +193,12 @@ def _pair(
     transcripts: Sequence[tuple[str, str]],
     identify: Callable[[str], tuple[str, str]],
 ) -> list[_Candidate | Reject]:
-    """Every transcript (path without ending, text) and every recording below the folder, by path.
+    """Join transcripts and the recordings below a folder by their paths.
 
-    `identify` gives the (id, speaker) of a path without ending.
+    Args:
+        folder: the corpus.
+        transcripts: path without extension, and text.
+        identify: gives the (id, speaker) of a path without extension.
     """
     recordings: dict[str, list[str]] = {}
     for path in find_audio(folder):
@@ -188,7 +219,7 @@ def _pair(
 def _assemble(
     candidates: Iterable[_Candidate | Reject], profile: str
 ) -> tuple[list[Utterance], list[Reject]]:
-    """Candidates with normalized text and a recording that says how long it is; and the others."""
+    """Split candidates into utterances with normalized text and known length, and rejects."""
     rejects: list[Reject] = []
     usable: list[tuple[_Candidate, str]] = []
     seen: set[str] = set()
@@ -221,6 +252,7 @@ def _assemble(
 
 
 def _measure_seconds(audio: str) -> float | AudioError:
+    """The length of a recording, or the error that reading its header raised."""
     try:
         return inspect_audio(audio).seconds
     except AudioError as error:

@@ -1,17 +1,17 @@
-"""Utterances indexed: what planning asks of each stands in columns, the rest is read when needed.
+"""Indexed manifests: planning reads columns of numbers, and utterances are read when needed.
 
-    manifest --open_index--> Index --select_trainable--> Index of usable utterances, and rejects
-    Index.seconds, .hashes, .symbols: columns (N,); Index[i]: the Utterance, its text normalized
+    manifest --open_index--> Index --select_trainable--> Index of trainable utterances, and rejects
+    Index.seconds, .hashes, .symbols: columns (N,); Index[i]: an Utterance with normalized text
 
-The index of a manifest is a file beside it, made once and mapped into memory: a million utterances
-are planned in less than a second, and every process holds the same pages. It is a snapshot, so what
-is done to the manifest does not reach a training that has begun. The file is, in this order:
+The index of a manifest is a file beside it that is written once and mapped into memory: a million
+utterances are planned in less than a second, and all processes share the same pages. It is a
+snapshot, so later changes of the manifest do not affect a training that has begun. The file holds:
 
-    records     [id, seconds, text], ...   as JSON, of all utterances
-    places      [recording, speaker], ...  as JSON
+    records     [id, seconds, text], ...   JSON of all utterances
+    places      [recording, speaker], ...  JSON of all utterances
     rows        (N,) of `ROW`
-    facts       JSON: how long each part is, of which manifest, a checksum of all before
-    tail        how long the facts are, and their own checksum
+    facts       JSON: size of each part, hash of the manifest, checksum of all parts above
+    tail        size of the facts and their own checksum
 """
 
 import contextlib
@@ -40,36 +40,41 @@ from asr.errors import DataError, FileError
 from asr.files import remove_leftovers, write_atomically
 from asr.text import ctc_frames_needed, normalize
 
-# To be raised where the layout changes, or what a manifest's line is made into; the second number is
-# Python's part in that.
+# Increase the first entry when the layout of the file or the normalization of a line changes. The
+# second entry is the version of Python's Unicode data, which normalization depends on.
 FORMAT = [1, unicodedata.unidata_version]
 
 ROW = np.dtype(
     [
-        ("hash", "<u8"),  # of the id
+        ("hash", "<u8"),  # `hash_id` of the utterance's id
         ("seconds", "<f8"),
-        ("characters", "<u8"),  # which of the manifest's are in the text, see `_bit`
-        ("record", "<i8"),  # where it ends
-        ("place", "<i8"),
+        ("characters", "<u8"),  # a bit for each of the manifest's characters, see `_bit`
+        ("record", "<i8"),  # offset at which the record ends
+        ("place", "<i8"),  # offset at which the place ends
         ("symbols", "<i4"),
-        ("frames_needed", "<i4"),  # by CTC
+        ("frames_needed", "<i4"),  # minimum number of encoder frames that CTC needs
     ]
 )
-CODES = "QdQqqii"  # of its columns while they grow
-TAIL = struct.Struct("<QII")  # bytes of the facts, their checksum, MARK
+# Type codes of the arrays in which the columns of `ROW` grow.
+CODES = "QdQqqii"
+TAIL = struct.Struct("<QII")  # size of the facts in bytes, their checksum, MARK
 MARK = 0x58646E49
 SEPARATOR = b", "
-READ_BYTES = 1 << 20  # at a time
-TOLD_BYTES = 1 << 22  # read between two reports of progress; a small manifest needs none
-# A file that was changed so recently may be changed again without its times telling.
-LEFT_SECONDS = 3600.0  # after which nobody writes a file any more
-UNSETTLED = 2.0  # seconds
+# Number of bytes that are read at a time.
+READ_BYTES = 1 << 20
+# Progress is reported each time this many bytes were read; a small manifest reports none.
+PROGRESS_BYTES = 1 << 22
+# A temporary file that is older than this belongs to a process that was killed.
+LEFTOVER_SECONDS = 3600.0
+# A file that was changed within this many seconds may change again without a new time stamp.
+SETTLE_SECONDS = 2.0
 
 
 class Index(Sequence[Utterance]):
-    """Utterances in their order, with normalized texts; `index[i]` reads one, a slice is an Index.
+    """A sequence of utterances with normalized texts, which are read when they are accessed.
 
-    `open_index` and `index_utterances` make it. Pickled, one of a manifest is its file's path.
+    `index[i]` is an Utterance and a slice is another Index. `open_index` and `index_utterances`
+    create it. The index of a manifest is pickled as the path of its file.
     """
 
     def __init__(self, store: "_Store", indices: Indices | None = None) -> None:
@@ -95,12 +100,12 @@ class Index(Sequence[Utterance]):
         return Index, (self._store, None if self._whole else self._indices)
 
     def select(self, chosen: npt.NDArray[np.bool_]) -> "Index":
-        """Those utterances where `chosen`, (N,), is true."""
+        """The utterances for which `chosen` (N,) is true."""
         return Index(self._store, self._indices[chosen])
 
     @cached_property
     def seconds(self) -> npt.NDArray[np.float64]:
-        """How long each recording is, (N,)."""
+        """Length of each recording in seconds, (N,)."""
         return self._column("seconds")
 
     @cached_property
@@ -110,29 +115,32 @@ class Index(Sequence[Utterance]):
 
     @cached_property
     def symbols(self) -> Indices:
-        """How many characters each text has, (N,)."""
+        """Number of characters of each text, (N,)."""
         return self._column("symbols").astype(np.int64)
 
     @cached_property
     def frames_needed(self) -> Indices:
-        """In how many encoder frames, at least, CTC can write each text, (N,)."""
+        """Minimum number of encoder frames in which CTC can emit each text, (N,)."""
         return self._column("frames_needed").astype(np.int64)
 
     @property
     def characters(self) -> str:
-        """Every character of the texts, and of those that were left out of this selection, once."""
+        """The distinct characters of all texts in the file, including those not selected here."""
         return self._store.characters
 
-    def suspect(self, known: frozenset[str]) -> npt.NDArray[np.bool_]:
-        """(N,): false where a text surely holds `known` characters only."""
+    def may_hold_unknown(self, known: frozenset[str]) -> npt.NDArray[np.bool_]:
+        """Whether each text may hold characters that are not `known`, (N,).
+
+        False is certain. True may be wrong if the texts of the file have more than 64 characters.
+        """
         unknown = 0
         for number, character in enumerate(self.characters):
             unknown |= 0 if character in known else _bit(number)
-        suspected: npt.NDArray[np.bool_] = (self._column("characters") & np.uint64(unknown)) != 0
-        return suspected
+        found: npt.NDArray[np.bool_] = (self._column("characters") & np.uint64(unknown)) != 0
+        return found
 
     def digest(self) -> str:
-        """A hash of all ids, seconds and texts in their order: the same whatever holds them."""
+        """A hash of all ids, seconds and texts in order; independent of how they are stored."""
         if self._whole:
             return self._store.digest
         ends = self._store.rows["record"]
@@ -151,7 +159,7 @@ class Index(Sequence[Utterance]):
 
 
 def index_utterances(utterances: Iterable[Utterance]) -> Index:
-    """The index of utterances that are in memory; it is in memory too. Ids are not compared."""
+    """Index utterances that are in memory, without checking for duplicate ids."""
     output = BytesIO()
     writer = _Writer(output, BytesIO())
     for utterance in utterances:
@@ -160,42 +168,55 @@ def index_utterances(utterances: Iterable[Utterance]) -> Index:
     return Index(_Store(output.getbuffer()))
 
 
-def open_index(manifest: StrPath, advance: Callable[[int], object] = lambda _: None) -> Index:
-    """The index of a JSONL manifest, which `asr.data.read_manifest` describes.
+def open_index(manifest: StrPath, on_progress: Callable[[int], object] = lambda _: None) -> Index:
+    """Open the index of a JSONL manifest, and build it if it is missing, damaged or out of date.
 
-    It is made where there is none, or one that is damaged or of other contents, and kept beside the
-    manifest as NAME.index; where that cannot be written, in the user's cache folder; failing that,
-    in memory. While a large one is made `advance` is told how many more bytes have been read.
+    The index is stored beside the manifest as NAME.index. If that file cannot be written, it is
+    stored in the user's cache folder; if that fails too, it is kept in memory.
 
-    Raises DataError as `read_manifest` does.
+    Args:
+        manifest: the manifest, in the format of `read_manifest`.
+        on_progress: called with the number of bytes read since the last call, while the index of a
+            large manifest is built.
+
+    Returns:
+        The utterances of the manifest in their order, with normalized texts.
+
+    Raises:
+        DataError: if the manifest is invalid, with the messages of `read_manifest`.
+
+    Example:
+        >>> write_manifest("train.jsonl", [Utterance("u1", "u1.wav", 1.5, "Hello,  world")])
+        >>> open_index("train.jsonl")[0].text
+        'hello, world'
     """
     path = Path(manifest)
-    next(read_lines(path), None)  # refuses what is no file, before a folder is made for its index
+    next(read_lines(path), None)  # raises if there is no such file, before its folder is created
     folder = str(path.parent)
     files = [path.with_name(f"{path.name}.index"), _name_in_cache(path)]
     for file in files:
         store = _open(file, folder)
-        if store is not None and _is_of(store, path):
+        if store is not None and _is_current(store, path):
             return Index(store)
     for file in files:
 
         def write(output: IO[bytes], beside: Path = file.parent) -> None:
             with tempfile.TemporaryFile(dir=beside) as aside:
-                _index_manifest(output, aside, path, advance)
+                _index_manifest(output, aside, path, on_progress)
 
-        remove_leftovers(file.parent, file.name, older_than=LEFT_SECONDS)
+        remove_leftovers(file.parent, file.name, older_than=LEFTOVER_SECONDS)
         with contextlib.suppress(FileError):
             write_atomically(file, write)
             store = _open(file, folder)
             if store is not None:
                 return Index(store)
     output = BytesIO()
-    _index_manifest(output, BytesIO(), path, advance)
+    _index_manifest(output, BytesIO(), path, on_progress)
     return Index(_Store(output.getbuffer(), folder))
 
 
 class _Store:
-    """The bytes of an index and what they hold. ValueError where its facts are not sound."""
+    """The bytes of an index and their contents. Raises ValueError if its facts are damaged."""
 
     def __init__(
         self, buffer: "memoryview | mmap.mmap", folder: str = "", path: Path | None = None
@@ -205,7 +226,7 @@ class _Store:
         if len(self.tail) < TAIL.size:
             raise ValueError("too short")
         size, checksum, mark = TAIL.unpack(self.tail)
-        self.body = len(self.buffer) - TAIL.size - size  # bytes before the facts
+        self.body = len(self.buffer) - TAIL.size - size  # number of bytes before the facts
         facts = bytes(self.buffer[max(0, self.body) : -TAIL.size])
         if mark != MARK or self.body < 0 or zlib.crc32(facts) != checksum:
             raise ValueError("the facts are damaged")
@@ -214,7 +235,7 @@ class _Store:
             raise ValueError("another format")
         self.characters = "".join(self.facts["characters"])
         self.digest: str = self.facts["digest"]
-        self._places: int = self.facts["records"]  # where they begin
+        self._places: int = self.facts["records"]  # offset at which the places begin
         rows = self._places + self.facts["places"]
         self.rows = np.frombuffer(self.buffer[rows : self.body], ROW)
 
@@ -224,6 +245,7 @@ class _Store:
         return _reopen, (self.path, self.folder, self.tail)
 
     def read(self, number: int) -> Utterance:
+        """Read the utterance of a row."""
         record, place = self.start(number)
         row = self.rows[number]
         name, seconds, text = json.loads(bytes(self.buffer[record : row["record"]]))
@@ -232,7 +254,7 @@ class _Store:
         return Utterance(name, os.path.join(self.folder, audio), seconds, text, speaker)
 
     def start(self, number: int) -> tuple[int, int]:
-        """Where an utterance's record and place begin, each in its part of the file."""
+        """Offsets at which a row's record and place begin, each within its part of the file."""
         if not number:
             return 0, 0
         before = self.rows[number - 1]
@@ -240,11 +262,11 @@ class _Store:
 
 
 class _Writer:
-    """Writes an index to `output`, with `aside` to lay places down in; in memory it keeps rows."""
+    """Writes an index to `output`; places are collected in the file `aside`, rows in memory."""
 
     def __init__(self, output: IO[bytes], aside: IO[bytes]) -> None:
         self._output, self._aside = output, aside
-        self._bits: dict[str, int] = {}  # of the characters, in the order of their appearance
+        self._bits: dict[str, int] = {}  # bit of each character, in order of appearance
         self._digest = hashlib.blake2b(b"[", digest_size=16)
         self._checksum = self._records = self._places = 0
         self._columns = {
@@ -253,10 +275,11 @@ class _Writer:
 
     @property
     def hashes(self) -> Hashes:
-        """Of the ids so far, (N,)."""
+        """Hashes of the ids added so far, (N,)."""
         return np.array(self._columns["hash"], dtype=np.uint64)
 
     def add(self, utterance: Utterance) -> None:
+        """Append an utterance."""
         text = normalize(utterance.text)
         characters = 0
         for character in set(text):
@@ -283,6 +306,7 @@ class _Writer:
             column.append(value)
 
     def finish(self, **facts: object) -> None:
+        """Write places, rows, facts (with the additional `facts`) and tail."""
         self._aside.seek(0)
         while places := self._aside.read(READ_BYTES):
             self._put(places)
@@ -293,7 +317,7 @@ class _Writer:
         self._digest.update(b"]")
         facts |= {
             "format": FORMAT,
-            "records": self._records,  # bytes
+            "records": self._records,  # size in bytes
             "places": self._places,
             "characters": list(self._bits),
             "digest": self._digest.hexdigest(),
@@ -308,45 +332,46 @@ class _Writer:
 
 
 def _index_manifest(
-    output: IO[bytes], aside: IO[bytes], path: Path, advance: Callable[[int], object]
+    output: IO[bytes], aside: IO[bytes], path: Path, on_progress: Callable[[int], object]
 ) -> None:
+    """Write the index of a manifest to `output`; see `_Writer` for `aside`."""
     times = _times(path)
-    settled = times and time.time() - max(times[1:]) / 1e9 > UNSETTLED
+    settled = times and time.time() - max(times[1:]) / 1e9 > SETTLE_SECONDS
     contents = hashlib.blake2b(digest_size=16)
-    heard = told = 0
+    read = reported = 0  # bytes
 
-    def hear(line: bytes) -> None:
-        nonlocal heard, told
+    def on_line(line: bytes) -> None:
+        nonlocal read, reported
         contents.update(line)
-        heard += len(line)
-        if heard - told >= TOLD_BYTES:
-            advance(heard - told)
-            told = heard
+        read += len(line)
+        if read - reported >= PROGRESS_BYTES:
+            on_progress(read - reported)
+            reported = read
 
     writer = _Writer(output, aside)
     try:
-        for utterance in parse_manifest(path, "", frozenset(), hear):
+        for utterance in parse_manifest(path, "", frozenset(), on_line):
             writer.add(utterance)
     except DataError:
-        _check_duplicate_ids(path, writer.hashes)  # an id that occurs twice before this error
+        _check_duplicate_ids(path, writer.hashes)  # a duplicate before this line is reported first
         raise
     _check_duplicate_ids(path, writer.hashes)
-    if told:
-        advance(heard - told)
+    if reported:
+        on_progress(read - reported)
     writer.finish(manifest=contents.hexdigest(), times=times if settled else None)
 
 
 def _check_duplicate_ids(path: Path, hashes: Hashes) -> None:
-    """Raise DataError where two utterances of a manifest have the same id, if hashes make one fear."""
+    """Raise DataError if an id occurs twice in a manifest, given the hashes of all of its ids."""
     hashes = np.sort(hashes)
-    twins = frozenset(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
-    if twins:
-        for _ in parse_manifest(path, "", twins):
+    duplicates = frozenset(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    if duplicates:  # reading again compares the ids themselves, because hashes can collide
+        for _ in parse_manifest(path, "", duplicates):
             pass
 
 
-def _is_of(store: _Store, path: Path) -> bool:
-    """Whether an index is that of the manifest as it is now."""
+def _is_current(store: _Store, path: Path) -> bool:
+    """Whether an index matches the current contents of the manifest."""
     times: list[int] | None = store.facts["times"]
     if times is not None and times == _times(path):
         return True
@@ -359,7 +384,7 @@ def _is_of(store: _Store, path: Path) -> bool:
 
 
 def _times(path: Path) -> list[int] | None:
-    """A file's size, and when its contents and its entry were changed, in ns; None without one."""
+    """A file's size in bytes and its mtime and ctime in ns; None if there is no such file."""
     try:
         status = path.stat()
     except OSError:
@@ -368,12 +393,12 @@ def _times(path: Path) -> list[int] | None:
 
 
 def _open(file: Path, folder: str) -> _Store | None:
-    """The index in a file, of recordings relative to `folder`; None where there is no sound one."""
+    """Open an index whose recordings are relative to `folder`; None if missing or damaged."""
     try:
         with file.open("rb") as source:
             mapped = mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ)
             store = _Store(mapped, folder, file)
-            # Read, not mapped: so much of the file would count as this process's memory.
+            # Reading through the mapping would count the whole file as this process's memory.
             left, checksum = store.body, 0
             while left and (data := source.read(min(left, READ_BYTES))):
                 left, checksum = left - len(data), zlib.crc32(data, checksum)
@@ -383,20 +408,20 @@ def _open(file: Path, folder: str) -> _Store | None:
 
 
 def _reopen(file: Path, folder: str, tail: bytes) -> _Store:
-    """What another process has opened."""
+    """Open an index that another process has opened, when it is unpickled."""
     store = _open(file, folder)
     if store is None or store.tail != tail:
-        raise DataError(f"{file} was replaced while a training began with it; start it again.")
+        raise DataError(f"{file} was replaced while a training began; start the training again")
     return store
 
 
 def _name_in_cache(path: Path) -> Path:
-    """Where the index of a manifest is that has none beside it."""
+    """Path of a manifest's index in the user's cache folder."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     name = hashlib.blake2b(os.fsencode(path.resolve()), digest_size=8).hexdigest()
     return Path(cache) / "asr" / f"{name}-{path.name}.index"
 
 
 def _bit(number: int) -> int:
-    """That of the manifest's character `number`: one each, and one for all from the 64th on."""
+    """The bit of the manifest's character `number`; all from the 64th character on share one."""
     return 1 << min(number, 63)

@@ -1,4 +1,10 @@
-"""Batches: recordings are read, augmented and collated, in worker processes or in this one."""
+"""Batches: recordings are read, augmented and collated, in worker processes or in this one.
+
+    load_batches(SpeechDataset, Planner, epochs) -> Batch, Batch, ...
+
+The contents of a batch are a pure function of its plan and of (seed, epoch, utterance); they do not
+depend on the number of workers or processes, nor on where a run was interrupted.
+"""
 
 import copy
 import multiprocessing
@@ -28,13 +34,16 @@ from asr.text import Vocabulary
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An utterance as the network sees it: features (T, F) float32, target (U,) int64.
+    """An utterance as input of the network.
 
-    `second` are the same features under other masks, where training compares the two.
+    Attributes:
+        id: name of the utterance.
+        features: (T, F) float32.
+        target: symbols of the text, (U,) int64.
+        second: the same features with other masks, (T, F), if training compares two views.
     """
 
     id: str
-    text: str
     features: Tensor
     target: Tensor
     second: Tensor | None = None
@@ -42,28 +51,30 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Utterances side by side, or one process's part of them, on the CPU.
+    """A padded batch of utterances on the CPU, or one process's part of it.
 
-    `symbols` counts the target symbols of the whole global batch, on every process alike: a loss
-    that is summed, divided by it and added up over processes does not depend on their number.
+    Attributes:
+        features: (B, T, F) float32, padded with 0.
+        feature_lengths: (B,) int64.
+        targets: (B, U) int64, padded with 0.
+        target_lengths: (B,) int64.
+        ids: names of the utterances.
+        symbols: number of target symbols in the global batch, equal on all processes. A loss that
+            is summed, divided by it and added over processes does not depend on their number.
+        second: second views of the features, (B, T, F), if the examples have them.
     """
 
-    features: Tensor  # (B, T, F) float32, 0 where padded
-    feature_lengths: Tensor  # (B,) int64
-    targets: Tensor  # (B, U) int64, 0 where padded
-    target_lengths: Tensor  # (B,) int64
+    features: Tensor
+    feature_lengths: Tensor
+    targets: Tensor
+    target_lengths: Tensor
     ids: list[str]
-    texts: list[str]
     symbols: int
-    epoch: int
-    step: int
-    second: Tensor | None = None  # (B, T, F): the examples' second features, if they have any
+    second: Tensor | None = None
 
 
-def collate(
-    examples: Sequence[Example], mels: int, symbols: int, epoch: int = 0, step: int = 0
-) -> Batch:
-    """Examples of `mels` features each, padded into a Batch; it may have B = T = U = 0."""
+def collate(examples: Sequence[Example], mels: int, symbols: int) -> Batch:
+    """Pad examples with `mels` mel bins into a Batch, which may be empty (B = T = U = 0)."""
     frames = [len(example.features) for example in examples]
     lengths = [len(example.target) for example in examples]
     features = torch.zeros(len(examples), max(frames, default=0), mels)  # (B, T, F)
@@ -80,25 +91,33 @@ def collate(
         targets,
         torch.tensor(lengths, dtype=torch.int64),
         [example.id for example in examples],
-        [example.text for example in examples],
         symbols,
-        epoch,
-        step,
         second,
     )
 
 
 class SpeechDataset:
-    """Utterances with texts of a vocabulary, and how a recording becomes features.
+    """A training set: utterances, and how their recordings become features and targets.
 
-    `target_lengths` counts the symbols of each text, so that nobody has to read it to know.
+    `dataset[epoch, index, timing]` is the Example of an utterance in an epoch with the given timing.
+    It is the same in every process and whenever it is read. Reading raises AudioError if a recording
+    cannot be read or is shorter than its utterance states, and TextError if the vocabulary cannot
+    spell a text.
 
-    `dataset[epoch, index, timing]` is the Example of an utterance in an epoch, its time changed as
-    `timing` says: the same whenever and wherever it is asked for. `log_mel` is copied as it is now,
-    to the CPU; without an augmenter there is no other damage. `twice`: Examples have second features.
+    Args:
+        utterances: the utterances, usually an Index.
+        target_lengths: number of symbols of each text, (N,).
+        vocabulary: encodes the texts.
+        log_mel: computes the features; it is copied to the CPU.
+        augmenter: augments waveforms and features; None changes only the speed.
+        seed: seed of the augmentation.
+        twice: whether each Example has a second view of its features.
 
-    Reading raises AudioError, also where a recording is shorter than its utterance says, and
-    TextError for a text that the vocabulary cannot spell.
+    Example:
+        >>> utterances = index_utterances([Utterance("u1", "u1.wav", 1.5, "hello world")])
+        >>> log_mel, english = LogMel(FeaturesConfig()), Vocabulary.english()
+        >>> len(SpeechDataset(utterances, utterances.symbols, english, log_mel))
+        1
     """
 
     def __init__(
@@ -129,19 +148,18 @@ class SpeechDataset:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """All that a worker must know to make a batch."""
+    """Everything that a worker needs to build one batch."""
 
     utterances: list[Utterance]
     timings: list[Timing]
     symbols: int
     epoch: int
-    step: int
 
 
 class _Reader(Dataset[Batch | AsrError]):
-    """The part of a SpeechDataset that workers hold.
+    """The part of a SpeechDataset that is copied to workers.
 
-    Requests bring the utterances, so that a worker is small and starts fast, whatever the corpus.
+    Requests carry the utterances, so that workers stay small and start fast for every corpus.
     """
 
     def __init__(
@@ -159,7 +177,7 @@ class _Reader(Dataset[Batch | AsrError]):
         self.twice = twice
 
     def __getitem__(self, request: _Request) -> Batch | AsrError:
-        """A batch, or what is wrong: raised in a worker, it would come back inside a traceback."""
+        """Build a batch. Errors are returned, because torch wraps raised ones in a traceback."""
         try:
             examples = [
                 self.read(utterance, request.epoch, timing)
@@ -167,10 +185,10 @@ class _Reader(Dataset[Batch | AsrError]):
             ]
         except AsrError as error:
             return error
-        mels = self.log_mel.config.mels
-        return collate(examples, mels, request.symbols, request.epoch, request.step)
+        return collate(examples, self.log_mel.config.mels, request.symbols)
 
     def read(self, utterance: Utterance, epoch: int, timing: Timing) -> Example:
+        """Read a recording, augment it and compute its features."""
         target = torch.tensor(self.vocabulary.encode(utterance.text, utterance.id))  # (U,)
         rate = self.log_mel.config.sample_rate
         waveform = load_audio(utterance.audio, rate, expected_seconds=utterance.seconds)  # (N,)
@@ -179,7 +197,7 @@ class _Reader(Dataset[Batch | AsrError]):
         if self.augmenter:
             generator = random_generator(self.seed, epoch, utterance.id, "waveform")
             waveform = self.augmenter.augment_waveform(waveform, generator, timing)
-        # One thread, as in workers: with more, sums may be rounded in another order.
+        # Workers use one thread; more threads could change the rounding of sums.
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
@@ -196,7 +214,7 @@ class _Reader(Dataset[Batch | AsrError]):
             else:
                 found = self.augmenter.augment_features(found, generator, timing)
                 features = torch.from_numpy(found)
-        return Example(utterance.id, utterance.text, features, target, second)
+        return Example(utterance.id, features, target, second)
 
 
 def load_batches(
@@ -209,39 +227,50 @@ def load_batches(
     processes: int = 1,
     workers: int = 0,
 ) -> Generator[Batch]:
-    """The batches of `epochs`, one after the other, from `first_step` of the first epoch on.
+    """Load the batches of `epochs` in the order of the plan, starting at `first_step`.
 
-    Each is this process's part of the global batch that `planner` plans for all `processes`. With
-    `workers` processes of their own (0: none) they are the same batches, bit for bit, and made
-    ahead: also across the end of an epoch, so take all epochs from one call. They then lie in shared
-    memory, each with open files, so let go of each when it is done. Closing the iterator ends the
-    workers. Torch's global random state is not touched.
+    The batches are equal bit for bit for any number of workers, which load ahead across epochs, so a
+    single call should cover all epochs. Workers' batches lie in shared memory with open files;
+    release each one after its step. Torch's global random state is not touched.
 
-    Raises what reading raises, and DataError where a worker is killed.
+    Args:
+        dataset: the training set.
+        planner: plans the global batches.
+        epochs: the epochs to load, counted from 0.
+        first_step: step of the first epoch to start at.
+        rank: number of this process.
+        processes: number of processes that share each global batch.
+        workers: number of processes that load ahead; 0 loads in this process.
+
+    Yields:
+        This process's part of each global batch. Closing the iterator ends the workers.
+
+    Raises:
+        AudioError, TextError: if an utterance cannot be read, see `SpeechDataset`.
+        DataError: if a worker is killed.
+
+    Example:
+        >>> soundfile.write("u1.wav", np.ones(16_000), 16_000)
+        >>> utterances = index_utterances([Utterance("u1", "u1.wav", 1.0, "hello world")])
+        >>> log_mel = LogMel(FeaturesConfig(mels=40))
+        >>> dataset = SpeechDataset(utterances, [11], Vocabulary.english(), log_mel)
+        >>> planner = Planner(utterances.seconds, utterances.hashes, batch_seconds=60.0)
+        >>> [tuple(batch.features.shape) for batch in load_batches(dataset, planner, range(1))]
+        [(1, 98, 40)]
     """
-    loader = DataLoader(
-        dataset.reader,
-        batch_size=None,  # a request is a whole batch already
-        sampler=_plan_requests(dataset, planner, epochs, first_step, rank, processes),
-        num_workers=workers,
-        multiprocessing_context=_worker_context() if workers else None,
-        worker_init_fn=_start_worker if workers else None,
-        generator=torch.Generator(),  # else a seed is drawn from the global one
-    )
+    requests = _plan_requests(dataset, planner, epochs, first_step, rank, processes)
     try:
-        for batch in _start(loader):
+        for batch in _start(dataset.reader, requests, workers):
             if isinstance(batch, AsrError):
                 raise batch
             yield batch
     except (OSError, EOFError, RuntimeError) as error:
-        # What a worker raises begins "Caught"; the rest is torch, or the socket over which a batch
-        # should have come, noticing that the worker is no more.
+        # Exceptions of a worker begin with "Caught"; all others mean that it has died.
         if not workers or str(error).startswith("Caught"):
             raise
         raise DataError(
-            f"A process that reads recordings was lost ({str(error).partition('. ')[0]}), most "
-            "likely killed for want of memory, in a container of shared memory; use fewer workers "
-            "or smaller batches."
+            f"a loader worker died ({str(error).partition('. ')[0]}), most likely out of memory or, "
+            "in a container, out of shared memory; use fewer workers or smaller batches"
         ) from error
 
 
@@ -253,6 +282,7 @@ def _plan_requests(
     rank: int,
     processes: int,
 ) -> Iterator[_Request]:
+    """A request for this process's part of each batch; see `load_batches`."""
     for epoch in epochs:
         plan = planner.epoch(epoch)
         for step in range(first_step, len(plan)):
@@ -263,16 +293,15 @@ def _plan_requests(
                 [plan.timing(index) for index in part],
                 int(dataset.target_lengths[batch].sum()),
                 epoch,
-                step,
             )
         first_step = 0
 
 
 def _worker_context() -> Any:
-    """How workers start: forked from a small process of their own that has imported this module.
+    """The multiprocessing context: workers are forked from a server that imported this module.
 
-    Forking the trainer itself would copy a process full of threads and CUDA state, whose locks may
-    never open again; spawning would import torch once a worker.
+    Forking the trainer itself would copy its threads and CUDA state, whose locks may never be
+    released in the copy; spawning would import torch in each worker.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -281,15 +310,26 @@ def _worker_context() -> Any:
     return context
 
 
-def _start(loader: DataLoader[Batch | AsrError]) -> Iterator[Batch | AsrError]:
-    """The loader's iterator, whose processes never hear what asks to stop: the trainer answers.
+def _start(
+    reader: _Reader, requests: Iterator[_Request], workers: int
+) -> Iterator[Batch | AsrError]:
+    """Start a loader, with the signals that stop a training blocked in its processes.
 
-    Ctrl-C, `timeout`, systemd and Slurm tell all processes. Ignoring them in `_start_worker` alone
-    would come too late for one that is still importing.
+    Ctrl-C, `timeout`, systemd and Slurm signal all processes, but only the trainer should respond.
+    Ignoring the signals in `_start_worker` alone would be too late while a worker is importing.
     """
+    loader: DataLoader[Batch | AsrError] = DataLoader(
+        reader,
+        batch_size=None,  # a request is already a whole batch
+        sampler=requests,
+        num_workers=workers,
+        multiprocessing_context=_worker_context() if workers else None,
+        worker_init_fn=_start_worker if workers else None,
+        generator=torch.Generator(),  # by default torch draws a seed from its global generator
+    )
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         return iter(loader)
-    resource_tracker.ensure_running()  # its start would let the signal through again
+    resource_tracker.ensure_running()  # starting it later would unblock the signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         return iter(loader)
@@ -298,14 +338,14 @@ def _start(loader: DataLoader[Batch | AsrError]) -> Iterator[Batch | AsrError]:
 
 
 def _start_worker(_: int) -> None:
-    torch.set_flush_denormal(True)  # as the trainer does: the number of workers changes no bit
+    torch.set_flush_denormal(True)  # like the trainer, so that results are equal bit for bit
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_trainer, daemon=True).start()
 
 
 def _end_with_trainer() -> None:
-    """Torch's own watch sees the fork server, which lives on while its workers do."""
+    """End this worker with the trainer; torch only watches the fork server, which outlives it."""
     trainer = multiprocessing.parent_process()
     if trainer is not None:
         trainer.join()

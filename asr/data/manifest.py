@@ -1,10 +1,6 @@
-"""Speech as training data: manifests, corpora, and batches in the order of a plan.
+"""Manifests: lists of utterances as JSON lines, in NeMo's format.
 
-    corpus folder --read_*--> [Utterance] <--read_manifest/write_manifest--> JSONL
-    load_batches(SpeechDataset, Planner, epochs) -> Batch, Batch, ...
-
-What is in a batch is a pure function of its plan and of (seed, epoch, utterance): not of the number
-of workers or processes, nor of where a run was interrupted.
+corpus folder --read_*--> [Utterance] <--read_manifest/write_manifest--> JSONL
 """
 
 import json
@@ -23,10 +19,22 @@ StrPath = str | os.PathLike[str]
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """A recording of one speaker, `seconds` long, and what was said in it."""
+    """A recording of one speaker and its transcript.
+
+    Attributes:
+        id: name of the utterance, unique within a manifest.
+        audio: path of the recording.
+        seconds: length of the recording.
+        text: the transcript.
+        speaker: name of the speaker; empty if unknown.
+
+    Example:
+        >>> Utterance("u1", "audio/u1.wav", 1.5, "hello world").seconds
+        1.5
+    """
 
     id: str
-    audio: str  # path
+    audio: str
     seconds: float
     text: str
     speaker: str = ""
@@ -34,7 +42,13 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """An utterance that was left out: its id, a reason that others share, and its own details."""
+    """An utterance that was left out.
+
+    Attributes:
+        id: name of the utterance.
+        reason: why it was left out, in words that all utterances with this reason share.
+        detail: what is specific to this utterance; may be empty.
+    """
 
     id: str
     reason: str
@@ -42,7 +56,7 @@ class Reject:
 
 
 def summarize_rejects(rejects: Iterable[Reject]) -> str:
-    """A line for each reason, the commonest first: how many, and up to three of them by id."""
+    """One line for each reason, most frequent first, with a count and up to three ids."""
     groups: dict[str, list[Reject]] = {}
     for reject in rejects:
         groups.setdefault(reject.reason, []).append(reject)
@@ -55,14 +69,26 @@ def summarize_rejects(rejects: Iterable[Reject]) -> str:
 
 
 def read_manifest(path: StrPath) -> list[Utterance]:
-    """The utterances of a JSONL manifest, in its order.
+    """Read the utterances of a JSONL manifest; the recordings themselves are not opened.
 
-    Each line is an object with NeMo's keys `audio_filepath` (relative ones: to the manifest's
-    folder), `duration` in seconds and `text`, and optionally `id` (else the file's name without its
-    ending) and `speaker`; other keys are ignored. Recordings are not opened here.
+    Each line is a JSON object with NeMo's keys: `audio_filepath` (a relative path starts at the
+    manifest's folder), `duration` in seconds and `text`. Optional keys are `id` (by default the
+    recording's file name without its extension) and `speaker`. All other keys are ignored.
 
-    Raises DataError naming the line for anything that is not so, for an id that occurs twice, and
-    for a manifest without an utterance.
+    Args:
+        path: the manifest.
+
+    Returns:
+        The utterances in the order of the manifest.
+
+    Raises:
+        DataError: if the file cannot be read, a line is invalid, an id occurs twice, or there is no
+            utterance; the message names the line.
+
+    Example:
+        >>> write_manifest("train.jsonl", [Utterance("u1", "u1.wav", 1.5, "hello world")])
+        >>> read_manifest("train.jsonl")[0].text
+        'hello world'
     """
     path = Path(path)
     return list(parse_manifest(path, str(path.parent)))
@@ -71,39 +97,55 @@ def read_manifest(path: StrPath) -> list[Utterance]:
 def parse_manifest(
     path: Path,
     folder: str,
-    suspects: Container[int] | None = None,
-    hear: Callable[[bytes], object] = lambda _: None,
+    compared_hashes: Container[int] | None = None,
+    on_line: Callable[[bytes], object] = lambda _: None,
 ) -> Iterator[Utterance]:
-    """What `read_manifest` reads, one by one, with recordings relative to `folder`.
+    """Read a manifest like `read_manifest`, one utterance at a time.
 
-    Where `suspects` are given, ids are compared only if `hash_id` of them is among these: to
-    compare all of them takes as much memory as they do. `hear` is told each raw line.
+    Args:
+        path: the manifest.
+        folder: folder to which relative paths of recordings are joined.
+        compared_hashes: hashes (`hash_id`) of the ids that are checked for duplicates, which limits
+            the memory that the check needs; None checks all ids.
+        on_line: called with each raw line.
     """
     lines: dict[str, int] = {}
     empty = True
-    for number, line in read_lines(path, hear):
+    for number, line in read_lines(path, on_line):
         if not line.strip():
             continue
         empty = False
         utterance = parse_utterance(line, f"{path}, line {number}", folder)
-        if suspects is None or hash_id(utterance.id) in suspects:
+        if compared_hashes is None or hash_id(utterance.id) in compared_hashes:
             first = lines.setdefault(utterance.id, number)
             if first != number:
                 raise DataError(
                     f"{path}, line {number}: the id {utterance.id!r} is already that of line "
-                    f'{first}; give every utterance an "id" of its own.'
+                    f'{first}; give every utterance a unique "id"'
                 )
         yield utterance
     if empty:
-        raise DataError(f"{path} holds no utterance; write one JSON object a line into it.")
+        raise DataError(f"{path} holds no utterance; write one JSON object per line")
 
 
 def write_manifest(path: StrPath, utterances: Iterable[Utterance]) -> None:
-    """Write what `read_manifest` reads: wholly or, where anything fails, not at all.
+    """Write a JSONL manifest that `read_manifest` reads; if anything fails, nothing is written.
 
-    Recordings inside the manifest's folder are named relative to it, so the two move together;
-    others by their absolute path. Raises FileError where the file cannot be written, DataError for
-    a name that is not valid Unicode.
+    Paths of recordings inside the manifest's folder are stored relative to it, so that the folder
+    can be moved; all other paths are stored as absolute paths.
+
+    Args:
+        path: the manifest; missing folders are created and an existing file is replaced.
+        utterances: the utterances, in the order in which they are written.
+
+    Raises:
+        FileError: if the file cannot be written.
+        DataError: if the path of a recording is not valid Unicode.
+
+    Example:
+        >>> write_manifest("dev.jsonl", [Utterance("u2", "u2.wav", 2.0, "good night")])
+        >>> [utterance.id for utterance in read_manifest("dev.jsonl")]
+        ['u2']
     """
     write_records(
         path,
@@ -121,7 +163,7 @@ def write_manifest(path: StrPath, utterances: Iterable[Utterance]) -> None:
 
 
 def write_records(path: StrPath, records: Iterable[dict[str, Any]]) -> None:
-    """`write_manifest` of a manifest's objects, with whatever keys they have."""
+    """Write a manifest from its JSON objects, keeping all of their keys; see `write_manifest`."""
     path = Path(path)
     inside = os.path.join(_make_absolute(path.parent), "")
 
@@ -136,12 +178,12 @@ def write_records(path: StrPath, records: Iterable[dict[str, Any]]) -> None:
     except UnicodeEncodeError as error:
         raise DataError(
             f"The manifest {path} cannot be written: a name in it, {error.object[:80]!a}, is "
-            "not valid Unicode; rename the file."
+            "not valid Unicode; rename the file"
         ) from error
 
 
 def _make_absolute(path: StrPath) -> str:
-    """The path from the root on; links are followed where they lie before `..`, which abspath drops."""
+    """The absolute path; links before `..` are followed, which `os.path.abspath` gets wrong."""
     if ".." not in Path(path).parts:
         return os.path.abspath(path)
     folder, name = os.path.split(path)
@@ -149,34 +191,45 @@ def _make_absolute(path: StrPath) -> str:
 
 
 def parse_utterance(line: str, where: str, folder: str) -> Utterance:
-    """The utterance of a manifest's line; DataError, beginning with `where`, for a line without."""
+    """Parse one line of a manifest.
+
+    Args:
+        line: the line's JSON.
+        where: how error messages name the line.
+        folder: folder to which a relative path of the recording is joined.
+
+    Raises:
+        DataError: if the line is invalid.
+    """
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         problem = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        raise DataError(f"{where} is not JSON ({problem}); mend or remove it.") from error
+        raise DataError(f"{where} is not JSON ({problem}); fix or remove it") from error
     if not isinstance(record, dict):
-        raise DataError(f"{where} is not a JSON object; write one as {{...}} on each line.")
+        raise DataError(f"{where} is not a JSON object; write one {{...}} per line")
     audio = _field(record, "audio_filepath", str, "a string", where)
     name = _field(record, "id", str, "a string", where) if "id" in record else ""
     name = name or os.path.splitext(os.path.basename(audio))[0]
     where = f"{where} (utterance {name!r})"
     if not audio or not name:
-        raise DataError(f'{where}: "audio_filepath" is {audio!r}; name a recording.')
+        raise DataError(f'{where}: "audio_filepath" is {audio!r}; name a recording')
     seconds = _field(record, "duration", (int, float), "a number", where)
     if not 0 < seconds < 1e9:  # false for NaN too
-        raise DataError(f'{where}: "duration" is {seconds}; it must be the seconds, above 0.')
+        raise DataError(
+            f'{where}: "duration" is {seconds}; it must be the length in seconds, above 0'
+        )
     text = _field(record, "text", str, "a string", where)
     if not text.strip():
-        raise DataError(f'{where}: "text" is empty; give it words or remove the line.')
+        raise DataError(f'{where}: "text" is empty; write the transcript or remove the line')
     if record.get("offset"):
         raise DataError(
             f'{where}: "offset" is {record["offset"]!r}, but only whole recordings can be read; '
-            "cut the recording into one file an utterance."
+            "cut the recording into one file per utterance"
         )
     speaker = record.get("speaker", "")
     if not isinstance(speaker, str | int):
-        raise DataError(f'{where}: "speaker" is {speaker!r}; it must be a string.')
+        raise DataError(f'{where}: "speaker" is {speaker!r}; it must be a string')
     return Utterance(name, os.path.join(folder, audio), float(seconds), text, str(speaker))
 
 
@@ -184,31 +237,38 @@ def _field(
     record: dict[str, Any], key: str, kind: type | tuple[type, ...], noun: str, where: str
 ) -> Any:
     if key not in record:
-        raise DataError(f'{where} has no "{key}"; every utterance needs it.')
+        raise DataError(f'{where} has no "{key}"; add it, every utterance needs it')
     value = record[key]
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise DataError(f'{where}: "{key}" is {value!r}; it must be {noun}.')
+        raise DataError(f'{where}: "{key}" is {value!r}; it must be {noun}')
     return value
 
 
 def read_lines(
-    path: Path, hear: Callable[[bytes], object] = lambda _: None, errors: str = "strict"
+    path: Path, on_line: Callable[[bytes], object] = lambda _: None, errors: str = "strict"
 ) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 text file (with or without a byte order mark), counted from 1.
+    """The lines of a UTF-8 text file with their numbers, counted from 1.
 
-    `hear` is told each as it stands in the file. Raises DataError for what is no such file, unless
-    `errors` says what else becomes of bytes that are not UTF-8.
+    Args:
+        path: the file; it may begin with a byte order mark.
+        on_line: called with each raw line.
+        errors: how bytes that are not UTF-8 are decoded, as in `bytes.decode`.
+
+    Raises:
+        DataError: if the file cannot be read, or is not UTF-8 and `errors` is "strict".
     """
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                hear(line)
+                on_line(line)
                 try:
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8", errors)
                 except UnicodeDecodeError as error:
                     raise DataError(
-                        f"{path}, line {number} is not UTF-8 text; convert the file to UTF-8."
+                        f"{path}, line {number} is not UTF-8 text; convert the file to UTF-8"
                     ) from error
                 yield number, text.rstrip("\r\n")
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}); check the path and its permissions"
+        ) from error

@@ -1,10 +1,10 @@
-"""The order of the data: which utterances make up which batch of an epoch, and how long each is there.
+"""The order of the data: which utterances form each batch of an epoch, and how long each one is.
 
     Planner(seconds, ids, batch_seconds, augment, seed).epoch(n) -> EpochPlan
 
-A batch is as long as its longest utterance, and the rest is padding. So whatever augmentation does to
-an utterance's length is drawn here, before batches are made, and not where it is read. All of it is a
-pure function of (seed, epoch, utterance): of no state, no process and no version of a generator.
+A batch is as long as its longest utterance; the rest is padding. Every augmentation that changes an
+utterance's length is therefore drawn here, before batches are formed. A plan is a pure function of
+(seed, epoch, utterances): it is independent of state, processes and NumPy's random generators.
 """
 
 import hashlib
@@ -23,15 +23,18 @@ Indices = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float64]
 
-VERSION = 2  # of what is planned: a run that another version began is not gone on with
+# Version of the batch plan; a run that was started with another version is not resumed.
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """Which utterances make up each batch of an epoch, and how each one's time is changed.
+    """The batches of an epoch, and how the timing of each utterance is changed.
 
-    batches: for each step, indices of utterances, the longest first.
-    seconds: how long each utterance is then, by index; what follows are the parts of its `Timing`.
+    Attributes:
+        batches: for each step, the indices of its utterances, the longest utterance first.
+        seconds: length of each utterance after all changes, by index, (N,).
+        speeds, before, after, tempos: the fields of each utterance's `Timing`, (N,).
     """
 
     batches: list[Indices]
@@ -42,28 +45,42 @@ class EpochPlan:
     tempos: Floats
 
     def __len__(self) -> int:
-        """Steps in the epoch; not quite the same in every epoch."""
+        """Number of steps in the epoch, which differs a little between epochs."""
         return len(self.batches)
 
     def timing(self, index: int) -> Timing:
-        """How an utterance's time is changed."""
+        """The timing that was drawn for the utterance with this index."""
         parts = (self.speeds, self.before, self.after, self.tempos)
         return Timing(*(float(part[index]) for part in parts))
 
 
 class Planner:
-    """Puts every utterance once an epoch into batches of about equal length.
+    """Groups utterances of similar length into batches; each epoch uses every utterance once.
 
-    A batch holds at most `batch_seconds` of audio, everything that `augment` adds and padding
-    included, and at most `max_utterances`; an utterance that is longer than that makes a batch of its
-    own. `ids` may be given as what `hash_id` makes of them; without `augment` no time is changed.
+    Lengths, batches and their order depend only on `seed`, the epoch and the utterances' ids and
+    lengths.
 
-    Lengths, batches and their order depend on (seed, epoch) and the utterances' ids and lengths
-    alone. Raises DataError without utterances, and ConfigError for impossible values.
+    Args:
+        seconds: length of each recording, (N,).
+        ids: the utterances' ids, or their hashes by `hash_id`, (N,) uint64.
+        batch_seconds: maximum length of a batch, including padding and added silence. A longer
+            utterance forms a batch of its own.
+        augment: the changes of speed, silence and tempo to draw; None leaves all lengths unchanged.
+        seed: seed of all draws.
+        max_utterances: maximum number of utterances in a batch; None for no limit.
+
+    Raises:
+        DataError: if there are no utterances.
+        ConfigError: if a batch could not hold a single utterance.
+
+    Example:
+        >>> plan = Planner([3.0, 1.0, 2.0], ["a", "b", "c"], batch_seconds=6.0).epoch(0)
+        >>> [batch.tolist() for batch in plan.batches]
+        [[1], [0, 2]]
     """
 
-    # Sorting by length alone would make the same batches every epoch where lengths do not vary. Off
-    # by up to this part, lengths still cost only 1 % of padding.
+    # If lengths hardly vary, sorting by exact length forms the same batches in every epoch.
+    # Perturbing each length by up to 2 % costs only 1 % of padding.
     JITTER = 0.02
 
     def __init__(
@@ -87,17 +104,19 @@ class Planner:
         self._seed = seed
         self._last: tuple[int, EpochPlan] | None = None
         if not len(ids):
-            raise DataError("There is no utterance to train on; see why they were left out.")
+            raise DataError(
+                "no utterance is left to train on; see the reasons for which they were left out"
+            )
         if len(self._seconds) != len(ids):
             raise ValueError(f"{len(self._seconds)} lengths for {len(ids)} ids")
         if not batch_seconds > 0 or self._max_utterances < 1:
             raise ConfigError(
-                f"A batch of {batch_seconds} s and {self._max_utterances} utterances holds "
-                "nothing; give it more than 0 s and at least 1 utterance."
+                f"a batch of {batch_seconds} s and {self._max_utterances} utterances is empty; "
+                "set batch_seconds above 0 and max_utterances to at least 1"
             )
 
     def epoch(self, epoch: int) -> EpochPlan:
-        """The plan of an epoch, counted from 0; the last one is kept, not planned again."""
+        """The plan of an epoch, counted from 0; the most recent plan is cached."""
         if self._last is None or self._last[0] != epoch:
             self._last = epoch, self._plan(epoch)
         return self._last[1]
@@ -112,8 +131,8 @@ class Planner:
         seconds = (self._seconds / speeds + before + after) / tempos
         order = np.argsort(-seconds * (1 + self.JITTER * low / 2**32), kind="stable")
 
-        # From the longest to the shortest: a batch is as many as fit if each were as long as the
-        # longest that is still to come.
+        # From the longest to the shortest: a batch takes as many utterances as would fit if each
+        # were as long as the longest of those that remain.
         longest = np.maximum.accumulate(seconds[order][::-1])[::-1]
         fitting = np.clip(self._batch_seconds // longest, 1, self._max_utterances)
         starts = [0]
@@ -122,14 +141,14 @@ class Planner:
         starts[-1] = len(order)
 
         numbers = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-        order = order[np.lexsort((-seconds[order], numbers))]  # inside a batch, by true length
+        order = order[np.lexsort((-seconds[order], numbers))]  # within a batch, by exact length
         batches = [order[start:end] for start, end in pairwise(starts)]
         shuffled = np.argsort(mix(~state ^ np.arange(len(batches), dtype=np.uint64)))
         batches = [batches[number] for number in shuffled.tolist()]
         return EpochPlan(batches, seconds, speeds, before, after, tempos)
 
     def _draw_silences(self, draws: Hashes) -> tuple[Floats, Floats]:
-        """Seconds before and after each utterance; one time in two there are none."""
+        """Seconds of silence before and after each utterance; half of the utterances get none."""
         if not self._silence_seconds:
             none = np.broadcast_to(0.0, draws.shape)
             return none, none
@@ -138,24 +157,25 @@ class Planner:
         return self._silence_seconds * before, self._silence_seconds * after
 
     def _draw_tempos(self, draws: Hashes) -> Floats:
+        """The tempo of each utterance, uniform in 1 - tempo to 1 + tempo."""
         if not self._tempo:
             return np.broadcast_to(1.0, draws.shape)
         return 1 + self._tempo * (2 * _uniform(draws, 3) - 1)
 
 
 def hash_id(name: str) -> int:
-    """64 bits that stand for an utterance's id, the same on every machine."""
+    """A 64-bit hash of an utterance's id, the same on every machine."""
     digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
 
 def mix(x: Any) -> Any:
-    """Splitmix64's output function, on uint64: every bit of the input moves half of the output's.
+    """The output function of SplitMix64 on uint64: each input bit flips about half of the output.
 
-    Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators".
+    Source: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators".
     """
     with np.errstate(over="ignore"):
-        x = x + np.uint64(0x9E3779B97F4A7C15)  # a new array, from here on changed in place
+        x = x + np.uint64(0x9E3779B97F4A7C15)  # a new array, changed in place below
         x ^= x >> np.uint64(30)
         x *= np.uint64(0xBF58476D1CE4E5B9)
         x ^= x >> np.uint64(27)
@@ -165,15 +185,16 @@ def mix(x: Any) -> Any:
 
 
 def _uniform(draws: Hashes, number: int) -> Floats:
-    """Numbers in [0, 1), others for each `number`: the highest 53 bits, mixed once more."""
+    """Uniform numbers in [0, 1), independent for each `number`."""
     mixed = mix(draws ^ mix(np.uint64(number)))
     floats: Floats = (mixed >> np.uint64(11)) * 2.0**-53
     return floats
 
 
 def shard(batch: Indices, rank: int, processes: int) -> Indices:
-    """A process's part of a batch, dealt out so that parts differ by one utterance at most.
+    """The part of a batch that one process handles.
 
-    Batches come longest first, so all parts are about as long, too. Parts may be empty.
+    The sizes of the parts differ by at most one utterance, and a part may be empty. Because batches
+    list the longest utterance first, the parts are about equally long, too.
     """
     return batch[rank::processes]

@@ -1,9 +1,9 @@
-"""Speech for nothing: sentences spoken by the voices of espeak-ng, in drawn rooms and noises.
+"""Synthetic speech: sentences spoken by the voices of espeak-ng, with random rooms and noise.
 
-The library inside the `espeakng-loader` wheel has a hundred voices ("variants" of formants, pitch,
-breath and echo), each of which speaks any of eight accents of English. Speed, pitch, intonation,
-loudness, room and noise are drawn anew for every utterance. The same seed and the same wheel give the
-same bytes, whatever the number of processes.
+The library in the `espeakng-loader` wheel has a hundred voices ("variants" of formants, pitch, breath
+and echo), each of which speaks eight accents of English. Speed, pitch, intonation, loudness, room and
+noise are drawn for every utterance. The same seed and the same wheel give the same bytes for any
+number of processes.
 """
 
 import ctypes
@@ -28,8 +28,10 @@ Array = npt.NDArray[np.floating[Any]]
 Draw = Callable[[int, np.random.Generator], str]
 
 SAMPLE_RATE = 16_000
-BLOCK = 600  # utterances spoken by one process
-LONGEST_PATH = 120  # espeak-ng ends the process if the path of its data has 160 characters or more
+# Number of utterances that one process speaks.
+BLOCK = 600
+# Maximum length of the path of espeak-ng's data; from 160 characters on, it ends the process.
+LONGEST_PATH = 120
 
 # fmt: off
 ACCENTS = (
@@ -38,23 +40,25 @@ ACCENTS = (
 )
 # fmt: on
 WORDS_PER_MINUTE = (120, 210)
-PITCH = (20, 80)  # espeak's scale of 0 to 99, around the voice's own pitch
-INTONATION = (20, 80)  # likewise
-PAUSE_SECONDS = (0.05, 0.25)  # before and after the words
-PEAK_DB = (-15.0, -1.0)
+PITCH = (20, 80)  # on espeak's scale from 0 to 99, relative to the voice's own pitch
+INTONATION = (20, 80)  # on espeak's scale from 0 to 99
+PAUSE_SECONDS = (0.05, 0.25)  # silence before and after the words
+PEAK_DB = (-15.0, -1.0)  # peak level of an utterance relative to full scale
 ROOM_PROBABILITY = 0.3
-REVERBERATION_SECONDS = (0.1, 0.5)  # until the echo has fallen by 60 dB
+REVERBERATION_SECONDS = (0.1, 0.5)  # time in which the echo decays by 60 dB
 DIRECT_TO_ECHO_DB = (6.0, 18.0)
 NOISES = ("white", "pink", "babble")
-NOISE_RATIO_DB = (20.0, 40.0)  # speech above noise
+NOISE_RATIO_DB = (20.0, 40.0)  # signal-to-noise ratio
 BABBLE_VOICES = 5
 
 
 class Speaker:
-    """espeak-ng through ctypes.
+    """espeak-ng, called through ctypes.
 
-    Its waveforms depend on what the process has spoken before: phases, echoes and random numbers
-    run on, and no call resets them. Whoever wants the same bytes again starts a new process.
+    Its waveforms depend on everything that the process has spoken before, because phases, echoes and
+    random numbers continue and cannot be reset. A new process reproduces the same bytes.
+
+    Raises DataError if the wheel is not installed or the library fails to start.
     """
 
     def __init__(self) -> None:
@@ -65,7 +69,9 @@ class Speaker:
         callback_type = ctypes.CFUNCTYPE(
             ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
         )
-        self._callback = callback_type(self._receive)  # kept: the library holds only its address
+        self._callback = callback_type(
+            self._receive
+        )  # a reference, because the library stores only the address
         synchronous = 2  # AUDIO_OUTPUT_SYNCHRONOUS of speak_lib.h
         data = loader.get_data_path()
         if len(data) > LONGEST_PATH:
@@ -75,9 +81,11 @@ class Speaker:
             data = str(short)
         self._sample_rate = self._library.espeak_Initialize(synchronous, 0, os.fsencode(data), 0)
         if self._sample_rate <= 0:
-            raise DataError(f"espeak-ng could not be started with its data in {data}: reinstall it")
+            raise DataError(
+                f"espeak-ng could not be started with its data in {data}; reinstall espeakng-loader"
+            )
         self._library.espeak_SetSynthCallback(self._callback)
-        # Initializing seeds both sources of breath and roughness with the time of day.
+        # Initialization seeds both random sources of breath and roughness with the time of day.
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))
         ctypes.CDLL(None).srand(1)
 
@@ -87,12 +95,24 @@ class Speaker:
         return 0
 
     def say(self, text: str, voice: str, rate: int, pitch: int, intonation: int) -> Array:
-        """The waveform (N,) float32 at SAMPLE_RATE, without the silence around the words.
+        """Speak a text.
 
-        N = 0 where the voice has no sound for the text; DataError for a voice that does not exist.
+        Args:
+            text: the words.
+            voice: accent and variant, such as "en-us+Andrea".
+            rate: words per minute.
+            pitch: 0 to 99.
+            intonation: range of the pitch, 0 to 99.
+
+        Returns:
+            The waveform (N,) float32 at SAMPLE_RATE, without silence around the words; empty if the
+            voice has no sound for the text.
+
+        Raises:
+            DataError: if there is no such voice.
         """
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise DataError(f"espeak-ng has no voice {voice!r}")
+            raise DataError(f"espeak-ng has no voice {voice!r}; choose one of `voices`")
         # The numbers are espeakRATE, espeakPITCH and espeakRANGE of speak_lib.h.
         for parameter, value in ((1, rate), (3, pitch), (4, intonation)):
             self._library.espeak_SetParameter(parameter, value, 0)
@@ -108,9 +128,9 @@ class Speaker:
 
 
 def draw_room(random: np.random.Generator) -> Array:
-    """A room's impulse response (N,): the direct sound, then exponentially decaying noise."""
+    """Draw a room impulse response (N,): direct sound, then exponentially decaying noise."""
     samples = int(random.uniform(*REVERBERATION_SECONDS) * SAMPLE_RATE)
-    decay = 10 ** np.linspace(0, -3, samples, dtype=np.float32)  # -60 dB at the end
+    decay = 10 ** np.linspace(0, -3, samples, dtype=np.float32)  # -60 dB at its end
     echo = random.standard_normal(samples, dtype=np.float32) * decay
     echo *= 10 ** (-random.uniform(*DIRECT_TO_ECHO_DB) / 20) / np.linalg.norm(echo)
     echo[0] = 1
@@ -118,7 +138,7 @@ def draw_room(random: np.random.Generator) -> Array:
 
 
 def reverberate(waveform: Array, room: Array) -> Array:
-    """The waveform (N,) convolved with the room, cut to its own length."""
+    """Convolve a waveform (N,) with a room impulse response and cut it to N samples."""
     size = fast_size(len(waveform) + len(room))
     spectrum = np.fft.rfft(waveform, size) * np.fft.rfft(room, size)
     reverberated: Array = np.fft.irfft(spectrum, size)[: len(waveform)]
@@ -126,7 +146,7 @@ def reverberate(waveform: Array, room: Array) -> Array:
 
 
 def draw_noise(samples: int, others: list[Array], random: np.random.Generator) -> Array:
-    """Noise (samples,) of unit power: white, pink, or several of the `others` talking at once."""
+    """Draw noise (samples,) of unit power: white, pink, or several `others` speaking at once."""
     kind = NOISES[random.integers(len(NOISES))]
     noise: Array = random.standard_normal(fast_size(samples), dtype=np.float32)
     if kind == "pink":  # power falls with 1 / frequency
@@ -143,12 +163,12 @@ def draw_noise(samples: int, others: list[Array], random: np.random.Generator) -
 
 
 def fast_size(samples: int) -> int:
-    """The next power of two, where the Fourier transform is quick."""
+    """The next power of two, a fast size for Fourier transforms."""
     return 1 << (samples - 1).bit_length()
 
 
 def place(waveform: Array, others: list[Array], random: np.random.Generator) -> Array:
-    """The clean speech (N,) in a room, with pauses, noise and its own loudness."""
+    """Add pauses, a room, noise and a random level to clean speech (N,)."""
     before, after = (random.uniform(*PAUSE_SECONDS, size=2) * SAMPLE_RATE).astype(int)
     placed: Array = np.pad(waveform, (before, after))
     if random.random() < ROOM_PROBABILITY:
@@ -163,23 +183,32 @@ def place(waveform: Array, others: list[Array], random: np.random.Generator) -> 
 
 @dataclass(frozen=True)
 class Block:
-    """Utterances that one process speaks: numbers `first` to `first + count - 1` of a set."""
+    """Utterances that one process speaks: numbers `first` to `first + count - 1` of a set.
+
+    Attributes:
+        folder: folder of the set.
+        prefix: beginning of each file's path in the folder, such as "train/train"; its last part
+            also begins the ids.
+        voices: variants, see `voices`.
+        first: number of the first utterance.
+        count: number of utterances.
+        seed: seed of the set.
+        draw: draws the text of the utterance with a given number; it must be picklable.
+    """
 
     folder: Path
-    prefix: (
-        str  # of the utterances' files in the folder, "train/train" say; its name begins their ids
-    )
-    voices: Sequence[str]  # variants, see `voices`
+    prefix: str
+    voices: Sequence[str]
     first: int
     count: int
     seed: tuple[int, ...]
-    draw: Draw  # what is said in the utterance of a number; sent to other processes
+    draw: Draw
 
 
 def plan(
     folder: Path, prefix: str, voices: Sequence[str], count: int, seed: tuple[int, ...], draw: Draw
 ) -> list[Block]:
-    """A set of utterances in blocks; their borders are fixed, because their bytes depend on them."""
+    """Divide a set into blocks of a fixed size, because their bytes depend on their borders."""
     return [
         Block(folder, prefix, voices, first, min(BLOCK, count - first), seed, draw)
         for first in range(0, count, BLOCK)
@@ -187,26 +216,26 @@ def plan(
 
 
 def speak(blocks: Sequence[Block], processes: int) -> Iterator[list[dict[str, object]]]:
-    """Writes each block's audio (WAV, PCM 16); its manifest rows come out, in order.
+    """Write the audio of each block as 16-bit WAV files and yield its manifest rows, in order.
 
-    Paths are relative to the block's folder. An utterance for which its voice has no sound is left
-    out. The folders of the files must exist.
+    Paths are relative to the block's folder, and the folders of the files must exist. An utterance
+    is left out if its voice has no sound for the text.
     """
-    # spawn and one block per process: see Speaker.
+    # A new process for each block makes its bytes reproducible, see `Speaker`.
     pool = multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1)
     with pool:
         yield from pool.imap(speak_block, blocks)
 
 
 def speak_block(block: Block) -> list[dict[str, object]]:
-    """Writes the block's audio in this process, see `speak`."""
+    """Write the audio of a block in this process, see `speak`."""
     random = np.random.default_rng([*block.seed, block.first])
     speaker = Speaker()
     rows: list[dict[str, object]] = []
     spoken: list[Array] = []
     for number in range(block.first, block.first + block.count):
         text = block.draw(number, random)
-        # Voices take turns, so that all speak equally often; accents are drawn.
+        # Voices rotate, so that all speak equally often; accents are drawn.
         accent = ACCENTS[random.integers(len(ACCENTS))]
         voice = f"{accent}+{block.voices[number % len(block.voices)]}"
         rate, pitch, intonation = (
@@ -235,22 +264,23 @@ def speak_block(block: Block) -> list[dict[str, object]]:
 
 
 def voices() -> list[str]:
-    """The names of the wheel's variants. Raises DataError where the wheel is not installed."""
+    """The names of the wheel's variants. Raises DataError if the wheel is not installed."""
     variants = Path(_import_loader().get_data_path(), "voices", "!v")
     return sorted(path.name for path in variants.iterdir())
 
 
 def version() -> str:
-    """Of the wheel. Raises DataError where it is not installed."""
+    """The version of the wheel. Raises DataError if it is not installed."""
     _import_loader()
     return importlib.metadata.version("espeakng_loader")
 
 
 def _import_loader() -> ModuleType:
+    """Import the optional package espeakng_loader."""
     try:
         return importlib.import_module("espeakng_loader")
     except ImportError:
         raise DataError(
-            "synthetic speech is spoken by espeakng-loader, which is not installed: "
+            "synthetic speech needs espeakng-loader, which is not installed; "
             "pip install 'lstm-asr[synthesis]'"
         ) from None

@@ -237,9 +237,9 @@ class _Run:
             features = torch.zeros(frames, log_mel.config.mels)
             target = torch.tensor(self.task.vocabulary.encode(utterance.text, utterance.id))
             second = features if self.config.consistency else None
-            examples.append(Example(utterance.id, utterance.text, features, target, second))
+            examples.append(Example(utterance.id, features, target, second))
         symbols = int(dataset.target_lengths[batch].sum())
-        self.trainer.check_memory(collate(examples, log_mel.config.mels, symbols, self.epoch))
+        self.trainer.check_memory(collate(examples, log_mel.config.mels, symbols))
 
     def _run_epoch(
         self, steps: int, batches: Iterator[Batch], interruption: "Interruption"

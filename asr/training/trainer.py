@@ -217,7 +217,6 @@ def split(batch: Batch, parts: int) -> list[Batch]:
                 targets=batch.targets[start:end, :symbols],
                 target_lengths=batch.target_lengths[start:end],
                 ids=batch.ids[start:end],
-                texts=batch.texts[start:end],
                 second=None if batch.second is None else batch.second[start:end, :frames],
             )
         )

@@ -1,6 +1,8 @@
-"""WER of a checkpoint: `python recipes/digits/evaluate.py [--checkpoint FILE] [--manifest FILE]`.
+"""Compute the WER of a checkpoint.
 
-Everything else it is given goes to `asr evaluate`, which does the work.
+    python recipes/digits/evaluate.py [--checkpoint FILE] [--manifest FILE]
+
+All other arguments are passed on to `asr evaluate`.
 """
 
 import argparse
@@ -9,7 +11,11 @@ import sys
 from asr.cli.main import main
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--checkpoint", default="runs/digits/best.pt")
     parser.add_argument("--manifest", default="data/digits/test.jsonl")
     options, rest = parser.parse_known_args()

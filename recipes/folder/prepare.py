@@ -2,9 +2,9 @@
 
     python recipes/folder/prepare.py my-recordings        # data/folder: train.jsonl, dev.jsonl
 
-With sub-folders, each is taken for a speaker and goes to one side whole, so that the word error
-rate on dev is that of unheard voices; without, single recordings are divided. The division is the
-same on every run.
+Each sub-folder is taken as a speaker, whose recordings all go to the same set, so that the word error
+rate on dev is that of unseen speakers. Without sub-folders, recordings are divided one by one. The
+division is the same on every run.
 """
 
 import argparse
@@ -29,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(summarize_rejects(rejects))
         if len(utterances) < 2:
             raise DataError(
-                f"{options.folder} holds {len(utterances)} utterances that can be used: "
-                "training and dev need at least one each"
+                f"{options.folder} holds too few usable utterances ({len(utterances)}); training and "
+                "dev need at least one each"
             )
         for name, part in zip(
             ("train", "dev"), divide(utterances, options.dev_fraction), strict=True
@@ -49,9 +49,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="folder of recordings and transcripts")
     parser.add_argument(
-        "--dev-fraction", type=fraction, default=0.1, help="of the hours (%(default)s)"
+        "--dev-fraction",
+        type=fraction,
+        default=0.1,
+        help="fraction of the hours that goes to dev (%(default)s)",
     )
     parser.add_argument(
         "--profile",
@@ -61,11 +64,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         + "; ".join(f"{name}: {what}" for name, what in PROFILES.items())
         + " (%(default)s)",
     )
-    parser.add_argument("--output", type=Path, default=Path("data/folder"))
+    parser.add_argument(
+        "--output", type=Path, default=Path("data/folder"), help="folder of manifests (%(default)s)"
+    )
     return parser.parse_args(arguments)
 
 
 def fraction(text: str) -> float:
+    """Parse a number between 0 and 1."""
     number = float(text)
     if not 0 < number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
@@ -75,20 +81,21 @@ def fraction(text: str) -> float:
 def divide(
     utterances: Sequence[Utterance], dev_fraction: float
 ) -> tuple[list[Utterance], list[Utterance]]:
-    """(train, dev): whole speakers, in the order of their names' hashes, as dev has room for them.
+    """Divide utterances into (train, dev) by speakers.
 
-    Hashes rather than a shuffle: a new recording moves few of the others.
+    Speakers are assigned to dev in the order of their names' hashes until it has its share. Unlike a
+    shuffle, hashes keep most of the division when recordings are added.
     """
     groups: dict[str, list[Utterance]] = {}
-    for utterance in utterances:  # an id is the path below the folder
+    for utterance in utterances:  # the id is the path below the folder
         groups.setdefault(utterance.id.partition("/")[0], []).append(utterance)
     if len(groups) == 1:  # one speaker
         groups = {utterance.id: [utterance] for utterance in utterances}
     seconds = {name: sum(each.seconds for each in group) for name, group in groups.items()}
     room = dev_fraction * sum(seconds.values())
     dev: set[str] = set()
-    for name in sorted(groups, key=digest)[:-1]:  # the last is training's in any case
-        if seconds[name] / 2 <= room:  # dev comes closer to its fraction with it than without
+    for name in sorted(groups, key=digest)[:-1]:  # the last one always goes to training
+        if seconds[name] / 2 <= room:  # adding it brings dev closer to its share
             dev.add(name)
             room -= seconds[name]
     dev = dev or {min(groups, key=lambda name: (seconds[name], digest(name)))}
@@ -99,6 +106,7 @@ def divide(
 
 
 def digest(name: str) -> bytes:
+    """A hash by which names are ordered."""
     return hashlib.sha256(os.fsencode(name)).digest()
 
 

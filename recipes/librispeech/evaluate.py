@@ -1,8 +1,11 @@
-"""WER of a checkpoint: `python recipes/librispeech/evaluate.py [--checkpoint FILE] [--manifest FILE]`.
+"""Compute the WER of a checkpoint.
 
-Greedy, and then with each of the corpus's published language models that prepare.py has fetched
-(the first time, each is converted to a binary that opens at once). Everything else that is given
-goes to `asr evaluate`, which does the work; with a decoder option such as --lm only that is run.
+    python recipes/librispeech/evaluate.py [--checkpoint FILE] [--manifest FILE]
+
+The greedy decoder runs first, then the beam decoder with each of the corpus's published language
+models that prepare.py has downloaded; on first use each is converted to a binary file, which opens
+instantly. All other arguments are passed on to `asr evaluate`; if a decoder option such as --lm is
+among them, only that decoder runs.
 """
 
 import argparse
@@ -16,7 +19,7 @@ DECODER_OPTIONS = ("--decoder", "--lm", "--lexicon", "--hotwords", "--hotword", 
 
 
 def convert(published: Path) -> Path | None:
-    """The binary beside a published ARPA file, written if it is missing; None where that fails."""
+    """The binary file of a published ARPA file, written if it is missing; None if that fails."""
     binary = published.with_name(published.name.removesuffix(".arpa.gz") + ".lm")
     if not binary.exists() and main(["lm", "convert", str(published), str(binary)]):
         return None
@@ -24,7 +27,7 @@ def convert(published: Path) -> Path | None:
 
 
 def evaluate(options: argparse.Namespace, rest: list[str]) -> int:
-    """The highest exit code of the evaluations; each starts with a line that names its decoder."""
+    """Run the evaluations; returns the highest exit code."""
     command = ["evaluate", options.manifest, "--checkpoint", options.checkpoint, *rest]
     if any(argument.partition("=")[0] in DECODER_OPTIONS for argument in rest):
         return main(command)
@@ -44,13 +47,13 @@ if __name__ == "__main__":
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--checkpoint", default="runs/librispeech/best.pt")
-    parser.add_argument("--manifest", default="data/librispeech/dev.jsonl")
+    parser.add_argument("--checkpoint", default="runs/librispeech/best.pt", help="(%(default)s)")
+    parser.add_argument("--manifest", default="data/librispeech/dev.jsonl", help="(%(default)s)")
     parser.add_argument(
         "--language-models",
         type=Path,
         default=Path("data/librispeech/language-models"),
         metavar="FOLDER",
-        help="(%(default)s)",
+        help="folder of the language models (%(default)s)",
     )
     sys.exit(evaluate(*parser.parse_known_args()))

@@ -1,13 +1,13 @@
-"""Prepare LibriSpeech: fetch subsets, or take a folder that exists, and write their manifests.
+"""Prepare LibriSpeech: download subsets or use an existing folder, and write manifests.
 
-    python recipes/librispeech/prepare.py                                    # 7.1 GB to fetch
+    python recipes/librispeech/prepare.py                                    # downloads 7.1 GB
     python recipes/librispeech/prepare.py --subsets train-clean-100 dev-clean
     python recipes/librispeech/prepare.py --folder LibriSpeech --train train-mini --dev dev-mini
     python recipes/librispeech/prepare.py --subsets --language-models 3-gram.pruned.1e-7.arpa.gz
 
-Each subset gets a manifest of its own; train.jsonl and dev.jsonl, which train.py reads, hold all
-train-* subsets (or those of --train) and dev-clean (or those of --dev) of this call. Interrupted, the
-same command goes on where it stopped.
+A manifest is written for each subset. train.jsonl and dev.jsonl, which train.py reads, contain the
+train-* subsets (or those of --train) and dev-clean (or those of --dev) of this call. After an
+interruption, the same command continues where it stopped.
 """
 
 import argparse
@@ -27,7 +27,9 @@ SITE = "https://www.openslr.org/resources"
 
 
 class Published(NamedTuple):
-    path: str  # below the site or its mirrors
+    """A file on the site."""
+
+    path: str  # relative to the site or its mirrors
     size_bytes: int
     md5: str
 
@@ -49,9 +51,9 @@ SUBSETS = {
 }
 DEFAULT_SUBSETS = ("train-clean-100", "dev-clean", "test-clean")
 
-# https://www.openslr.org/11, which publishes no checksums: these are the ones that
-# sdrobert/pytorch-database-prep librispeech.py (commit 330bc0b9) checks its downloads against.
-# Sizes: kaldi-asr/kaldi egs/librispeech/s5/local/download_lm.sh; of the text, tensorflow/datasets
+# https://www.openslr.org/11 publishes no checksums; these come from sdrobert/pytorch-database-prep
+# librispeech.py (commit 330bc0b9), which checks its downloads with them. Sizes: kaldi-asr/kaldi
+# egs/librispeech/s5/local/download_lm.sh; size of the text: tensorflow/datasets
 # url_checksums/librispeech_lm.txt.
 LANGUAGE_MODELS = {
     name: Published(f"11/{name}", size_bytes, md5)
@@ -66,7 +68,9 @@ LANGUAGE_MODELS = {
     )
 }
 
-UNPACKED_RATIO = 1.05  # FLAC does not compress further; small files waste a little of their blocks
+# Size of an unpacked archive relative to the archive: FLAC does not compress further, and small files
+# leave a part of their last disk block unused.
+UNPACKED_RATIO = 1.05
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(f"prepare.py: {error}")
         return EXIT_CODE
     except KeyboardInterrupt:
-        complain("Interrupted: the same command goes on from here.")
+        complain("interrupted; run the same command again to continue")
         return 130
     return 0
 
@@ -100,13 +104,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    fetched = parser.add_argument_group("fetch")
+    fetched = parser.add_argument_group("download")
     fetched.add_argument(
         "--subsets",
         nargs="*",
         choices=SUBSETS,
         metavar="NAME",
-        help=f"of {', '.join(SUBSETS)} (without --folder: {' '.join(DEFAULT_SUBSETS)})",
+        help=f"any of {', '.join(SUBSETS)} (without --folder: {' '.join(DEFAULT_SUBSETS)})",
     )
     fetched.add_argument(
         "--language-models",
@@ -114,26 +118,37 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=LANGUAGE_MODELS,
         default=[],
         metavar="FILE",
-        help=f"of {', '.join(LANGUAGE_MODELS)}",
+        help=f"any of {', '.join(LANGUAGE_MODELS)}",
     )
     fetched.add_argument(
         "--mirror",
         type=address,
         default=SITE,
         metavar="URL",
-        help="where 11/... and 12/... lie (%(default)s; openslr.org lists nearer ones, such as "
+        help="address of the folders 11 and 12 (%(default)s; openslr.org lists mirrors, such as "
         "https://openslr.elda.org/resources)",
     )
-    existing = parser.add_argument_group("or take what exists")
-    existing.add_argument("--folder", type=Path, help="holds subset/speaker/chapter/*.trans.txt")
-    existing.add_argument("--train", nargs="+", default=[], metavar="NAME", help="its subsets")
-    existing.add_argument("--dev", nargs="+", default=[], metavar="NAME", help="its subsets")
-    parser.add_argument("--output", type=Path, default=Path("data/librispeech"))
+    existing = parser.add_argument_group("use an existing folder")
+    existing.add_argument(
+        "--folder", type=Path, help="folder that holds subset/speaker/chapter/*.trans.txt"
+    )
+    existing.add_argument(
+        "--train", nargs="+", default=[], metavar="NAME", help="its subsets for training"
+    )
+    existing.add_argument(
+        "--dev", nargs="+", default=[], metavar="NAME", help="its subsets for dev"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("data/librispeech"),
+        help="folder of downloads and manifests (%(default)s)",
+    )
     options = parser.parse_args(arguments)
     if bool(options.folder) != bool(options.train or options.dev):
-        parser.error("--folder goes with --train, --dev or both")
+        parser.error("--folder needs --train, --dev or both, and they need --folder")
     if options.folder and options.subsets:
-        parser.error("--subsets are fetched, --folder exists: choose one")
+        parser.error("--subsets (to download) and --folder (existing) exclude each other")
     if options.subsets is None:
         options.subsets = () if options.folder else DEFAULT_SUBSETS
     options.subsets = list(dict.fromkeys(options.subsets))
@@ -141,6 +156,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def address(text: str) -> str:
+    """Parse the address of a mirror."""
     if not text.startswith(("http://", "https://")):
         raise argparse.ArgumentTypeError(f"{text!r} does not begin with http:// or https://")
     return text.rstrip("/")
@@ -149,9 +165,9 @@ def address(text: str) -> str:
 def download(
     subsets: Sequence[str], language_models: Sequence[str], mirror: str, output: Path
 ) -> None:
-    """Leave the subsets under `output`/LibriSpeech, the models under `output`/language-models."""
+    """Download subsets to `output`/LibriSpeech and models to `output`/language-models."""
     corpus, models = output / "LibriSpeech", output / "language-models"
-    # A subset's folder appears only when it is whole: then there is nothing left to do for it.
+    # A subset's folder exists only if the subset is complete.
     absent = [name for name in subsets if not (corpus / name).exists()]
     archive = {name: output / "archives" / f"{name}.tar.gz" for name in absent}
     needed_bytes = [missing_bytes(archive[name], SUBSETS[name].size_bytes) for name in absent]
@@ -167,16 +183,16 @@ def download(
     for name in language_models:
         path, size_bytes, md5 = LANGUAGE_MODELS[name]
         fetch(f"{mirror}/{path}", models / name, size_bytes, md5)
-        say(f"{models / name}: checksum right")
+        say(f"{models / name}: checksum is correct")
 
 
 def describe(folder: Path, manifest: Path) -> list[Utterance]:
-    """Write the manifest of a subset's folder; print what it holds and what was left out."""
+    """Write the manifest of a subset's folder, and print its size and the rejected utterances."""
     utterances, rejects = read_librispeech(folder)
     if rejects:
         say(summarize_rejects(rejects))
     if not utterances:
-        raise DataError(f"{folder} holds no utterance that can be used: see the reasons above")
+        raise DataError(f"{folder} holds no usable utterance; see the reasons above")
     write_manifest(manifest, utterances)
     hours = sum(utterance.seconds for utterance in utterances) / 3600
     speakers = len({utterance.speaker for utterance in utterances})

@@ -1,4 +1,4 @@
-"""Damage stays where it belongs, is drawn as configured, and is the same for the same utterance."""
+"""Augmentation: drawn as configured, reproducible, and equal to torchaudio's."""
 
 import math
 import multiprocessing
@@ -31,7 +31,7 @@ Array = npt.NDArray[np.float32]
 
 
 def only(**changes: Any) -> AugmentConfig:
-    """A configuration with everything off except what a test is about."""
+    """A configuration in which everything except `changes` is off."""
     return AugmentConfig(**{"speeds": [1.0], "time_masks": 0, "mel_masks": 0, **changes})
 
 
@@ -46,7 +46,7 @@ def write(path: Path, samples: Array, rate: int = RATE) -> None:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> AugmentConfig:
-    """A noise and a reverberation folder, both always used."""
+    """A configuration with noise and reverberation, both with probability 1."""
     for index in range(3):
         write(tmp_path / "noise" / f"{index}.wav", 0.1 * random_array(RATE, seed=index))
         decay = np.exp(-np.arange(4000, dtype=np.float32) / 800)
@@ -62,7 +62,7 @@ def folders(tmp_path: Path) -> AugmentConfig:
     )
 
 
-def damage(augmenter: Augmenter, epoch: int) -> tuple[Array, Array]:
+def augment(augmenter: Augmenter, epoch: int) -> tuple[Array, Array]:
     generator, timing = random_generator(1, epoch, "84-121123-0000"), Timing(1.0, 0.1, 0.2, 0.9)
     return (
         augmenter.augment_waveform(random_array(8000), generator, timing),
@@ -73,20 +73,20 @@ def damage(augmenter: Augmenter, epoch: int) -> tuple[Array, Array]:
 # Silence
 
 
-def test_silence_surrounds_the_speech_for_as_long_as_was_planned() -> None:
+def test_silence_has_the_planned_lengths() -> None:
     augmenter = Augmenter(only(), RATE)
     speech = 0.5 * np.sign(np.sin(np.arange(RATE) + 0.5)).astype(np.float32)
     loudness = []
     for seed in range(100):
         generator = np.random.default_rng(seed)
         seconds = generator.uniform(0.001, 0.5, 2)
-        damaged = augmenter.augment_waveform(speech, generator, Timing(1.0, *seconds))
-        assert damaged.dtype == np.float32
+        augmented = augmenter.augment_waveform(speech, generator, Timing(1.0, *seconds))
+        assert augmented.dtype == np.float32
         before, after = (int(length * RATE) for length in seconds)
-        np.testing.assert_array_equal(damaged[before : before + RATE], speech)
-        assert len(damaged) == before + RATE + after
-        assert 0 < np.abs(damaged[:before]).max() < 0.5
-        loudness.append(20 * np.log10(np.sqrt(np.square(damaged[:before]).mean() + 1e-12)))
+        np.testing.assert_array_equal(augmented[before : before + RATE], speech)
+        assert len(augmented) == before + RATE + after
+        assert 0 < np.abs(augmented[:before]).max() < 0.5
+        loudness.append(20 * np.log10(np.sqrt(np.square(augmented[:before]).mean() + 1e-12)))
     one_sided = augmenter.augment_waveform(speech, np.random.default_rng(0), Timing(after=0.25))
     np.testing.assert_array_equal(one_sided[:RATE], speech)
     assert len(one_sided) == 1.25 * RATE
@@ -99,7 +99,7 @@ def test_silence_surrounds_the_speech_for_as_long_as_was_planned() -> None:
 # Draws
 
 
-def test_a_generator_depends_on_each_of_its_four_values_and_on_nothing_else() -> None:
+def test_a_generator_depends_only_on_its_four_values() -> None:
     def draw(*key: Any) -> list[float]:
         return random_generator(*key).random(4).tolist()
 
@@ -111,7 +111,7 @@ def test_a_generator_depends_on_each_of_its_four_values_and_on_nothing_else() ->
         (1, 3, "a", "b"),
         (1, 2, "c", "b"),
         (1, 2, "a", "d"),
-        (1, 2, "ba", ""),  # the same letters, cut elsewhere
+        (1, 2, "ba", ""),  # the same letters, divided differently
         (1, 2, "", "ba"),
         (12, 2, "a", "b"),
         (1, 2, "\udcff", ""),  # from a file name that is not UTF-8
@@ -124,11 +124,11 @@ def test_a_generator_is_the_same_on_every_machine() -> None:
     assert raw.tolist() == [15813879879436329366, 1920478505062633082]
 
 
-def test_the_same_utterance_and_epoch_give_the_same_bits_and_another_epoch_others(
+def test_augmentation_is_reproducible_and_differs_between_epochs(
     folders: AugmentConfig,
 ) -> None:
     augmenter = Augmenter(folders, RATE)
-    first, again, other = damage(augmenter, 0), damage(augmenter, 0), damage(augmenter, 1)
+    first, again, other = augment(augmenter, 0), augment(augmenter, 0), augment(augmenter, 1)
     for index in range(2):
         np.testing.assert_array_equal(first[index], again[index])
         assert first[index].dtype == np.float32
@@ -138,8 +138,8 @@ def test_the_same_utterance_and_epoch_give_the_same_bits_and_another_epoch_other
 def test_a_spawned_process_gives_the_same_bits(folders: AugmentConfig) -> None:
     augmenter = Augmenter(folders, RATE)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        elsewhere = pool.apply(damage, (augmenter, 5))
-    for here, there in zip(damage(augmenter, 5), elsewhere, strict=True):
+        elsewhere = pool.apply(augment, (augmenter, 5))
+    for here, there in zip(augment(augmenter, 5), elsewhere, strict=True):
         np.testing.assert_array_equal(here, there)
 
 
@@ -165,7 +165,7 @@ def test_with_everything_off_nothing_changes() -> None:
 
 
 @pytest.mark.parametrize("snr_db", [-5.0, 0.0, 12.5])
-def test_noise_is_mixed_as_torchaudio_does(snr_db: float) -> None:
+def test_noise_is_mixed_like_torchaudio(snr_db: float) -> None:
     functional = pytest.importorskip("torchaudio.functional")
     import torch
 
@@ -176,7 +176,7 @@ def test_noise_is_mixed_as_torchaudio_does(snr_db: float) -> None:
     np.testing.assert_allclose(add_noise(speech, noise, snr_db), expected.numpy(), atol=1e-6)
 
 
-def test_noise_comes_at_the_drawn_level_and_from_drawn_places(tmp_path: Path) -> None:
+def test_level_and_position_of_noise_are_drawn(tmp_path: Path) -> None:
     write(tmp_path / "noise" / "ramp.wav", np.linspace(0.1, 1.0, 50_000, dtype=np.float32))
     config = only(noise_folder=str(tmp_path), noise_probability=1.0, noise_snr_db=[5.0, 15.0])
     augmenter = Augmenter(config, RATE)
@@ -191,7 +191,7 @@ def test_noise_comes_at_the_drawn_level_and_from_drawn_places(tmp_path: Path) ->
     assert len(starts) > 100
 
 
-def test_short_noise_goes_round(tmp_path: Path) -> None:
+def test_short_noise_is_repeated(tmp_path: Path) -> None:
     cycle = np.array([1.0, 2.0, 3.0, -4.0, 5.0], dtype=np.float32) / 8
     write(tmp_path / "noise" / "cycle.wav", cycle)
     augmenter = Augmenter(only(noise_folder=str(tmp_path), noise_probability=1.0), RATE)
@@ -210,13 +210,13 @@ def test_short_noise_goes_round(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("samples", [9000, 40_000])
 @pytest.mark.parametrize("size", [50, 4000, 30_000])
-def test_reverberation_is_torchaudios_convolution(samples: int, size: int) -> None:
+def test_reverberation_equals_torchaudios_convolution(samples: int, size: int) -> None:
     functional = pytest.importorskip("torchaudio.functional")
     import torch
 
     waveform = random_array(samples)
     room = random_array(size, seed=1)
-    room[0] = 10  # the direct sound: nothing is cut off before it
+    room[0] = 10  # the direct sound comes first, so nothing is cut off
     response = align_response(room)
     expected = functional.fftconvolve(
         torch.from_numpy(waveform).double(), torch.from_numpy(response).double()
@@ -226,7 +226,7 @@ def test_reverberation_is_torchaudios_convolution(samples: int, size: int) -> No
     np.testing.assert_allclose(wet, expected.numpy()[:samples], atol=1e-5)
 
 
-def test_the_direct_sound_stays_in_time_and_the_energy_in_level() -> None:
+def test_aligned_responses_have_no_delay_and_unit_energy() -> None:
     room = np.zeros(3000, dtype=np.float32)
     room[[700, 900, 1500]] = [-0.5, 0.3, 0.1]
     aligned = align_response(room)
@@ -238,7 +238,7 @@ def test_the_direct_sound_stays_in_time_and_the_energy_in_level() -> None:
     assert np.abs(reverberate(click, aligned)).argmax() == 1234
 
 
-def test_a_room_of_many_channels_and_another_rate_gives_its_first_channel(tmp_path: Path) -> None:
+def test_the_first_channel_of_a_response_is_resampled(tmp_path: Path) -> None:
     room = np.zeros((8000, 2), dtype=np.float32)
     room[1000, 0], room[3000, 0], room[500, 1] = 0.5, 0.25, 1.0
     write(tmp_path / "rooms" / "stereo.wav", room, rate=2 * RATE)
@@ -260,7 +260,7 @@ def test_gain_is_uniform_in_decibels() -> None:
     assert abs(np.mean(levels)) < 0.6
 
 
-def test_each_kind_of_damage_happens_as_often_as_asked(folders: AugmentConfig) -> None:
+def test_noise_and_reverberation_have_the_configured_probability(folders: AugmentConfig) -> None:
     speech = random_array(400)
     for key in ("noise", "reverb"):
         values = {f"{key}_folder": getattr(folders, f"{key}_folder"), f"{key}_probability": 0.3}
@@ -273,18 +273,18 @@ def test_each_kind_of_damage_happens_as_often_as_asked(folders: AugmentConfig) -
 
 
 @pytest.mark.parametrize("samples", [1, 100, 40_000])
-def test_silence_stays_silent_and_lengths_stay(folders: AugmentConfig, samples: int) -> None:
+def test_silence_and_lengths_are_preserved(folders: AugmentConfig, samples: int) -> None:
     augmenter = Augmenter(folders, RATE)
     silence = np.zeros(samples, dtype=np.float32)
     np.testing.assert_array_equal(
         augmenter.augment_waveform(silence, random_generator(0, 0, "a")), silence
     )
-    damaged = augmenter.augment_waveform(random_array(samples), random_generator(0, 0, "a"))
-    assert damaged.shape == (samples,)
-    assert damaged.dtype == np.float32
+    augmented = augmenter.augment_waveform(random_array(samples), random_generator(0, 0, "a"))
+    assert augmented.shape == (samples,)
+    assert augmented.dtype == np.float32
 
 
-def test_a_silent_stretch_of_noise_adds_nothing() -> None:
+def test_silent_noise_adds_nothing() -> None:
     speech = random_array(100)
     np.testing.assert_array_equal(add_noise(speech, np.zeros_like(speech), 10.0), speech)
 
@@ -302,9 +302,9 @@ def test_real_noise_and_real_rooms(shared: Path) -> None:
     assert len(augmenter.responses) == 20
     speech = 0.05 * random_array(4 * RATE)
     for epoch in range(20):
-        damaged = augmenter.augment_waveform(speech, random_generator(0, epoch, "a"))
-        assert np.isfinite(damaged).all()
-        gain = np.sqrt(np.square(damaged).mean() / np.square(speech).mean())
+        augmented = augmenter.augment_waveform(speech, random_generator(0, epoch, "a"))
+        assert np.isfinite(augmented).all()
+        gain = np.sqrt(np.square(augmented).mean() / np.square(speech).mean())
         assert 0.5 < gain < 1.5
 
 
@@ -320,7 +320,7 @@ def test_real_noise_and_real_rooms(shared: Path) -> None:
     st.integers(0, 10_000),
 )
 @settings(deadline=None, max_examples=60)
-def test_masks_stay_inside_and_are_never_wider_than_asked(
+def test_masks_have_at_most_the_configured_width(
     frames: int, mels: int, mask_frames: int, fraction: float, mask_bins: int, epoch: int
 ) -> None:
     config = only(
@@ -342,11 +342,11 @@ def test_masks_stay_inside_and_are_never_wider_than_asked(
             (columns, min(mask_bins, mels)),
         ):
             assert np.sum(line == 0) <= widest
-            assert np.count_nonzero(np.diff(line, prepend=1, append=1)) in (0, 2)  # one piece
+            assert np.count_nonzero(np.diff(line, prepend=1, append=1)) in (0, 2)  # one span
 
 
 def draw_masks(config: AugmentConfig, size: int, axis: int, count: int) -> npt.NDArray[np.int64]:
-    """(start, stop) of the one mask of each epoch, both 0 where it has no width."""
+    """(start, stop) of the single mask of each epoch, (0, 0) if its width is 0."""
     augmenter = Augmenter(config, RATE)
     ones = np.ones((size, 3) if axis == 0 else (3, size), dtype=np.float32)
     spans = []
@@ -381,7 +381,7 @@ def test_masks_have_torchaudios_distribution(axis: int) -> None:
         line = (
             mask(torch.ones(shape))[:, 0].amax(dim=1 if axis == 0 else 2).numpy()
         )  # (count, size)
-    assert ours.max() == size  # the last frame can be masked, as the first
+    assert ours.max() == size  # the last frame can be masked, too
     widths = np.diff(ours)[:, 0]
     theirs = (line == 0).sum(axis=1)
     for width in range(widest + 1):
@@ -394,7 +394,7 @@ def test_masks_have_torchaudios_distribution(axis: int) -> None:
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_masks_at_the_same_place_are_torchaudios(
+def test_masks_at_the_same_position_equal_torchaudios(
     axis: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     functional = pytest.importorskip("torchaudio.functional")
@@ -425,7 +425,7 @@ def test_masks_at_the_same_place_are_torchaudios(
 
 
 @pytest.mark.parametrize(("frames", "target"), [(1, 3), (7, 7), (100, 87), (100, 117), (5, 1)])
-def test_tempo_is_torchs_linear_interpolation(frames: int, target: int) -> None:
+def test_tempo_equals_torchs_linear_interpolation(frames: int, target: int) -> None:
     import torch
 
     features = random_array(frames, 8)
@@ -440,20 +440,22 @@ def test_tempo_is_torchs_linear_interpolation(frames: int, target: int) -> None:
     np.testing.assert_allclose(ours, expected[0].numpy().T, atol=1e-5)
 
 
-def test_tempo_keeps_events_where_they_are_in_proportion() -> None:
+def test_tempo_scales_time_linearly() -> None:
     augmenter = Augmenter(only(), RATE)
     ramp = np.repeat(np.linspace(0, 1, 500, dtype=np.float32)[:, None], 4, axis=1)
     for tempo in np.linspace(0.5, 1.5, 101):
         timing, generator = Timing(tempo=float(tempo)), np.random.default_rng(0)
-        damaged = augmenter.augment_features(ramp, generator, timing)
-        assert len(damaged) == math.ceil(500 / tempo)
-        np.testing.assert_allclose(damaged[:, 0], np.linspace(0, 1, len(damaged)), atol=2e-3)
+        augmented = augmenter.augment_features(ramp, generator, timing)
+        assert len(augmented) == math.ceil(500 / tempo)
+        np.testing.assert_allclose(augmented[:, 0], np.linspace(0, 1, len(augmented)), atol=2e-3)
         backwards = augmenter.augment_features(ramp[::-1], generator, timing)
-        np.testing.assert_allclose(backwards[::-1], damaged, atol=1e-5)  # no end is favored
+        np.testing.assert_allclose(
+            backwards[::-1], augmented, atol=1e-5
+        )  # both ends are treated alike
 
 
 @pytest.mark.parametrize("tempo", [0.0, 0.05, 0.15, 0.5])
-def test_what_fits_at_the_fastest_speed_fits_at_every_draw(tempo: float) -> None:
+def test_the_fastest_speed_gives_the_fewest_frames(tempo: float) -> None:
     def frames(samples: float) -> int:
         return max(0, 1 + (round(samples) - 400) // 160)
 
@@ -462,13 +464,13 @@ def test_what_fits_at_the_fastest_speed_fits_at_every_draw(tempo: float) -> None
     for samples in range(400, 6000, 3):
         for speed in config.speeds:
             features = np.zeros((frames(samples / speed), 1), dtype=np.float32)
-            damaged = augmenter.augment_features(features, generator, Timing(tempo=1 + tempo))
-            assert len(damaged) >= frames(samples / config.fastest)
-            assert len(damaged) >= min(1, len(features))
+            augmented = augmenter.augment_features(features, generator, Timing(tempo=1 + tempo))
+            assert len(augmented) >= frames(samples / config.fastest)
+            assert len(augmented) >= min(1, len(features))
 
 
 @pytest.mark.parametrize("bins", [-3.0, -0.4, 0.0, 1.7, 100.0])
-def test_a_mel_shift_is_linear_interpolation_with_edges_repeated(bins: float) -> None:
+def test_a_mel_shift_interpolates_and_repeats_the_edges(bins: float) -> None:
     features = random_array(20, 40)
     ours = interpolate(features, np.arange(40) - bins, axis=1)
     expected = np.stack([np.interp(np.arange(40) - bins, np.arange(40), row) for row in features])
@@ -476,7 +478,7 @@ def test_a_mel_shift_is_linear_interpolation_with_edges_repeated(bins: float) ->
     np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
-def test_a_mel_shift_goes_both_ways_by_at_most_what_was_asked() -> None:
+def test_mel_shifts_are_uniform_within_the_configured_range() -> None:
     augmenter = Augmenter(only(mel_shift=3.0), RATE)
     ramp = np.arange(80, dtype=np.float32)[None].repeat(5, axis=0)
     shifts = [
@@ -488,7 +490,7 @@ def test_a_mel_shift_goes_both_ways_by_at_most_what_was_asked() -> None:
     assert abs(np.mean(shifts)) < 0.4
 
 
-def test_one_frame_and_no_frame_are_survived() -> None:
+def test_single_and_empty_features_are_augmented() -> None:
     augmenter = Augmenter(AugmentConfig(mel_shift=2.0, time_mask_fraction=1.0), RATE)
     for epoch, tempo in enumerate(np.linspace(0.5, 1.5, 20)):
         generator, timing = random_generator(0, epoch, "a"), Timing(tempo=float(tempo))
@@ -499,13 +501,13 @@ def test_one_frame_and_no_frame_are_survived() -> None:
 # Configuration and folders
 
 
-def test_the_defaults_need_no_folder_and_know_their_fastest_speed() -> None:
+def test_the_defaults_need_no_folder() -> None:
     config = AugmentConfig()
     augmenter = pickle.loads(pickle.dumps(Augmenter(config, RATE)))
     features = random_array(300, 80)
-    damaged = augmenter.augment_features(features, random_generator(0, 0, "a"))
-    assert (damaged == 0).any()
-    assert (damaged == features).any()
+    augmented = augmenter.augment_features(features, random_generator(0, 0, "a"))
+    assert (augmented == 0).any()
+    assert (augmented == features).any()
     assert config.fastest == 1.1
     assert AugmentConfig(speeds=[1.2, 0.8], tempo=0.1).fastest == pytest.approx(1.32)
 
@@ -534,7 +536,7 @@ def test_the_defaults_need_no_folder_and_know_their_fastest_speed() -> None:
         ("mel_mask_bins", -1),
     ],
 )
-def test_an_impossible_value_is_refused_with_its_key_and_value(key: str, value: Any) -> None:
+def test_an_invalid_value_is_refused_with_its_key_and_value(key: str, value: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         AugmentConfig(**{key: value})
     assert f"augment.{key} is {value!r}" in str(caught.value)
@@ -554,7 +556,7 @@ def make_not_a_number(folder: Path) -> None:
 
 @pytest.mark.parametrize("key", ["noise_folder", "reverb_folder"])
 @pytest.mark.parametrize("make", [make_text, make_silence, make_not_a_number])
-def test_a_bad_recording_is_refused_by_name_before_training(
+def test_an_invalid_recording_is_refused_by_name(
     tmp_path: Path, key: str, make: Callable[[Path], None]
 ) -> None:
     write(tmp_path / "good.wav", random_array(500))
@@ -564,13 +566,13 @@ def test_a_bad_recording_is_refused_by_name_before_training(
 
 
 @pytest.mark.parametrize("key", ["noise_folder", "reverb_folder"])
-def test_a_folder_without_recordings_is_refused_by_its_key(tmp_path: Path, key: str) -> None:
+def test_a_folder_without_recordings_is_refused_with_its_key(tmp_path: Path, key: str) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(ConfigError, match=f"augment.{key} is .*{folder.name}"):
             Augmenter(AugmentConfig(**{key: str(folder)}), RATE)
 
 
 @pytest.mark.parametrize("key", ["noise", "reverb"])
-def test_a_folder_that_is_never_used_is_not_read(tmp_path: Path, key: str) -> None:
+def test_an_unused_folder_is_not_read(tmp_path: Path, key: str) -> None:
     values = {f"{key}_folder": str(tmp_path / "missing"), f"{key}_probability": 0.0}
     Augmenter(AugmentConfig(**values), RATE)

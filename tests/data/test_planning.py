@@ -1,4 +1,4 @@
-"""asr/data/planning.py: batches of known length and order, a pure function of what is planned."""
+"""Plans: batches of limited length, as a pure function of seed, epoch and utterances."""
 
 from collections import Counter
 
@@ -44,7 +44,7 @@ NEARLY_EQUAL = {"seconds": [10 + i / 1e4 for i in range(99)], "batch_seconds": 1
 @given(PLANS, st.integers(0, 10**6))
 @example({**NEARLY_EQUAL, "augment": None, "seed": 0, "max_utterances": None}, 0)
 @settings(deadline=None, max_examples=200)
-def test_every_utterance_once_an_epoch_within_the_budget(
+def test_an_epoch_uses_every_utterance_once_within_the_limits(
     options: dict[str, object], epoch: int
 ) -> None:
     plan = make_planner(**options).epoch(epoch)
@@ -71,7 +71,7 @@ def test_a_plan_is_a_pure_function_of_seed_and_epoch(
 
 @given(PLANS)
 @settings(deadline=None, max_examples=50)
-def test_seconds_are_what_the_timing_makes_of_them(options: dict[str, object]) -> None:
+def test_seconds_match_the_drawn_timing(options: dict[str, object]) -> None:
     plan, augment = make_planner(**options).epoch(1), options["augment"]
     for index, seconds in enumerate(options["seconds"]):
         speed, before, after, tempo = plan.timing(index)
@@ -96,7 +96,7 @@ def test_a_plan_is_the_same_on_every_machine() -> None:
     assert plan.timing(3) == (1.1, 0.0, 0.0, 1.082819925908761)
 
 
-def test_a_timing_is_its_utterances_own_and_uniform() -> None:
+def test_timings_are_uniform_and_independent_of_other_utterances() -> None:
     seconds = np.random.default_rng(0).uniform(1, 20, 3000)
     ids = [f"u{i}" for i in range(3000)]
     plan = Planner(seconds, ids, 100, ALL, seed=1).epoch(2)
@@ -111,12 +111,12 @@ def test_a_timing_is_its_utterances_own_and_uniform() -> None:
     assert all(900 < count < 1100 for count in Counter(plan.speeds.tolist()).values())
 
 
-def test_silence_comes_one_time_in_two_and_all_draws_are_independent() -> None:
+def test_half_of_the_utterances_get_silence_and_draws_are_independent() -> None:
     plan = Planner([2.0] * 4000, map(str, range(4000)), 100, ALL, seed=1).epoch(0)
     surrounded = plan.before > 0
     assert np.array_equal(surrounded, plan.after > 0)
     assert 0.46 < surrounded.mean() < 0.54
-    tenths = (1 - (plan.tempos / 1.15)) / (1 - 0.85 / 1.15) * 10  # 0 at the fastest
+    tenths = (1 - (plan.tempos / 1.15)) / (1 - 0.85 / 1.15) * 10  # 0 at the highest tempo
     for values in (10 * plan.before[surrounded], 10 * plan.after[surrounded], tenths):
         counts = np.bincount(np.minimum(values.astype(int), 9), minlength=10) / len(values)
         assert counts.min() > 0.07
@@ -127,15 +127,17 @@ def test_silence_comes_one_time_in_two_and_all_draws_are_independent() -> None:
 
 @pytest.mark.parametrize("augment", [ALL, SPEEDS, None])
 @pytest.mark.parametrize("batch_seconds", [60, 400])
-def test_librispeech_pads_little_and_mixes_its_batches(
+def test_librispeech_has_little_padding_and_new_batches_each_epoch(
     augment: AugmentConfig | None, batch_seconds: float
 ) -> None:
     generator = np.random.default_rng(0)
-    size = 281_241  # the utterances of the 960 hours: most of 12 to 16 s, the others shorter
+    size = 281_241  # the utterances of the 960 hours: most last 12 to 16 s, the others are shorter
     long = generator.random(size) < 0.75
     seconds = np.where(long, generator.normal(14.5, 1.3, size), generator.uniform(1.5, 14, size))
     seconds = seconds.clip(1.3, 24.5)
-    marks = generator.integers(0, 2**64, size, dtype=np.uint64)  # their sum stands for a set
+    marks = generator.integers(
+        0, 2**64, size, dtype=np.uint64
+    )  # their sum identifies a set of utterances
     planner = Planner(seconds, map(str, range(size)), batch_seconds, augment)
     seen: set[int] = set()
     for epoch in range(3):
@@ -152,7 +154,7 @@ def test_librispeech_pads_little_and_mixes_its_batches(
         seen |= batches
 
 
-def test_batches_come_in_no_order_of_length() -> None:
+def test_batches_are_not_ordered_by_length() -> None:
     seconds = np.random.default_rng(0).uniform(1, 20, 5000)
     plan = make_planner(seconds.tolist(), batch_seconds=100).epoch(0)
     longest = [seconds[batch[0]] for batch in plan.batches]
@@ -160,7 +162,7 @@ def test_batches_come_in_no_order_of_length() -> None:
 
 
 @given(st.lists(st.integers(0, 10**6), max_size=50, unique=True), st.integers(1, 9))
-def test_shards_deal_a_batch_out(indices: list[int], processes: int) -> None:
+def test_shards_divide_a_batch(indices: list[int], processes: int) -> None:
     batch = np.array(indices, dtype=np.int64)
     parts = [shard(batch, rank, processes).tolist() for rank in range(processes)]
     assert sorted(index for part in parts for index in part) == sorted(indices)
@@ -176,10 +178,10 @@ def test_shards_are_equal_work() -> None:
 
 
 def test_impossible_plans_are_refused() -> None:
-    with pytest.raises(DataError, match="There is no utterance to train on"):
+    with pytest.raises(DataError, match="no utterance is left to train on"):
         make_planner([], batch_seconds=10)
     for options in ({"batch_seconds": 0}, {"batch_seconds": 9, "max_utterances": 0}):
-        with pytest.raises(ConfigError, match="holds nothing"):
+        with pytest.raises(ConfigError, match="is empty"):
             make_planner([1.0], **options)
     with pytest.raises(ValueError, match="2 lengths for 1 ids"):
         Planner([1.0, 2.0], ["a"], 10)

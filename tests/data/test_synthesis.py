@@ -1,4 +1,4 @@
-"""Synthetic speech: the same bytes for the same settings, whatever the processes; English with it."""
+"""Synthetic speech: reproducible bytes for any number of processes, and its use by recipes."""
 
 import gzip
 import json
@@ -51,7 +51,7 @@ def test_any_number_of_processes_gives_the_same_bytes(tmp_path: Path, monkeypatc
         waveform = load_audio(tmp_path / "one" / name)
         assert len(waveform) / 16_000 == pytest.approx(row["duration"])
         assert 0.1 < np.abs(waveform).max() < 1  # -15 to -1 dB
-    assert len({str(row["speaker"]).split("+")[1] for row in one}) == 5  # voices take turns
+    assert len({str(row["speaker"]).split("+")[1] for row in one}) == 5  # voices rotate
 
 
 def test_a_text_without_sound_is_left_out(tmp_path: Path) -> None:
@@ -61,12 +61,12 @@ def test_a_text_without_sound_is_left_out(tmp_path: Path) -> None:
     ]
 
 
-def test_a_voice_that_does_not_exist() -> None:
+def test_an_unknown_voice_is_refused() -> None:
     with pytest.raises(DataError, match="no voice 'nobody-at-all'"):
         synthesis.Speaker().say("hello", "nobody-at-all", 150, 50, 50)
 
 
-def test_without_the_wheel_it_says_what_to_install(monkeypatch) -> None:
+def test_without_the_wheel_the_error_names_the_package(monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "espeakng_loader", None)
     with pytest.raises(DataError, match=r"pip install 'lstm-asr\[synthesis\]'"):
         synthesis.voices()
@@ -81,7 +81,7 @@ def write_sentences(path: Path) -> Path:
 def test_english_sentences_are_spoken_once_and_kept(tmp_path: Path, capsys) -> None:
     sentences = write_sentences(tmp_path / "sentences.txt.gz")
     spoken = synthesize.synthesize(sentences, 3, tmp_path, 1)
-    assert {u.text for u in spoken} < set(SENTENCES) - {"no"}  # a word is no sentence
+    assert {u.text for u in spoken} < set(SENTENCES) - {"no"}  # a single word is not a sentence
     assert len({u.text for u in spoken}) == 3
     assert spoken == read_manifest(tmp_path / "synthetic" / "manifest.jsonl")
     first = Path(spoken[0].audio)

@@ -1,4 +1,4 @@
-"""Preparing corpora: LibriSpeech fetched from a server that misbehaves, and a user's own folder."""
+"""Preparation of corpora: LibriSpeech from an unreliable server, and a user's own folder."""
 
 import hashlib
 import io
@@ -36,12 +36,12 @@ def md5(content: bytes) -> str:
 
 @dataclass
 class Site:
-    """A web site on this machine: its files, its faults, and what it was asked for."""
+    """A local web site: its files, its faults, and the requests that it received."""
 
     address: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     resumes: bool = True
-    cuts: list[int] = field(default_factory=list)  # body bytes of the next answers that break off
+    cuts: list[int] = field(default_factory=list)  # body bytes after which the next answers are cut
     failures: list[int] = field(default_factory=list)  # status of the next answers that fail
     requests: list[tuple[str, str | None]] = field(default_factory=list)  # path, Range
 
@@ -90,7 +90,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that would have been waited."""
+    """The seconds of each wait; no test really waits."""
     waits: list[float] = []
     monkeypatch.setattr(download, "sleep", waits.append)
     return waits
@@ -102,7 +102,7 @@ def fetch(site: Site, path: Path, digest: str = md5(CONTENT)) -> None:
 
 @pytest.fixture
 def target(site: Site, tmp_path: Path) -> Path:
-    """Where the site's one file should arrive; nothing else may be left beside it."""
+    """Path at which the site's single file is stored; no other file may be left beside it."""
     site.files["/file.gz"] = CONTENT
     return tmp_path / "new folder" / "file.gz"
 
@@ -110,7 +110,7 @@ def target(site: Site, tmp_path: Path) -> Path:
 # Fetching
 
 
-def test_fetches_once(site: Site, target: Path) -> None:
+def test_a_file_is_fetched_once(site: Site, target: Path) -> None:
     fetch(site, target)
     fetch(site, target)
     assert target.read_bytes() == CONTENT
@@ -129,7 +129,7 @@ def test_broken_connections_are_continued(site: Site, target: Path, waits: list[
         "bytes=30000-",
         "bytes=35000-",
     ]
-    assert waits == [1, 1, 2, 1], "longer only while nothing arrives"
+    assert waits == [1, 1, 2, 1], "waits grow only while no bytes arrive"
 
 
 def test_an_earlier_run_is_continued(
@@ -143,7 +143,7 @@ def test_an_earlier_run_is_continued(
     assert "fetching file.gz: 40.0 kB of 50.0 kB (80 %)" in capsys.readouterr().err
 
 
-def test_an_interrupted_run_leaves_what_the_next_continues(
+def test_an_interrupted_run_is_continued_by_the_next(
     site: Site, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(seconds: float) -> None:
@@ -160,17 +160,17 @@ def test_an_interrupted_run_leaves_what_the_next_continues(
     assert site.requests[1:] == [("/file.gz", "bytes=30000-")]
 
 
-def test_a_server_that_cannot_resume_sends_the_whole(site: Site, target: Path) -> None:
+def test_a_server_that_cannot_resume_sends_the_whole_file(site: Site, target: Path) -> None:
     site.resumes, site.cuts = False, [10_000]
     fetch(site, target)
     assert target.read_bytes() == CONTENT
 
 
-def test_a_server_that_never_gets_further_is_given_up(
+def test_a_server_without_progress_is_given_up(
     site: Site, target: Path, waits: list[float]
 ) -> None:
     site.resumes, site.cuts = False, [10_000] * 20
-    with pytest.raises(download.DownloadError, match="broke off"):
+    with pytest.raises(download.DownloadError, match="closed too early"):
         fetch(site, target)
     assert len(site.requests) == 1 + download.ATTEMPTS - 1
 
@@ -184,7 +184,7 @@ def test_wrong_earlier_bytes_are_fetched_again(site: Site, target: Path) -> None
         target.unlink()
 
 
-def test_complete_earlier_bytes_only_need_their_name(site: Site, target: Path) -> None:
+def test_a_complete_part_is_only_renamed(site: Site, target: Path) -> None:
     target.parent.mkdir()
     target.with_name("file.gz.part").write_bytes(CONTENT)
     fetch(site, target)
@@ -192,14 +192,14 @@ def test_complete_earlier_bytes_only_need_their_name(site: Site, target: Path) -
     assert site.requests == [("/file.gz", "bytes=50000-")]
 
 
-def test_wrong_checksum_is_refused_and_nothing_kept(site: Site, target: Path) -> None:
+def test_a_wrong_checksum_is_refused_and_the_file_removed(site: Site, target: Path) -> None:
     with pytest.raises(download.DownloadError, match=r"/file\.gz is not the published file"):
         fetch(site, target, digest="0" * 32)
     assert files_below(target.parent) == set()
     assert len(site.requests) == 1
 
 
-def test_an_existing_file_that_is_another_is_named_and_kept(site: Site, target: Path) -> None:
+def test_another_existing_file_is_named_and_kept(site: Site, target: Path) -> None:
     target.parent.mkdir()
     target.write_bytes(b"mine")
     with pytest.raises(download.DownloadError, match=re.escape(f"{target} is not the published")):
@@ -208,7 +208,7 @@ def test_an_existing_file_that_is_another_is_named_and_kept(site: Site, target: 
     assert site.requests == []
 
 
-def test_not_found_is_not_tried_again(site: Site, target: Path) -> None:
+def test_a_missing_file_is_not_tried_again(site: Site, target: Path) -> None:
     site.files.clear()
     with pytest.raises(download.DownloadError, match=r"HTTP 404 .*--mirror"):
         fetch(site, target)
@@ -222,21 +222,21 @@ def test_a_busy_server_is_tried_again(site: Site, target: Path, waits: list[floa
     assert waits == [1, 2, 4]
 
 
-def test_no_network_is_one_sentence(tmp_path: Path, waits: list[float]) -> None:
+def test_a_missing_network_is_reported_in_one_sentence(tmp_path: Path, waits: list[float]) -> None:
     with pytest.raises(download.DownloadError, match=r"refused.*run the same command again"):
         download.fetch("http://127.0.0.1:9/file", tmp_path / "file", 10, "0" * 32)
     assert waits == [1, 2, 4, 8]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_full_disk_is_one_sentence(site: Site, target: Path) -> None:
+def test_a_full_disk_is_reported_in_one_sentence(site: Site, target: Path) -> None:
     target.parent.mkdir()
     target.with_name("file.gz.part").symlink_to("/dev/full")
     with pytest.raises(download.DownloadError, match=r"No space left.*make room"):
         fetch(site, target)
 
 
-def test_space_is_measured_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_space_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=7_000_000_000))
     download.require_space(tmp_path / "new", 7_000_000_000)
@@ -297,7 +297,7 @@ def unpack(tmp_path: Path, content: bytes) -> Path:
     return folder
 
 
-def test_unpacks_the_subset_and_what_lies_beside_it(tmp_path: Path) -> None:
+def test_the_subset_and_the_files_beside_it_are_unpacked(tmp_path: Path) -> None:
     leftover = tmp_path / "LibriSpeech" / ".dev-clean.unfinished"
     leftover.mkdir(parents=True)
     (leftover / "from a killed run").touch()
@@ -308,14 +308,14 @@ def test_unpacks_the_subset_and_what_lies_beside_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.999])
-def test_a_damaged_archive_leaves_nothing(tmp_path: Path, kept: float) -> None:
+def test_a_damaged_archive_leaves_no_files(tmp_path: Path, kept: float) -> None:
     content = pack(corpus("dev-clean"))
     with pytest.raises(download.DownloadError, match="cannot be unpacked"):
         unpack(tmp_path, content[: int(kept * len(content))])
     assert files_below(tmp_path) == {"dev-clean.tar.gz"}
 
 
-def test_an_interrupted_unpacking_leaves_nothing(
+def test_an_interrupted_unpacking_leaves_no_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     advance = download.Bar.advance
@@ -338,7 +338,7 @@ def test_an_archive_cannot_write_elsewhere(tmp_path: Path, name: str) -> None:
     assert files_below(tmp_path) == {"dev-clean.tar.gz"}
 
 
-def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_an_archive_of_another_subset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(download.DownloadError, match="holds no folder LibriSpeech/dev-clean"):
         unpack(tmp_path, pack(corpus("dev-other")))
     assert files_below(tmp_path) == {"dev-clean.tar.gz"}
@@ -364,11 +364,11 @@ def read(manifest: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
 
 
-def test_fetches_unpacks_and_writes_manifests(
+def test_subsets_are_fetched_unpacked_and_listed(
     site: Site, mirror: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "data"
-    subsets = ["train-clean-100", "dev-clean", "dev-clean"]  # twice is once
+    subsets = ["train-clean-100", "dev-clean", "dev-clean"]  # the repetition is ignored
     command = [*mirror, "--output", str(output), "--subsets", *subsets]
     command += ["--language-models", "3-gram.arpa.gz"]
     assert librispeech.main(command) == 0
@@ -380,7 +380,7 @@ def test_fetches_unpacks_and_writes_manifests(
     assert (output / "language-models" / "3-gram.arpa.gz").read_bytes() == CONTENT
     printed = capsys.readouterr().out
     assert f"{output}/dev-clean.jsonl: 3 utterances, 0.00 hours, 2 speakers" in printed
-    assert "84-121-0002" in printed, "what was left out is named"
+    assert "84-121-0002" in printed, "rejects are named"
 
     shutil.rmtree(output / "archives")  # no longer needed
     asked = len(site.requests)
@@ -388,7 +388,7 @@ def test_fetches_unpacks_and_writes_manifests(
     assert len(site.requests) == asked == 3
 
 
-def test_one_failure_ends_the_run_but_not_what_was_done(
+def test_a_failure_keeps_the_completed_subsets(
     site: Site, mirror: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     del site.files["/12/dev-clean.tar.gz"]
@@ -401,7 +401,7 @@ def test_one_failure_ends_the_run_but_not_what_was_done(
     assert (tmp_path / "LibriSpeech" / "train-clean-100").is_dir()
 
 
-def test_interrupting_says_how_to_go_on(
+def test_an_interruption_says_how_to_continue(
     mirror: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -415,7 +415,7 @@ def test_interrupting_says_how_to_go_on(
     assert "the same command" in capsys.readouterr().err
 
 
-def test_too_small_a_disk_is_seen_before_anything_is_fetched(
+def test_too_little_space_is_reported_before_the_download(
     site: Site,
     mirror: list[str],
     tmp_path: Path,
@@ -430,7 +430,7 @@ def test_too_small_a_disk_is_seen_before_anything_is_fetched(
     assert site.requests == []
 
 
-def test_takes_a_folder_that_exists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_existing_folder_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for subset in ("mine", "yours"):
         for name, content in corpus(subset).items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -463,7 +463,7 @@ def test_a_subset_without_usable_speech_is_refused(
     assert librispeech.main(command) == 2
     output = capsys.readouterr()
     assert "1-2-0000" in output.out
-    assert "holds no utterance that can be used" in output.err
+    assert "holds no usable utterance" in output.err
     assert not (tmp_path / "out" / "silent.jsonl").exists()
 
 
@@ -473,12 +473,12 @@ def test_a_subset_without_usable_speech_is_refused(
         (["--subsets", "dev-cleen"], "dev-cleen"),
         (["--language-models", "5-gram"], "5-gram"),
         (["--mirror", "/home/me"], "does not begin with http"),
-        (["--folder", "x"], "--folder goes with --train"),
-        (["--train", "x"], "--folder goes with --train"),
-        (["--folder", "x", "--train", "y", "--subsets", "dev-clean"], "choose one"),
+        (["--folder", "x"], "--folder needs --train"),
+        (["--train", "x"], "--folder needs --train"),
+        (["--folder", "x", "--train", "y", "--subsets", "dev-clean"], "exclude each other"),
     ],
 )
-def test_wrong_arguments_are_named(
+def test_invalid_arguments_are_named(
     arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -486,7 +486,7 @@ def test_wrong_arguments_are_named(
     assert complaint in capsys.readouterr().err
 
 
-def test_what_is_published_is_well_formed() -> None:
+def test_the_published_files_are_well_formed() -> None:
     published = [*librispeech.SUBSETS.values(), *librispeech.LANGUAGE_MODELS.values()]
     assert all(re.fullmatch("[0-9a-f]{32}", file.md5) for file in published)
     assert len({file.md5 for file in published}) == len(published) == 14
@@ -512,7 +512,7 @@ def ids(manifest: Path) -> set[str]:
     return {str(row["id"]) for row in read(manifest)}
 
 
-def test_speakers_stay_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_speakers_are_not_divided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = {f"{speaker}/{number}.flac" for speaker in ("ann", "bob", "cem") for number in range(4)}
     make_folder(tmp_path / "mine", dict.fromkeys(sorted(names), "Well-known, isn’t it?"))
     command = [str(tmp_path / "mine"), "--output", str(tmp_path / "out")]
@@ -543,7 +543,7 @@ def test_without_speakers_recordings_are_divided(
     ("recordings", "complaint"),
     [({"only.flac": "yes"}, "at least one each"), ({}, "mine")],
 )
-def test_too_little_is_refused(
+def test_too_few_utterances_are_refused(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     recordings: dict[str, str],
@@ -557,7 +557,7 @@ def test_too_little_is_refused(
 
 
 @pytest.mark.parametrize("fraction", ["0", "1", "-0.1", "nan", "ten"])
-def test_impossible_fractions_are_refused(fraction: str) -> None:
+def test_invalid_fractions_are_refused(fraction: str) -> None:
     with pytest.raises(SystemExit, match="2"):
         own_folder.main(["mine", f"--dev-fraction={fraction}"])
 
@@ -591,14 +591,14 @@ def test_a_division_is_complete_disjoint_and_the_same_in_any_order(
 
 @settings(deadline=None)
 @given(fractions)
-def test_a_division_of_many_comes_near_its_fraction(fraction: float) -> None:
+def test_the_division_of_many_utterances_is_close_to_its_fraction(fraction: float) -> None:
     utterances = [own_folder.Utterance(f"{n}", "x.wav", 1 + n % 7, "yes") for n in range(500)]
     _, dev = own_folder.divide(utterances, fraction)
     total = sum(each.seconds for each in utterances)
     assert abs(sum(each.seconds for each in dev) - fraction * total) <= 7
 
 
-# As a user starts them
+# As scripts
 
 
 def test_runs_as_a_script(tmp_path: Path) -> None:

@@ -108,10 +108,7 @@ def test_the_scale_of_half_precision_does_not_change_a_step() -> None:
         targets=torch.randint(1, 29, (4, 4), generator=generator),
         target_lengths=torch.tensor([4, 4, 4, 4]),
         ids=list("abcd"),
-        texts=[""] * 4,
         symbols=16,
-        epoch=0,
-        step=0,
     )
     found = []
     for half in (False, True):

@@ -1,4 +1,4 @@
-"""The README's table: made of the files that were measured, and of nothing else."""
+"""The README's table of results is written from the released models' results.json only."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def run(model: Path, readme: Path, *more: str) -> int:
     return results.main([str(model), "--readme", str(readme), *more])
 
 
-def test_the_table_stands_between_its_marks(model: Path, readme: Path) -> None:
+def test_the_table_is_written_between_its_marks(model: Path, readme: Path) -> None:
     assert run(model, readme) == 0
     text = readme.read_text()
     assert text.startswith(f"before\n{results.BEGIN}\n")
@@ -54,12 +54,12 @@ def test_the_table_stands_between_its_marks(model: Path, readme: Path) -> None:
     assert [part in row for part in ("56", "1,234", "34.6 % [30.0, 40.0]", "23.4 %")] == [True] * 4
     assert "error 0.032" in text
     assert "curve 0.876" in text
-    assert "at most 0.7 words a minute" in text, "of the decoder that is the default"
+    assert "at most 0.7 words a minute" in text, "the default decoder's figure is shown"
     assert run(model, readme) == 0
-    assert readme.read_text() == text, "once is enough"
+    assert readme.read_text() == text, "a second run changes nothing"
 
 
-def test_check_sees_a_difference_and_changes_nothing(model: Path, readme: Path, capsys) -> None:
+def test_check_finds_a_difference_and_changes_nothing(model: Path, readme: Path, capsys) -> None:
     old = readme.read_text()
     assert run(model, readme, "--check") == 1
     assert readme.read_text() == old
@@ -72,7 +72,7 @@ def test_check_sees_a_difference_and_changes_nothing(model: Path, readme: Path, 
     assert run(model, readme, "--check") == 1
 
 
-def test_what_was_not_measured_is_not_told(model: Path, readme: Path) -> None:
+def test_missing_measurements_are_left_out(model: Path, readme: Path) -> None:
     greedy = {"sets": {"books": {"utterances": 56, "greedy": RATES}}}
     (model / RESULTS).write_text(json.dumps(greedy | {"confidence": None, "false_alarms": None}))
     assert run(model, readme) == 0
@@ -84,7 +84,7 @@ def test_what_was_not_measured_is_not_told(model: Path, readme: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"sets": {"a": {}}}', '{"sets": {}}'])
-def test_other_files_are_refused(model: Path, readme: Path, content: str | None, capsys) -> None:
+def test_invalid_results_are_refused(model: Path, readme: Path, content: str | None, capsys) -> None:
     (model / RESULTS).write_text(content) if content else (model / RESULTS).unlink()
     assert run(model, readme) == 2
     assert RESULTS in capsys.readouterr().err
@@ -98,5 +98,5 @@ def test_a_readme_without_marks_is_refused(model: Path, readme: Path, capsys) ->
 
 
 @pytest.mark.skipif(not (RELEASED / RESULTS).exists(), reason="there is no released model")
-def test_our_readme_says_what_was_measured() -> None:
+def test_our_readme_matches_the_results() -> None:
     assert results.main(["--check"]) == 0

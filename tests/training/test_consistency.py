@@ -77,7 +77,7 @@ def test_batches_hold_both_views(tones) -> None:
 
 
 def test_an_example_without_a_second_view_makes_no_second_views() -> None:
-    example = Example("a", "x", torch.ones(3, 2), torch.tensor([5]))
+    example = Example("a", torch.ones(3, 2), torch.tensor([5]))
     assert collate([example], 2, symbols=1).second is None
     batch = collate([replace(example, second=2 * torch.ones(3, 2))], 2, symbols=1)
     assert batch.second is not None
@@ -142,10 +142,7 @@ def make_batch(count: int = 4) -> Batch:
         targets=torch.randint(1, 6, (count, 4), generator=generator),
         target_lengths=torch.tensor([4, 3, 2, 4][:count]),
         ids=[f"u{i}" for i in range(count)],
-        texts=[""] * count,
         symbols=13,
-        epoch=0,
-        step=0,
         second=second,
     )
 

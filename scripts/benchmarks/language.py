@@ -1,8 +1,10 @@
-"""Language models at size: `python scripts/benchmark_language.py [--ngrams 5000000] [--text FILE]`.
+"""Large language models: time and memory to write, open and estimate them.
 
-Makes a random model of order 3 with that many n-grams, writes it in every form, and opens each form
-in a fresh process: seconds of CPU to open it and to give the first score, and what the resident
-memory grows by. With --text (plain or gzip, a sentence a line), a model of it is estimated as well.
+    python scripts/benchmarks/language.py [--ngrams 5000000] [--text FILE]
+
+A random model of order 3 is written in every format, and each file is opened in a new process. This
+prints the CPU seconds until it is open and until the first score, and the growth of resident memory.
+With --text (plain or gzip, one sentence per line), a model of that text is estimated as well.
 """
 
 import argparse
@@ -15,18 +17,18 @@ import time
 from pathlib import Path
 
 import numpy as np
+from harness import finish, make_parser
 
-from asr.errors import EXIT_CODE, AsrError
 from asr.lm.estimation import EstimationConfig, read_sentences
 from asr.lm.model import LanguageModel
 from asr.lm.ngrams import NGramTable
-from asr.progress import complain, say
+from asr.progress import say
 
 WORDS = 200_000
 OPEN = """
 import json, sys, time
 from asr.lm.model import LanguageModel
-LanguageModel.read(sys.argv[2]).score("w1 w2 w3")  # its machine code is loaded before the clock
+LanguageModel.read(sys.argv[2]).score("w1 w2 w3")  # loads the machine code before the clock starts
 def resident():
     return int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0]) / 1024
 memory, began = resident(), time.process_time()
@@ -38,27 +40,34 @@ print(json.dumps([opened, time.process_time() - began, resident() - memory]))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = make_parser(__doc__)
+    parser.add_argument(
+        "--ngrams", type=int, default=5_000_000, help="size of the random model (%(default)s)"
     )
-    parser.add_argument("--ngrams", type=int, default=5_000_000)
-    parser.add_argument("--text", help="text to estimate a model from")
-    parser.add_argument("--order", type=int, default=4, help="of that model (default: 4)")
-    parser.add_argument("--prune", type=int, nargs="+", default=[0], help="(default: 0)")
-    options = parser.parse_args()
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            measure_forms(Path(folder), options.ngrams)
-        if options.text:
-            measure_estimation(options.text, EstimationConfig(options.order, options.prune))
-    except AsrError as error:
-        complain(f"benchmark_language.py: {error}")
-        return EXIT_CODE
-    return 0
+    parser.add_argument("--text", help="text from which a model is estimated")
+    parser.add_argument(
+        "--order", type=int, default=4, help="order of the estimated model (%(default)s)"
+    )
+    parser.add_argument(
+        "--prune",
+        type=int,
+        nargs="+",
+        default=[0],
+        help="n-grams of each order up to these counts are pruned (0)",
+    )
+    return finish(run, parser.parse_args())
 
 
-def measure_forms(folder: Path, ngrams: int) -> None:
-    """Write a random model in every form, and print what opening each costs."""
+def run(options: argparse.Namespace) -> None:
+    """Measure the random model and, if there is a text, the estimation."""
+    with tempfile.TemporaryDirectory() as folder:
+        measure_formats(Path(folder), options.ngrams)
+    if options.text:
+        measure_estimation(options.text, EstimationConfig(options.order, options.prune))
+
+
+def measure_formats(folder: Path, ngrams: int) -> None:
+    """Write a random model in every format, and print the cost of opening each."""
     model = random_model(ngrams)
     say(f"{sum(model.counts):,} n-grams: {', '.join(f'{count:,}' for count in model.counts)}")
     small = folder / "small.lm"
@@ -69,7 +78,7 @@ def measure_forms(folder: Path, ngrams: int) -> None:
         "model.arpa": model.write_arpa,
         "model.arpa.gz": model.write_arpa,
     }
-    say(f"{'form':<20}{'write s':>9}{'MB':>8}{'open s':>9}{'+ score s':>11}{'memory MB':>11}")
+    say(f"{'format':<20}{'write s':>9}{'MB':>8}{'open s':>9}{'+ score s':>11}{'memory MB':>11}")
     for name, write in writers.items():
         path = folder / name.replace(", ", "-")
         began = time.process_time()
@@ -84,7 +93,7 @@ def measure_forms(folder: Path, ngrams: int) -> None:
 
 
 def random_model(ngrams: int) -> LanguageModel:
-    """A model of order 3 with about `ngrams` n-grams; words follow each other as chance has it."""
+    """A random model of order 3 with about `ngrams` n-grams."""
     random = np.random.default_rng(1)
     words = ["<unk>", "<s>", "</s>", *(f"w{number:x}" for number in range(WORDS - 3))]
     wanted = max(ngrams - WORDS, 10)
@@ -107,7 +116,7 @@ def random_model(ngrams: int) -> LanguageModel:
 
 
 def measure_estimation(text: str, config: EstimationConfig) -> None:
-    """Estimate a model and print the time and the memory of this process."""
+    """Estimate a model, and print the time and the peak memory of this process."""
     began = time.process_time()
     model = LanguageModel.estimate(
         read_sentences([text]), config.order, config.prune, config.vocabulary_limit

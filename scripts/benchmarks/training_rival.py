@@ -1,17 +1,17 @@
-"""The rival of `benchmark_training.py`: SpeechBrain's `Brain` on the same model and batches.
+"""The rival of `training.py`: SpeechBrain's `Brain` on the same model and batches.
 
-    python benchmark_training_rival.py FOLDER
+    python training_rival.py FOLDER
 
-It runs in the rival's own environment, so it imports only torch and SpeechBrain, never `asr`.
-`benchmark_training.py` wrote into FOLDER what both train on and with: settings.json, batches.pt and
-weights.pt, the weights to begin with. A line on standard input is a request, an object of "reading"
-("packed" or "padded") and "batches", their numbers; the answer is a JSON line of the CPU and
-wall-clock seconds that `Brain.fit_batch` took over them. The first line of all tells the versions and
-each reading's loss of the first batch before any step, without dropout.
+This module runs in the rival's environment, so it imports only torch and SpeechBrain, never `asr`.
+FOLDER holds the input of both: settings.json, batches.pt and weights.pt, the initial weights. A line
+on standard input is a request, an object of "reading" ("packed" or "padded") and "batches", their
+numbers; the answer is a JSON line of the CPU and wall-clock seconds that `Brain.fit_batch` took. The
+first line reports the versions and each reading's loss of the first batch before any step, without
+dropout.
 
-- padded: SpeechBrain's LSTM without lengths, as its `Sequential` and so its CRDNN call it. A
-  shorter utterance's backward direction begins in the padding: not quite the same mathematics.
-- packed: the same with lengths, SpeechBrain's own way to keep padding out.
+- padded: SpeechBrain's LSTM without lengths, as its `Sequential` and therefore its CRDNN call it. The
+  backward direction of a shorter utterance begins in the padding, which is not the same mathematics.
+- packed: the same with lengths, SpeechBrain's way to skip padding.
 """
 
 import json
@@ -40,11 +40,13 @@ class CtcBrain(sb.Brain):
     packs = True
 
     def compute_forward(self, batch: Batch, stage: sb.Stage) -> Tensor:  # noqa: ARG002
+        """Log-probabilities (B, T', V) of a batch."""
         lengths = batch["relative_lengths"] if self.packs else None
         x, _ = self.modules.lstm(batch["x"], lengths=lengths)  # (B, T', 2 · H)
         return self.modules.softmax(self.modules.head(x))  # (B, T', V)
 
     def compute_objectives(self, predictions: Tensor, batch: Batch, stage: sb.Stage) -> Tensor:  # noqa: ARG002
+        """The CTC loss of a batch."""
         loss = ctc_loss(
             predictions,
             batch["targets"],
@@ -57,8 +59,9 @@ class CtcBrain(sb.Brain):
 
 
 def main(folder: Path) -> None:
+    """Report versions and losses, then answer requests until standard input ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what SpeechBrain prints must not fall among the answers
+    os.dup2(2, 1)  # keeps SpeechBrain's own output out of the answers
     settings = json.loads((folder / "settings.json").read_text())
     torch.set_num_threads(settings["threads"])
     batches = [prepare(batch) for batch in torch.load(folder / "batches.pt")]
@@ -84,15 +87,16 @@ def main(folder: Path) -> None:
 
 
 def prepare(batch: Batch) -> Batch:
-    """The batch with lengths as SpeechBrain wants them: parts of the longest."""
-    # SpeechBrain multiplies again, then rounds here and cuts there: a quarter survives both.
+    """Add lengths in SpeechBrain's form, as fractions of the longest utterance."""
+    # SpeechBrain multiplies again and then rounds in one place and truncates in another; adding a
+    # quarter gives the exact length in both.
     lengths = (batch["lengths"] + 0.25) / batch["x"].shape[1]
     target_lengths = (batch["target_lengths"] + 0.25) / batch["targets"].shape[1]
     return {**batch, "relative_lengths": lengths, "relative_target_lengths": target_lengths}
 
 
 def make_brain(settings: dict[str, Any], weights: dict[str, Tensor], reading: str) -> CtcBrain:
-    """A brain that begins with `weights`; all that is not named is SpeechBrain's default."""
+    """A brain with initial `weights`, and SpeechBrain's defaults for all other settings."""
     lstm = LSTM(
         hidden_size=settings["hidden"],
         input_size=settings["inputs"],
@@ -104,7 +108,7 @@ def make_brain(settings: dict[str, Any], weights: dict[str, Tensor], reading: st
     modules = {"lstm": lstm, "head": head, "softmax": Softmax(apply_log=True)}
     brain = CtcBrain(
         modules,
-        # Fused, as ours: torch's default on a CPU takes four times as long.
+        # Fused like ours, because torch's default takes four times as long on a CPU.
         lambda parameters: torch.optim.AdamW(
             parameters,
             lr=settings["learning_rate"],
@@ -125,6 +129,7 @@ def make_brain(settings: dict[str, Any], weights: dict[str, Tensor], reading: st
 
 @torch.no_grad()
 def first_loss(brain: CtcBrain, batch: Batch) -> float:
+    """The loss of a batch without dropout."""
     brain.modules.eval()
     predictions = brain.compute_forward(batch, sb.Stage.TRAIN)
     loss = float(brain.compute_objectives(predictions, batch, sb.Stage.TRAIN))

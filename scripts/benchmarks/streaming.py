@@ -1,28 +1,27 @@
-"""How many live streams this machine holds, and what reading them together saves.
+"""How many live streams this machine can serve, and what decoding them together saves.
 
-    python scripts/benchmark_streaming.py                       random weights, made-up sound
-    python scripts/benchmark_streaming.py --checkpoint runs/english/best.pt \
+    python scripts/benchmarks/streaming.py                      random weights, synthetic sound
+    python scripts/benchmarks/streaming.py --checkpoint runs/english/best.pt \
         --manifest data/english/dev.jsonl --lm data/english/language-model.lm
 
-Three things are measured at each latency:
+Three figures are measured at each latency:
 
-- together: CPU time of 16 streams through `accept_many`, against the same pieces through 16 times
-  `Stream.accept`, on one thread and in turn, so that a noisy machine is as noisy to each. In every
-  round pocketsphinx 5 hears one of the streams in the same pieces, in an environment of its own that
-  is built on first use. Figures are medians over the rounds; a ratio is the median of the rounds'.
-- live: every stream gets a piece of 100 ms every 100 ms by the clock; streams begin at all phases of
-  a chunk. One process of one thread for each core serves its share of the streams: at every tick it
-  gives all pieces that have come to `accept_many`. The latency of a chunk is when its partial is out
-  minus when the piece that completes it came: what is added to the algorithm's own wait.
-- the most streams of which 99 % of the chunks are out within 300 ms without a backlog that grows,
-  found by doubling and halving.
+- together: CPU time of 16 streams through `accept_many`, compared with 16 calls of `Stream.accept`
+  for the same pieces, alternating on one thread, so that noise of the machine affects both alike. In
+  each round pocketsphinx 5 decodes one of the streams in the same pieces, in its own environment that
+  is built on first use. Figures are medians over the rounds; ratios are medians of the rounds' ratios.
+- live: every stream receives a piece of 100 ms every 100 ms of wall-clock time, and the starts of the
+  streams are spread over a chunk. One process with one thread for each core serves its share of the
+  streams: at each tick it passes all new pieces to `accept_many`. The latency of a chunk is the time
+  from the arrival of the piece that completes it to its partial result, which adds to the
+  algorithmic latency.
+- most: the largest number of streams for which 99 % of the chunks are ready within 300 ms and the
+  backlog does not grow, found by doubling and bisection.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -32,48 +31,53 @@ from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+from harness import finish, make_parser, median_ratio, write_json
 from rivals import Worker, WorkerError, build_environment
+from streaming_report import LIMIT_SECONDS, RIVAL, draw, say_conditions, say_point
 
 from asr.audio.waveform import load_audio
 from asr.checkpoint import load_decoder_config, load_model
 from asr.data.manifest import read_manifest
 from asr.decoder.config import DecoderConfig
 from asr.encoder import EncoderConfig
-from asr.errors import EXIT_CODE, AsrError, ConfigError
+from asr.errors import ConfigError
 from asr.features import FeaturesConfig
-from asr.files import write_atomically
 from asr.model import AcousticModel
-from asr.progress import Bar, complain, say
+from asr.progress import Bar, complain
 from asr.recognizer import Recognizer
 from asr.stream import Partial, Stream, accept_many
 from asr.text import Vocabulary
 
-ROOT = Path(__file__).resolve().parent.parent
-RIVAL, RIVAL_RATE = "pocketsphinx", 16_000
+RIVAL_RATE = 16_000
 PACKAGES = ("pocketsphinx>=5,<6", "numpy")
 PIECE_SECONDS = 0.1
 TICK_SECONDS = 0.05
+# Number of streams that are decoded together.
 TOGETHER = 16
-LIMIT_SECONDS = 0.3  # 99 % of the chunks must be out by then
-GROWTH_SECONDS = 0.05  # by which the second half of a run may be later than the first, in the mean
-WARM_SECONDS = 2.0  # at the beginning of a run, not counted
-POOL_SECONDS = 120  # of different sound; the streams begin at different places of it
-RESOLUTION = 0.04  # where the search for the most streams ends
+# Maximum increase of the mean latency from the first half of a run to the second.
+GROWTH_SECONDS = 0.05
+# Results from the beginning of a run are discarded.
+WARM_SECONDS = 2.0
+# Length of the common sound; each stream begins at another position in it.
+POOL_SECONDS = 120
+# Relative precision at which the search for the most streams ends.
+RESOLUTION = 0.04
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Who listens, in every process."""
+    """The recognizer that every process loads."""
 
     checkpoint: Path | None
     decoder: DecoderConfig
 
     def load(self) -> Recognizer:
-        """The recognizer, on one thread; without a checkpoint, of random weights."""
+        """Load the recognizer on one thread; without a checkpoint it has random weights."""
         torch.set_num_threads(1)
         if self.checkpoint:
             model, vocabulary = load_model(self.checkpoint)
@@ -86,50 +90,40 @@ class Setup:
 
 @dataclass(frozen=True)
 class Run:
-    """What one live run showed."""
+    """The result of a live run."""
 
     streams: int
-    p50: float  # seconds beyond the algorithm's latency
-    p99: float
-    growth: float  # seconds by which the second half was later
+    p50: float  # median latency of the chunks beyond the algorithmic latency, in seconds
+    p99: float  # the same for the 99th percentile
+    growth: float  # increase of the mean latency in the second half, in seconds
     busy: float  # share of the processes' time that was CPU time
 
     @property
     def holds(self) -> bool:
+        """Whether all streams were served in time."""
         return self.p99 <= LIMIT_SECONDS and self.growth <= GROWTH_SECONDS
 
 
 def main() -> int:
-    options = parse_options()
-    try:
-        run(options)
-    except AsrError as error:
-        complain(f"benchmark_streaming.py: {error}")
-        return EXIT_CODE
-    return 0
+    return finish(run, parse_options())
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = make_parser(__doc__, rounds=5, with_rivals=True, with_json=True)
     parser.add_argument("--checkpoint", type=Path, help="(default: 3x256 cells, random weights)")
-    parser.add_argument("--lm", type=Path, help="language model: a beam decoder is measured too")
-    parser.add_argument("--manifest", type=Path, help="speech to hear (default: made-up sound)")
+    parser.add_argument("--lm", type=Path, help="language model; adds a beam decoder")
+    parser.add_argument("--manifest", type=Path, help="speech (default: synthetic sound)")
     parser.add_argument("--latencies", type=float, nargs="+", default=[640, 320], metavar="MS")
-    parser.add_argument("--cores", type=int, default=2, help="processes of one thread each")
-    parser.add_argument("--seconds", type=float, default=12, help="of a live run")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--round-seconds", type=float, default=20, help="of each stream in a round")
-    parser.add_argument("--no-rival", action="store_true")
-    parser.add_argument("--environments", type=Path, default=ROOT / ".benchmark")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--cores", type=int, default=2, help="number of processes with one thread")
+    parser.add_argument("--seconds", type=float, default=12, help="length of a live run")
+    parser.add_argument(
+        "--round-seconds", type=float, default=20, help="length of each stream in a round"
+    )
+    parser.add_argument("--no-rival", action="store_true", help="measure only asr")
     parser.add_argument("--picture", type=Path, help="also draw latency against streams")
     options = parser.parse_args()
     if options.lm and not options.checkpoint:
-        parser.error("--lm needs --checkpoint: random weights say nothing that it could judge")
+        parser.error("--lm needs --checkpoint, because random weights produce no words")
     if min(options.cores, options.rounds) < 1:
         parser.error("--cores and --rounds must be at least 1")
     if options.seconds < 3 * WARM_SECONDS or options.round_seconds < 1:
@@ -138,12 +132,13 @@ def parse_options() -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> None:
+    """Measure each decoder at each latency and report the results."""
     setups = {"greedy": Setup(options.checkpoint, DecoderConfig())}
     if options.lm:
         config = replace(load_decoder_config(options.checkpoint), kind="beam")
         setups["beam"] = Setup(options.checkpoint, replace(config, language_model=str(options.lm)))
     points: list[dict[str, Any]] = []
-    report_conditions(options)
+    say_conditions(options, TOGETHER)
     for name, setup in setups.items():
         recognizer = setup.load()
         rate = recognizer.sample_rate
@@ -177,10 +172,9 @@ def run(options: argparse.Namespace) -> None:
                 if rival:
                     point["version"] = rival.hello["version"]
                 points.append(point)
-                report(point)
+                say_point(point)
     if options.json:
-        text = json.dumps({"command": sys.argv, "points": points}, indent=2) + "\n"
-        write_atomically(options.json, lambda file: file.write(text.encode()))
+        write_json(options.json, {"command": sys.argv, "points": points})
     if options.picture:
         draw(points, options.picture)
 
@@ -189,7 +183,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def make_pool(manifest: Path | None, rate: int) -> np.ndarray:
-    """Sound (N,) int16 that the streams take turns to hear: speech, or noise of changing loudness."""
+    """Sound (N,) int16 that all streams share: speech, or noise of varying loudness."""
     samples = POOL_SECONDS * rate
     if manifest is None:
         generator = np.random.default_rng(0)
@@ -203,13 +197,13 @@ def make_pool(manifest: Path | None, rate: int) -> np.ndarray:
             break
     speech = np.concatenate(parts)
     if len(speech) < 10 * rate:
-        raise ConfigError(f"{manifest} holds less than 10 s of speech; name a larger manifest.")
+        raise ConfigError(f"{manifest} holds less than 10 s of speech; name a larger manifest")
     scaled: np.ndarray = (32_767 * np.clip(speech, -1, 1)).astype(np.int16)
     return scaled
 
 
 def cut(pool: np.ndarray, streams: int, samples: int) -> np.ndarray:
-    """What each stream hears (streams, samples): the pool, from evenly spread places of it."""
+    """The signal of each stream (streams, samples), from evenly spaced positions in the pool."""
     begin = np.arange(streams)[:, None] * len(pool) // streams
     signals: np.ndarray = pool[(begin + np.arange(samples)) % len(pool)]
     return signals
@@ -220,13 +214,13 @@ def cut(pool: np.ndarray, streams: int, samples: int) -> np.ndarray:
 
 @contextmanager
 def start_rival(environments: Path, signals: np.ndarray, piece: int) -> Iterator[Worker | None]:
-    """The rival, ready for these signals (streams, N); None, and the reason printed, without it."""
+    """Start the rival for signals (streams, N); None if it fails, and the reason is printed."""
     with tempfile.TemporaryDirectory() as folder:
         samples = Path(folder) / "samples.npy"
         np.save(samples, signals)
         try:
             python = build_environment(environments / RIVAL, PACKAGES)
-            script = Path(__file__).with_name(f"{Path(__file__).stem}_rival.py")
+            script = Path(__file__).with_name("streaming_rival.py")
             command = [str(python), str(script), str(samples), str(piece)]
             rival = Worker(command, Path(folder) / f"{RIVAL}.log")
         except WorkerError as error:
@@ -246,9 +240,10 @@ def measure_together(
     rival: Worker | None,
     rounds: int,
 ) -> dict[str, float]:
-    """Medians of CPU milliseconds per second of audio, and of the rounds' ratios.
+    """Decode signals (streams, N) together and one by one; the rival decodes one of them.
 
-    The streams hear signals (streams, N), together and one by one; the rival hears one of them.
+    Returns:
+        Medians of CPU milliseconds per second of audio, and of the rounds' ratios.
     """
     rate = recognizer.sample_rate
     pieces = np.split(signals, range(_piece(rate), signals.shape[1], _piece(rate)), axis=1)
@@ -281,14 +276,15 @@ def measure_together(
                 ms[RIVAL] = 1000 * rival.ask(number % len(signals))["cpu_seconds"] / seconds
             found.append(ms)
             bar.advance()
-    result = {name: statistics.median(ms[name] for ms in found[1:]) for name in found[0]}
-    for name in set(found[0]) - {"together"}:
-        result[f"{name}_ratio"] = statistics.median(ms[name] / ms["together"] for ms in found[1:])
+    columns = {name: [ms[name] for ms in found[1:]] for name in found[0]}
+    result = {name: median(column) for name, column in columns.items()}
+    for name in set(columns) - {"together"}:
+        result[f"{name}_ratio"] = median_ratio(columns[name], columns["together"])
     return result
 
 
 def _piece(rate: int) -> int:
-    """Samples of a piece."""
+    """Number of samples of a piece."""
     return round(PIECE_SECONDS * rate)
 
 
@@ -297,7 +293,7 @@ def _piece(rate: int) -> int:
 
 @dataclass(frozen=True)
 class Order:
-    """A live run, as each process is told of it: it serves streams `first`, `first + step`, ..."""
+    """A live run; the process that receives it serves streams `first`, `first + step`, ..."""
 
     latency_ms: float
     streams: int
@@ -308,18 +304,18 @@ class Order:
 
 
 def serve(connection: Connection, setup: Setup, pool: np.ndarray) -> None:
-    """A process: answer orders with each chunk's arrival and latency (chunks, 2), and CPU seconds."""
+    """Answer orders with each chunk's arrival and latency (chunks, 2), and the CPU seconds."""
     recognizer = setup.load()
-    listen_live(recognizer, pool, Order(640, 2, 0, 1, time.monotonic(), WARM_SECONDS))
+    serve_live(recognizer, pool, Order(640, 2, 0, 1, time.monotonic(), WARM_SECONDS))
     connection.send("ready")
     while order := connection.recv():
         before = time.process_time()
-        chunks = listen_live(recognizer, pool, order)
+        chunks = serve_live(recognizer, pool, order)
         connection.send((chunks, time.process_time() - before))
 
 
-def listen_live(recognizer: Recognizer, pool: np.ndarray, order: Order) -> np.ndarray:
-    """Serve live streams to the end of the run: (chunks, 2) seconds, see `serve`."""
+def serve_live(recognizer: Recognizer, pool: np.ndarray, order: Order) -> np.ndarray:
+    """Serve live streams to the end of a run; returns (chunks, 2) seconds, see `serve`."""
     rate = recognizer.sample_rate
     piece = _piece(rate)
     numbers = range(order.first, order.streams, order.step)
@@ -329,33 +325,33 @@ def listen_live(recognizer: Recognizer, pool: np.ndarray, order: Order) -> np.nd
     context = recognizer.model.context(order.latency_ms)
     chunk_seconds = context.chunk * recognizer.model.frame_seconds
     starts = [order.start + chunk_seconds * number / order.streams for number in numbers]
-    given = [0] * len(streams)  # pieces
+    given = [0] * len(streams)  # number of pieces passed to each stream
     completing = complete_chunks(recognizer.model, order.latency_ms, piece, order.seconds)
-    said = [0] * len(streams)  # chunks
+    decoded = [0] * len(streams)  # number of chunks of each stream
     found: list[tuple[float, float]] = []
     tick = order.start
     while tick < order.start + order.seconds:
         time.sleep(max(0.0, tick - time.monotonic()))
         now = time.monotonic()
-        come = [max(0, int((now - start) / PIECE_SECONDS)) for start in starts]
-        new = [i for i in range(len(streams)) if come[i] > given[i]]
-        pieces = [sound[places[i] + given[i] * piece : places[i] + come[i] * piece] for i in new]
+        arrived = [max(0, int((now - start) / PIECE_SECONDS)) for start in starts]
+        new = [i for i in range(len(streams)) if arrived[i] > given[i]]
+        pieces = [sound[places[i] + given[i] * piece : places[i] + arrived[i] * piece] for i in new]
         accept_many([streams[i] for i in new], pieces, rate)
-        out = time.monotonic()
+        ready = time.monotonic()
         for i in new:
-            given[i] = come[i]
-            while completing[said[i]] <= come[i]:
-                came = starts[i] + completing[said[i]] * PIECE_SECONDS
-                found.append((came - order.start, out - came))
-                said[i] += 1
-        tick = max(tick + TICK_SECONDS, out)
+            given[i] = arrived[i]
+            while completing[decoded[i]] <= arrived[i]:
+                arrival = starts[i] + completing[decoded[i]] * PIECE_SECONDS
+                found.append((arrival - order.start, ready - arrival))
+                decoded[i] += 1
+        tick = max(tick + TICK_SECONDS, ready)
     return np.array(found).reshape(-1, 2)
 
 
 def complete_chunks(
     model: AcousticModel, latency_ms: float, piece: int, seconds: float
 ) -> list[int]:
-    """After how many pieces each chunk of a stream can be read, for more than the run's seconds."""
+    """The number of pieces after which each chunk of a stream is complete, beyond `seconds`."""
     context, config = model.context(latency_ms), model.features.config
     stack = model.encoder.config.stack
     pieces = [0]
@@ -367,7 +363,7 @@ def complete_chunks(
 
 @contextmanager
 def start_workers(setup: Setup, pool: np.ndarray, count: int) -> Iterator[list[Connection]]:
-    """Processes that serve live streams, once all are ready."""
+    """Start processes that serve live streams, and wait until all are ready."""
     spawn = multiprocessing.get_context("spawn")
     pairs = [spawn.Pipe() for _ in range(count)]
     processes = [
@@ -390,20 +386,22 @@ def start_workers(setup: Setup, pool: np.ndarray, count: int) -> Iterator[list[C
 
 
 def receive(connection: Connection) -> Any:
+    """Receive from a process. Raises ConfigError if it has ended."""
     try:
         return connection.recv()
     except EOFError:
-        raise ConfigError("A process of live streams ended; see above for the reason.") from None
+        raise ConfigError("a process of live streams ended; see above for the reason") from None
 
 
 def run_live(workers: Sequence[Connection], latency_ms: float, streams: int, seconds: float) -> Run:
-    start = time.monotonic() + 0.5 + streams / 2000  # until then the streams are made
+    """Serve live streams in all processes."""
+    start = time.monotonic() + 0.5 + streams / 2000  # leaves time to create the streams
     for first, worker in enumerate(workers):
         worker.send(Order(latency_ms, streams, first, len(workers), start, seconds))
     answers = [receive(worker) for worker in workers]
-    came, latency = np.concatenate([chunks for chunks, _ in answers]).T
-    counted = came >= WARM_SECONDS
-    late = came >= (WARM_SECONDS + seconds) / 2
+    arrival, latency = np.concatenate([chunks for chunks, _ in answers]).T
+    counted = arrival >= WARM_SECONDS
+    late = arrival >= (WARM_SECONDS + seconds) / 2
     p50, p99 = np.quantile(latency[counted], [0.5, 0.99])
     return Run(
         streams,
@@ -415,9 +413,9 @@ def run_live(workers: Sequence[Connection], latency_ms: float, streams: int, sec
 
 
 def find_most(measure: Callable[[int], Run], first: int, label: str) -> list[Run]:
-    """Runs around the most streams that are held: doubled from `first`, then halfway."""
+    """Search the most streams that are served in time, by doubling from `first` and bisection."""
     runs: list[Run] = []
-    held, failed, streams = 0, 0, first
+    held, failed, streams = 0, 0, first  # largest success, smallest failure, next try
     with Bar(label, None, "runs") as bar:
         while not failed or failed - held > max(1, RESOLUTION * failed):
             run = measure(streams)
@@ -429,68 +427,6 @@ def find_most(measure: Callable[[int], Run], first: int, label: str) -> list[Run
             bar.advance(note=f"{streams} streams: p99 {1000 * run.p99:.0f} ms")
             streams = (held + failed) // 2 if failed else 2 * held
     return sorted(runs, key=lambda run: run.streams)
-
-
-# ---- Results ------------------------------------------------------------------------------------
-
-
-def report_conditions(options: argparse.Namespace) -> None:
-    say(
-        f"{TOGETHER} streams: medians of {options.rounds} rounds of {options.round_seconds:g} s, "
-        f"CPU ms per second of audio, one thread; live: {options.cores} processes, runs of "
-        f"{options.seconds:g} s, ms beyond the latency; load: of the whole machine, before and after"
-    )
-    say(
-        f"{'decoder':<9}{'latency':>8}{'together':>10}{'one by one':>12}{'ratio':>7}"
-        f"{'streams':>9}{'p50':>6}{'p99':>6}{'busy':>7}{'load':>12}"
-    )
-
-
-def report(point: dict[str, Any]) -> None:
-    line = (
-        f"{point['decoder']:<9}{point['latency_ms']:>8g}{point['together']:>10.2f}"
-        f"{point['one_by_one']:>12.2f}{point['one_by_one_ratio']:>7.2f}"
-    )
-    if most := point["most"]:
-        line += (
-            f"{most['streams']:>9}{1000 * most['p50']:>6.0f}{1000 * most['p99']:>6.0f}"
-            f"{100 * most['busy']:>5.0f} %"
-        )
-    else:
-        line += f"{'none':>9}{'':>19}"
-    before, after = point["load"]
-    say(f"{line}{before:>6.1f}{after:>6.1f}")
-    if RIVAL in point:
-        say(
-            f"{point['version']}: {point[RIVAL]:.2f}; {point[f'{RIVAL}_ratio']:.1f} times ours "
-            f"together, {point[RIVAL] / point['one_by_one']:.1f} times ours one by one"
-        )
-
-
-def draw(points: Sequence[dict[str, Any]], path: Path) -> None:
-    """Latency against the number of streams, a color for each decoder and latency."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axis = figure.subplots()
-    for number, point in enumerate(points):
-        runs = point["runs"]
-        x = [run["streams"] for run in runs]
-        label = f"{point['decoder']}, {point['latency_ms']:g} ms"
-        for key, style in (("p50", "o--"), ("p99", "o-")):
-            y = [max(1.0, 1000 * run[key]) for run in runs]
-            axis.plot(x, y, style, color=f"C{number}", ms=4, label=f"{label}: {key}")
-    axis.axhline(1000 * LIMIT_SECONDS, color="0.4", linestyle=":")
-    axis.set(
-        title="Time from the piece that completes a chunk to its partial",
-        xlabel="live streams",
-        ylabel="ms beyond the algorithm's latency",
-        yscale="log",
-        xlim=(0, None),
-    )
-    axis.grid(which="both", alpha=0.25)
-    axis.legend()
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
 if __name__ == "__main__":

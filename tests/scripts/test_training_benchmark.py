@@ -1,4 +1,4 @@
-"""scripts/benchmark_training.py: it measures what it says; how fast anything is, is not asserted."""
+"""scripts/benchmarks/training.py measures all parts; the tests do not assert any speed."""
 
 import json
 import subprocess
@@ -18,16 +18,27 @@ from asr.encoder import Context, EncoderConfig
 from asr.features import FeaturesConfig
 from asr.model import AcousticModel
 
-SCRIPT = ROOT / "scripts" / "benchmark_training.py"
+SCRIPT = ROOT / "scripts" / "benchmarks" / "training.py"
 TINY = "--rounds 1 --seconds 4 --batch-seconds 4 --layers 2 --hidden 8".split()
 
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     module = load(SCRIPT)
-    monkeypatch.setattr(module, "settle", lambda: None)  # exact figures are not wanted here
-    monkeypatch.setattr(module, "DATA_FACTOR", 1)
+    bench, parts = sys.modules["training_bench"], sys.modules["training_parts"]
+    monkeypatch.setattr(bench, "settle", lambda: None)  # exact figures are not needed here
+    monkeypatch.setattr(parts, "DATA_FACTOR", 1)
     return module
+
+
+@pytest.fixture
+def speechbrain(benchmark: Any) -> Any:
+    return sys.modules["training_speechbrain"]
+
+
+@pytest.fixture
+def bare(benchmark: Any) -> Any:
+    return sys.modules["training_bare"]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +58,7 @@ def run(benchmark: Any, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> 
 
 
 def positive(figures: Any) -> bool:
-    """Whether there are numbers and all are above 0."""
+    """Whether there are figures and all numbers among them are above 0."""
     if isinstance(figures, dict):
         figures = list(figures.values())
     if isinstance(figures, list):
@@ -55,7 +66,7 @@ def positive(figures: Any) -> bool:
     return not isinstance(figures, float) or figures > 0
 
 
-def test_every_part_in_this_process_gives_its_figures(
+def test_parts_in_this_process_report_their_figures(
     benchmark: Any, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     output = tmp_path / "figures.json"
@@ -69,12 +80,11 @@ def test_every_part_in_this_process_gives_its_figures(
         assert step["bare"]["to_bare"] == step["lstms"]["to_lstms"] == 1
         assert positive(step["step"])
         assert positive(step["bare"])
-        # One round of one batch of 4 s.
-        assert len(step["steps"]) == 1
+        assert len(step["steps"]) == 1  # one round of one batch of 4 s
     turns = {(entry["augment"], entry["workers"]) for entry in figures["data"]}
     assert turns == {("none", 1), ("none", 2), ("standard", 1), ("standard", 2)}
     assert positive(figures["data"])
-    assert len(figures["training"]["epochs"]) == 1  # the first warms up
+    assert len(figures["training"]["epochs"]) == 1  # the first epoch warms up
     assert positive(figures["training"]["epochs"][0]["lstms"])
     assert "load" in capsys.readouterr().out
 
@@ -95,7 +105,7 @@ def test_two_processes_are_measured(manifest: Path, tmp_path: Path) -> None:
 
 
 class Rival:
-    """Stands for SpeechBrain's process: computes the loss of what was written for it."""
+    """Replaces SpeechBrain's process: computes the loss of its first batch."""
 
     @torch.no_grad()
     def __init__(self, command: list[str], _log: Path, threads: int) -> None:
@@ -131,11 +141,15 @@ class Rival:
         pass
 
 
-def test_the_rival_gets_our_model_and_batches(
-    benchmark: Any, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_rival_receives_our_model_and_batches(
+    benchmark: Any,
+    speechbrain: Any,
+    manifest: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(benchmark, "build_environment", lambda *_: Path())
-    monkeypatch.setattr(benchmark, "Worker", Rival)
+    monkeypatch.setattr(speechbrain, "build_environment", lambda *_: Path())
+    monkeypatch.setattr(speechbrain, "Worker", Rival)
     output = tmp_path / "figures.json"
     arguments = ["--manifest", manifest, "--json", output, "--only", "speechbrain"]
     assert run(benchmark, monkeypatch, *arguments) == 0
@@ -145,24 +159,29 @@ def test_the_rival_gets_our_model_and_batches(
     assert figures["packed"]["steps_per_cpu_second"] == 1
 
 
-def test_a_rival_that_computes_something_else_is_left_out(
-    benchmark: Any, manifest: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+def test_a_rival_with_another_loss_is_left_out(
+    benchmark: Any, speechbrain: Any, manifest: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     class Other(Rival):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             self.hello["losses"]["packed"] *= 1.01
 
-    monkeypatch.setattr(benchmark, "build_environment", lambda *_: Path())
-    monkeypatch.setattr(benchmark, "Worker", Other)
+    monkeypatch.setattr(speechbrain, "build_environment", lambda *_: Path())
+    monkeypatch.setattr(speechbrain, "Worker", Other)
     assert run(benchmark, monkeypatch, "--manifest", manifest, "--only", "speechbrain") == 0
     assert "they do not compute the same" in capsys.readouterr().err
 
 
 def test_a_rival_that_cannot_be_installed_is_left_out(
-    benchmark: Any, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    benchmark: Any,
+    speechbrain: Any,
+    manifest: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
 ) -> None:
-    monkeypatch.setattr(benchmark, "PACKAGES", (str(tmp_path / "no-such-package"),))
+    monkeypatch.setattr(speechbrain, "PACKAGES", (str(tmp_path / "no-such-package"),))
     output = tmp_path / "figures.json"
     arguments = ["--environments", tmp_path, "--json", output, "--only", "speechbrain"]
     assert run(benchmark, monkeypatch, "--manifest", manifest, *arguments) == 0
@@ -170,15 +189,15 @@ def test_a_rival_that_cannot_be_installed_is_left_out(
     assert "cannot be installed" in json.loads(output.read_text())["speechbrain"]["left_out"]
 
 
-def test_a_bare_loop_that_computes_something_else_is_refused(
-    benchmark: Any, manifest: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+def test_a_bare_loop_with_another_loss_is_refused(
+    benchmark: Any, bare: Any, manifest: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    honest = benchmark.BareChunked.forward
+    original = bare.BareChunked.forward
 
     def forward(self: Any, x: Any, lengths: Any, context: Context | None) -> Any:
-        return honest(self, x, lengths, context and Context(context.chunk, 0))
+        return original(self, x, lengths, context and Context(context.chunk, 0))
 
-    monkeypatch.setattr(benchmark.BareChunked, "forward", forward)
+    monkeypatch.setattr(bare.BareChunked, "forward", forward)
     assert run(benchmark, monkeypatch, "--manifest", manifest, "--only", "step") == 2
     assert "they do not compute the same" in capsys.readouterr().err
 
@@ -192,23 +211,23 @@ def test_a_bare_loop_that_computes_something_else_is_refused(
         ("latency_controlled", Context(50, 2)),  # longer than the recordings
     ],
 )
-def test_the_lstms_alone_read_what_the_encoder_reads(
-    benchmark: Any, kind: str, context: Context | None
+def test_the_lstms_alone_have_the_shapes_of_the_encoder(
+    bare: Any, kind: str, context: Context | None
 ) -> None:
     config = EncoderConfig(kind, layers=2, hidden=8, stack=2)
     encoder = AcousticModel(FeaturesConfig(mels=5), config, 7).encoder
     seen = []
     for layer in encoder.layers:
-        for strand in (layer.ahead, layer.back):
-            strand.cell.register_forward_hook(lambda _m, a, y: seen.append((a[0], y[0])))
+        for direction in (layer.ahead, layer.back):
+            direction.cell.register_forward_hook(lambda _m, a, y: seen.append((a[0], y[0])))
     encoder(torch.randn(3, 39, 5), torch.tensor([39, 20, 7]), context)
-    work = benchmark.LstmsAlone(encoder).prepare(3, 20, context)
+    work = bare.LstmsAlone(encoder).prepare(3, 20, context)
     assert sorted((x.shape, y.shape) for _, x, y in work) == sorted(
         (x.shape, y.shape) for x, y in seen
     )
 
 
-def test_what_cannot_be_is_refused(
+def test_invalid_options_are_refused(
     benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setattr(benchmark, "DIGITS", tmp_path / "none.jsonl")

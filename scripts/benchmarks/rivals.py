@@ -1,8 +1,8 @@
-"""What the benchmarks share that hold `asr` against others: environments, and processes that answer.
+"""Rivals of `asr`: other toolkits, each in its own environment and its own process.
 
-A rival lives in an environment of its own, so that its packages never meet ours, and in a process of
-its own: a line of JSON on its standard input is a request, a line on its standard output the answer,
-and the first line of all says that it is ready, and what it is.
+Separate environments keep the rivals' packages apart from ours. A process reads requests as lines of
+JSON from its standard input and writes its answers to its standard output; its first line says that
+it is ready and which versions it runs.
 """
 
 import contextlib
@@ -17,16 +17,26 @@ from typing import IO, Any
 from asr.errors import AsrError
 from asr.progress import complain
 
+# Time limits for building an environment and for ending a process.
 BUILD_SECONDS = 1200
 CLOSE_SECONDS = 10
 
 
 class WorkerError(AsrError):
-    """A worker could not be had, or ended too early; the message is the reason."""
+    """A worker could not be started or ended too early; the message is the reason."""
 
 
 class Worker:
-    """A process that answers; `hello` is what it said first. What it complains of is in `log`."""
+    """A process that answers requests.
+
+    Args:
+        command: the command that starts it.
+        log: file for its standard error.
+        threads: number of threads it may use.
+
+    Attributes:
+        hello: its first answer.
+    """
 
     def __init__(self, command: list[str], log: Path, threads: int = 1) -> None:
         self._log = log
@@ -46,7 +56,7 @@ class Worker:
         self.hello = self._read()
 
     def ask(self, request: Any) -> dict[str, Any]:
-        """The answer to a request. Raises WorkerError where the process ended."""
+        """Send a request and return the answer. Raises WorkerError if the process has ended."""
         with contextlib.suppress(BrokenPipeError):
             _pipe(self._process.stdin).write(json.dumps(request) + "\n")
             _pipe(self._process.stdin).flush()
@@ -61,6 +71,7 @@ class Worker:
         raise WorkerError(f"the process of {self._log.stem} ended: {reason}")
 
     def close(self) -> None:
+        """End the process."""
         with contextlib.suppress(BrokenPipeError):
             _pipe(self._process.stdin).close()
         try:
@@ -75,16 +86,25 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
 
 
 def build_environment(folder: Path, packages: Sequence[str], lent: Path | None = None) -> Path:
-    """The Python of an environment that holds `packages`, built unless it is there.
+    """Build an environment unless it exists.
 
-    With `lent`, a folder of installed packages, it can import those too, and only what they lack is
-    installed. Raises WorkerError.
+    Args:
+        folder: the environment.
+        packages: the packages to install, as arguments of pip.
+        lent: a folder of installed packages that the environment can import, too; only what they
+            lack is installed.
+
+    Returns:
+        The environment's Python.
+
+    Raises:
+        WorkerError: if it cannot be built.
     """
     python, mark = folder.resolve() / "bin" / "python", folder / "installed"
     wanted = "\n".join((*packages, *([str(lent)] if lent else [])))
     if python.exists() and mark.is_file() and mark.read_text() == wanted:
         return python
-    complain(f"building {folder} (some minutes, where something has to be compiled)")
+    complain(f"building {folder} (some minutes if packages have to be compiled)")
     try:
         venv.create(folder, clear=True, with_pip=True)
         if lent:
@@ -104,10 +124,11 @@ def build_environment(folder: Path, packages: Sequence[str], lent: Path | None =
     except subprocess.TimeoutExpired:
         raise WorkerError(f"it was not installed within {BUILD_SECONDS} s") from None
     except OSError as error:
-        raise WorkerError(f"its environment cannot be made: {error}") from None
+        raise WorkerError(f"its environment cannot be created: {error}") from None
     mark.write_text(wanted)
     return python
 
 
 def last_line(text: str) -> str:
+    """The last line that is not blank."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason")

@@ -1,62 +1,58 @@
-"""What hotwords do and cost: `python scripts/benchmark_hotwords.py` (needs a folder of log-probs).
+"""Effect and cost of hotwords.
 
-The rare words of the references, those that the language model does not know or has seen least,
-are given as hotwords among 1,000 entries, the others being rare words that nobody says. For each
-weight: how many of the planted words are found (recall), how many are written where nobody said
-them, the WER of all other words, and the decoder's time against that without hotwords, measured in
-turn in the same run.
+    python scripts/benchmarks/hotwords.py       needs a folder of log-probs
+
+The rarest words of the references, which the language model has never or hardly seen, are given as
+hotwords among 1,000 entries; the other entries are rare words that nobody says. For each weight this
+prints the recall of the planted words, the number of false hotwords, the WER of all other words, and
+the decoder's time relative to decoding without hotwords, with both alternating in the same run.
 """
 
 import argparse
-import statistics
 import sys
 import time
 from collections import Counter
 from pathlib import Path
+from statistics import median
 
 import numpy as np
+from harness import DECODER_DATA, finish, make_parser
 
 from asr.decoder.beam import BeamDecoder
 from asr.decoder.config import DecoderConfig
-from asr.errors import EXIT_CODE, AsrError
+from asr.errors import DataError
 from asr.files import write_atomically
 from asr.lm.model import LanguageModel
-from asr.progress import complain, say, track
+from asr.progress import say, track
 from asr.scoring import score
 from asr.text import Vocabulary
 
-BENCH = Path(__file__).resolve().parents[2] / "shared" / "data" / "decoder_bench"
 ENTRIES = 1000
-RARE_LOG_PROB = -12.5  # natural log of the unigram: about once in 270,000 words
+# Words with a lower natural log-probability are rare: about one occurrence in 270,000 words.
+RARE_LOG_PROB = -12.5
 FRAME_SECONDS = 0.04
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = make_parser(__doc__, rounds=7)
+    parser.add_argument(
+        "--bench", type=Path, default=DECODER_DATA, help="folder of emissions.npz and lm3.arpa.gz"
     )
-    parser.add_argument("--bench", type=Path, default=BENCH, help="emissions.npz and lm3.arpa.gz")
-    parser.add_argument("--beam", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--beam", type=int, default=16, help="beam width (%(default)s)")
     parser.add_argument("--weights", type=float, nargs="+", default=[0, 2, 4, 6, 8, 10, 12, 15, 20])
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark-hotwords"))
-    options = parser.parse_args()
-    try:
-        run(options)
-    except AsrError as error:
-        complain(f"benchmark_hotwords.py: {error}")
-        return EXIT_CODE
-    return 0
+    return finish(run, parser.parse_args())
 
 
 def run(options: argparse.Namespace) -> None:
+    """Measure all weights, print the table and draw the picture."""
     matrices, references = read_bench(options.bench)
     model = LanguageModel.read(options.bench / "lm3.arpa.gz")
     planted, entries = choose(references, model)
     spoken = sum(word in planted for text in references.values() for word in text.split())
     say(
         f"{len(references)} utterances; {len(planted)} rare words said {spoken} times, "
-        f"among {len(entries)} hotwords; beam {options.beam}"
+        f"among {len(entries)} hotwords; beam width {options.beam}"
     )
     vocabulary = Vocabulary.english()
     config = DecoderConfig("beam", beam=options.beam)
@@ -84,7 +80,7 @@ def read_bench(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Log-probs (T', V) and references by name."""
     path = folder / "emissions.npz"
     if not path.exists():
-        raise AsrError(f"{path} does not exist; name a folder with --bench")
+        raise DataError(f"{path} does not exist; name a folder with --bench")
     with np.load(path) as data:
         rows, lengths = data["logp"].astype(np.float32), data["lens"]
         references = [str(text) for text in data["refs"]]
@@ -96,7 +92,7 @@ def read_bench(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def choose(references: dict[str, str], model: LanguageModel) -> tuple[set[str], list[str]]:
-    """The rare words that are said, and those with as many that are not as make 1,000 entries."""
+    """The planted words, which are rare and said, and all 1,000 entries of the hotword list."""
     log_probs = {
         word: float(log_prob)
         for word, log_prob in zip(model.words, model.ngrams.log_prob[1:], strict=False)
@@ -116,7 +112,7 @@ def choose(references: dict[str, str], model: LanguageModel) -> tuple[set[str], 
 def measure(
     references: dict[str, str], texts: dict[str, str], planted: set[str], entries: set[str]
 ) -> tuple[float, int, float, float]:
-    """Recall of the planted words (%), hotwords nobody said, WER of the other words and of all (%)."""
+    """Recall of the planted words (%), false hotwords, WER of other words and of all words (%)."""
     report = score(references, texts)
     found = said = false = other_errors = other_words = 0
     for utterance in report.utterances:
@@ -139,7 +135,7 @@ def measure(
 def time_ratio(
     one: BeamDecoder, other: BeamDecoder, matrices: list[np.ndarray], rounds: int
 ) -> float:
-    """CPU time of `one` over that of `other`, in turn on the same matrices: the median of rounds."""
+    """The median ratio of CPU times of `one` to `other`, alternating on the same matrices."""
     ratios = []
     for decoder in (one, other):
         decoder.decode_many(matrices[:2])
@@ -150,10 +146,11 @@ def time_ratio(
             decoder.decode_many(matrices[::4])
             seconds.append(time.process_time() - begin)
         ratios.append(seconds[0] / seconds[1])
-    return statistics.median(ratios)
+    return median(ratios)
 
 
 def draw(rows: list[tuple], without: tuple, path: Path) -> None:
+    """Draw recall and WER against the weight; dotted lines are the results without hotwords."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")

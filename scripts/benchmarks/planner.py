@@ -1,27 +1,27 @@
 """Time and memory from a manifest of a million utterances to the batches of an epoch.
 
-    python scripts/benchmark_planner.py [--utterances 1000000] [--batch-seconds 400] [--json FILE]
+    python scripts/benchmarks/planner.py [--utterances 1000000] [--batch-seconds 400] [--json FILE]
 
-The manifest is made up with a seed: lengths shaped like LibriSpeech's (most from 12 to 16 s), texts of
-common words. Four processes, each new, do what a training does before its first step: `index` makes
-the index; `plan` opens it, admits, compares with the checkpoint and plans the first epoch; `resume`
-does so for the middle of the third epoch and reads the utterances of its next batch; `read` reads the
-manifest without an index. Seconds are without importing Python modules, which memory is with.
+The manifest is synthetic: lengths distributed like LibriSpeech's (most from 12 to 16 s) and texts of
+common words. Four new processes do the work of a training before its first step: `index` builds the
+index; `plan` opens it, selects utterances, computes their digest and plans the first epoch; `resume`
+does the same for the third epoch and reads the utterances of a batch in its middle; `read` reads the
+manifest without an index. Seconds exclude the import of Python modules, memory includes it.
 """
 
 import argparse
-import json
 import multiprocessing
 import random
 import resource
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import numpy as np
+from harness import finish, make_parser, write_json
 
 from asr.data.augment import AugmentConfig
 from asr.data.index import open_index
@@ -35,9 +35,8 @@ from asr.progress import Bar, say, track
 from asr.text import Vocabulary
 
 EPOCHS = 3
-AUGMENT = AugmentConfig(
-    silence_seconds=1.0
-)  # all of conf/augment/standard.yaml that changes lengths
+# The part of conf/augment/standard.yaml that changes lengths.
+AUGMENT = AugmentConfig(silence_seconds=1.0)
 WORDS_PER_SECOND = 2.3
 WORDS = (
     "the of and a to in he was that it his her with as had you for she not at but be on they have him "
@@ -47,7 +46,7 @@ WORDS = (
 
 
 def make_up(count: int) -> Iterator[Utterance]:
-    """Utterances of recordings that need not exist."""
+    """Synthetic utterances, whose recordings do not exist."""
     generator, chooser = np.random.default_rng(0), random.Random(0)
     long = generator.normal(14.5, 1.2, count)
     short = generator.uniform(1.5, 14.0, count)
@@ -60,40 +59,40 @@ def make_up(count: int) -> Iterator[Utterance]:
 
 
 def index(manifest: Path, _: float) -> None:
-    """Make the manifest's index, under a bar."""
+    """Build the manifest's index with a progress bar."""
     with Bar("Indexing", manifest.stat().st_size, "bytes") as bar:
         open_index(manifest, bar.advance)
 
 
 def plan(manifest: Path, batch_seconds: float, epoch: int = 0) -> None:
-    """Everything before the first step of an epoch, but for the model; the middle of a later one."""
+    """Plan an epoch from the index; for a later epoch, also read a batch of its middle."""
     model = AcousticModel(FeaturesConfig(), EncoderConfig(), len(Vocabulary.english()))
-    admitted, _ = select_trainable(
+    trainable, _ = select_trainable(
         open_index(manifest),
         Vocabulary.english(),
         model.frames,
         AUGMENT.fastest,
         max_seconds=batch_seconds,
     )
-    admitted.digest()
-    plan = Planner(admitted.seconds, admitted.hashes, batch_seconds, AUGMENT, seed=1).epoch(epoch)
+    trainable.digest()
+    plan = Planner(trainable.seconds, trainable.hashes, batch_seconds, AUGMENT, seed=1).epoch(epoch)
     if epoch:
         for number in plan.batches[len(plan) // 2]:
-            _ = admitted[number]
+            _ = trainable[number]
 
 
 def resume(manifest: Path, batch_seconds: float) -> None:
-    """The same in the middle of the third epoch, and read its next batch."""
+    """Resume in the middle of the third epoch."""
     plan(manifest, batch_seconds, epoch=2)
 
 
 def read(manifest: Path, _: float) -> None:
-    """Read the manifest without an index; nothing is admitted or planned yet."""
+    """Read the manifest without an index."""
     read_manifest(manifest)
 
 
 def measure(name: str, manifest: Path, batch_seconds: float) -> dict[str, float]:
-    """Seconds of wall clock and of CPU, and the most memory in MB, of a function in a new process."""
+    """Wall-clock and CPU seconds and the peak memory in MB of a function in a new process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_measure_here, (name, manifest, batch_seconds))
 
@@ -108,7 +107,7 @@ def _measure_here(name: str, manifest: Path, batch_seconds: float) -> dict[str, 
 
 
 def judge_plans(manifest: Path, batch_seconds: float) -> dict[str, float]:
-    """How much of the batches is audio, how many come again, and the time of a plan alone."""
+    """Padding efficiency, the share of batches that repeat, and the seconds of planning alone."""
     indexed = open_index(manifest)
     seconds = indexed.seconds
     planner = Planner(seconds, indexed.hashes, batch_seconds, AUGMENT, seed=1)
@@ -127,33 +126,32 @@ def judge_plans(manifest: Path, batch_seconds: float) -> dict[str, float]:
         batches += len(names)
         seen |= names
     return {
-        "seconds": statistics.median(times),
+        "seconds": median(times),
         "efficiency": kept / padded,
         "repeated": repeated / batches,
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--utterances", type=int, default=1_000_000)
-    parser.add_argument("--batch-seconds", type=float, default=400.0)
-    parser.add_argument("--rounds", type=int, default=5, help="of plan and resume, by turns")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    options = parser.parse_args()
+def main() -> int:
+    parser = make_parser(__doc__, rounds=5, with_json=True)
+    parser.add_argument("--utterances", type=int, default=1_000_000, help="(%(default)s)")
+    parser.add_argument("--batch-seconds", type=float, default=400.0, help="(%(default)s)")
+    return finish(run, parser.parse_args())
 
+
+def run(options: argparse.Namespace) -> None:
+    """Write the manifest, measure all functions and print the figures."""
     with tempfile.TemporaryDirectory() as folder:
         manifest = Path(folder) / "train.jsonl"
         utterances = make_up(options.utterances)
-        write_manifest(manifest, track(utterances, "Making up", options.utterances, "utterances"))
+        write_manifest(manifest, track(utterances, "Manifest", options.utterances, "utterances"))
         figures = {"index": measure("index", manifest, options.batch_seconds)}
         rounds: dict[str, list[dict[str, float]]] = {"plan": [], "resume": []}
         for _ in range(options.rounds):
             for name, results in rounds.items():
                 results.append(measure(name, manifest, options.batch_seconds))
         for name, results in rounds.items():
-            figures[name] = {
-                key: statistics.median(result[key] for result in results) for key in results[0]
-            }
+            figures[name] = {key: median(result[key] for result in results) for key in results[0]}
         figures["read"] = measure("read", manifest, options.batch_seconds)
         sizes = [path.stat().st_size / 1e6 for path in (manifest, Path(f"{manifest}.index"))]
         figures["epoch"] = judge_plans(manifest, options.batch_seconds)
@@ -170,12 +168,12 @@ def main() -> None:
         )
     epoch = figures["epoch"]
     say(
-        f"A plan alone: {epoch['seconds']:.3f} s (median of {EPOCHS}), padding efficiency "
+        f"Planning alone: {epoch['seconds']:.3f} s (median of {EPOCHS}), padding efficiency "
         f"{epoch['efficiency']:.4f}, {100 * epoch['repeated']:.2f} % of batches repeated"
     )
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(options.json, figures)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,14 +1,14 @@
-"""The rivals of `benchmark_decoder.py`, one to a process: requests and answers are JSON lines.
+"""The rivals of `decoder.py`, each in its own process; requests and answers are lines of JSON.
 
-    python benchmark_decoder_rivals.py {pyctcdecode,flashlight,fast-ctc-decode} FOLDER
+    python decoder_rivals.py {pyctcdecode,flashlight,fast-ctc-decode} FOLDER
 
-It runs in the rival's own environment, so it imports only NumPy and the rival, never `asr`.
-`benchmark_decoder.py` wrote into FOLDER what all decoders read: log_probs.npy (frames of all
-utterances, V), frames.npy (how many each has), symbols.json, words.txt and lm.arpa.
+This module runs in the rival's environment, so it imports only NumPy and the rival, never `asr`.
+FOLDER holds the input that `decoder.py` wrote for all decoders: log_probs.npy (frames of all
+utterances, V), frames.npy (number of frames of each utterance), symbols.json, words.txt and lm.arpa.
 
 A request names utterances and settings; the answer holds their texts and the seconds that the
-decoding calls took. Loading, preparing the input and a warm-up come before the clock starts,
-turning results into text comes after it stopped.
+decoding calls took. Loading, preparation of the input and a warm-up happen before the clock starts,
+and the conversion of results into text after it stops.
 """
 
 import json
@@ -29,25 +29,24 @@ Decode = Callable[[Sequence[Any]], Sequence[Any]]
 
 
 class Served(Protocol):
-    """What `serve` needs of a decoder."""
+    """The interface of a decoder that `serve` runs; `packages` are reported with their versions."""
 
     packages: Sequence[str]
-    """Distributions whose versions are reported."""
 
     def prepare(self, log_probs: np.ndarray) -> np.ndarray:
         """The decoder's own input form of one utterance's log-probabilities (T, V)."""
 
     def configure(self, settings: dict[str, Any]) -> Decode:
-        """What decodes a list of prepared utterances."""
+        """The function that decodes a list of prepared utterances."""
 
     def text(self, result: Any) -> str:
-        """The words of one result, parted by spaces."""
+        """The words of one result, separated by spaces."""
 
 
 class PyCtcDecode:
-    """pyctcdecode with KenLM: beams are pruned at its default of -10.
+    """pyctcdecode with KenLM, pruning beams at its default of -10.
 
-    It turns KenLM's log10 into natural logarithms before `alpha`, so `alpha` is what ours is.
+    It converts KenLM's log10 to natural logarithms, so `alpha` has the same meaning as in ours.
     """
 
     packages: Sequence[str] = ("pyctcdecode", "kenlm", "numpy")
@@ -85,12 +84,13 @@ class PyCtcDecode:
 class Flashlight:
     """flashlight-text's lexicon decoder with KenLM, set up as its documentation shows.
 
-    - It adds KenLM's log10 scores raw, so `alpha`, meant for natural ones, is given times ln 10.
-    - A word is spelled with the space that ends it, as in wav2letter's lexicons. A frame that is
-      surely a space is appended to each utterance: without it the last word can get lost.
-    - `log_add` is off, as in torchaudio and fairseq (on, it changed no error rate by more than 0.05).
-    - Without an unknown-word score (torchaudio's default) it can write the lexicon's words only.
-      With one, an unknown word is the beginning of a known one; the letters are taken as written.
+    - It adds KenLM's log10 scores unscaled, so `alpha`, which is for natural logarithms, is
+      multiplied by ln 10.
+    - The spelling of a word ends with a space, as in wav2letter's lexicons. A frame that is certainly
+      a space is appended to each utterance, because the last word can otherwise be lost.
+    - `log_add` is off, as in torchaudio and fairseq (turning it on changed no WER by more than 0.05).
+    - Without a score for unknown words (torchaudio's default) it emits only words of the lexicon.
+      With one, an unknown word is the beginning of a known one, and its letters are taken as emitted.
     """
 
     packages: Sequence[str] = ("flashlight-text", "kenlm", "numpy")
@@ -196,9 +196,9 @@ def read_words(folder: Path) -> list[str]:
 
 
 def serve(make: Callable[[Path], Served], folder: Path) -> None:
-    """Say the versions, then answer requests until standard input ends."""
+    """Report the versions, then answer requests until standard input ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what a decoder prints must not fall among the answers
+    os.dup2(2, 1)  # keeps the decoder's own output out of the answers
     decoder = make(folder)
     ends = np.cumsum(np.load(folder / "frames.npy"))
     log_probs = np.load(folder / "log_probs.npy")
@@ -213,7 +213,7 @@ def serve(make: Callable[[Path], Served], folder: Path) -> None:
         decode = decoder.configure(request["settings"])
         decode(matrices[:1])
         times, cpu, wall = 0, 0.0, 0.0
-        while times == 0 or cpu < request["least_seconds"]:
+        while times == 0 or cpu < request["min_seconds"]:
             wall_start, cpu_start = time.perf_counter(), time.process_time()
             results = decode(matrices)
             cpu += time.process_time() - cpu_start

@@ -1,16 +1,14 @@
-"""What the first contact costs: `asr transcribe FILE`, as a whole process, beside pocketsphinx 5.
+"""The cost of a whole process `asr transcribe FILE`, compared with pocketsphinx 5.
 
-    python scripts/benchmark_transcription.py --manifest data/english/dev-librispeech.jsonl
+    python scripts/benchmarks/transcription.py --manifest data/english/dev-librispeech.jsonl
 
-A long recording is made of the manifest's, with pauses, and transcribed by both in turn, on one core,
-each time in a new process that loads everything anew; pocketsphinx, with its own English model, in an
-environment of its own, cuts the recording with its own segmenter. Then `asr transcribe` alone hears a
-recording of five seconds, once to warm the caches. Medians over the rounds; CPU seconds are those of
-the process and its children.
+The manifest's recordings are joined, with pauses, to one long recording, which both transcribe in
+turn on one core, each time in a new process. pocketsphinx runs in its own environment with its own
+English model and segmenter. Then `asr transcribe` alone transcribes a recording of five seconds, once
+to warm the caches. Figures are medians over the rounds; CPU seconds include child processes.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -23,16 +21,15 @@ from typing import NamedTuple
 
 import numpy as np
 import soundfile
-from rivals import WorkerError, build_environment
+from harness import finish, make_parser, write_json
+from rivals import WorkerError, build_environment, last_line
 
 from asr.audio.waveform import SAMPLE_RATE, load_audio
 from asr.data.manifest import read_manifest
-from asr.errors import EXIT_CODE, AsrError, DataError
-from asr.files import write_atomically
+from asr.errors import DataError
 from asr.progress import complain, say, track
 from asr.scoring import score
 
-ROOT = Path(__file__).resolve().parents[1]
 RIVAL = "pocketsphinx"
 PACKAGES = ["pocketsphinx>=5,<6", "numpy"]
 PAUSE_SECONDS = 0.7
@@ -58,41 +55,36 @@ print(version("pocketsphinx"), file=sys.stderr)
 
 
 class Cost(NamedTuple):
-    """Of a process: seconds by the clock and of the CPU, its largest memory, what it printed."""
+    """The cost and the output of a process."""
 
-    wall: float
-    cpu: float
-    peak_mb: float
+    wall: float  # seconds of wall-clock time
+    cpu: float  # seconds of CPU time
+    peak_mb: float  # peak memory
     out: str
     err: str
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, rounds=3, with_rivals=True, with_json=True)
     parser.add_argument("--manifest", required=True, help="recordings and their texts (JSONL)")
-    parser.add_argument("--minutes", type=float, default=10.0, help="(%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
-    parser.add_argument("--checkpoint", help="(the English model that comes with asr)")
-    parser.add_argument("--no-rival", action="store_true")
-    parser.add_argument("--environments", type=Path, default=ROOT / ".benchmark")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
-    options = parser.parse_args()
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            figures = measure(options, Path(folder))
-    except AsrError as error:
-        complain(f"benchmark_transcription.py: {error}")
-        return EXIT_CODE
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, help="length of the long recording (%(default)s)"
+    )
+    parser.add_argument("--checkpoint", help="(the bundled English model)")
+    parser.add_argument("--no-rival", action="store_true", help="measure only asr")
+    return finish(run, parser.parse_args())
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure, and write the figures if a file is named."""
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(options, Path(folder))
     if options.json:
-        document = json.dumps(figures, indent=1).encode()
-        write_atomically(options.json, lambda file: file.write(document))
-    return 0
+        write_json(options.json, figures)
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, float | str]:
-    """Print the figures; they come out too."""
+    """Measure both, print the figures and return them."""
     reference, seconds = write_long(options.manifest, options.minutes, folder / "long.wav")
     waveform = load_audio(folder / "long.wav")[: round(SHORT_SECONDS * SAMPLE_RATE)]
     soundfile.write(folder / "short.wav", waveform, SAMPLE_RATE, "PCM_16")
@@ -100,14 +92,14 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, float | str]
     start = "import sys; from asr.cli.main import main; sys.exit(main())"
     ours = [sys.executable, "-c", start, "transcribe", "--threads", "1", *model]
     rival = [] if options.no_rival else build_rival(options.environments)
-    run([*ours, str(folder / "short.wav")])  # compiles the decoder, reads the files
+    run_command([*ours, str(folder / "short.wav")])  # warms the caches
     costs: dict[str, list[Cost]] = {"asr": [], RIVAL: []}
     say(f"load {os.getloadavg()[0]:.1f}; {seconds / 60:.1f} minutes of speech, one core")
-    for number in track(range(options.rounds), "listening", options.rounds, "rounds"):
+    for number in track(range(options.rounds), "transcribing", options.rounds, "rounds"):
         commands = [("asr", ours), *([(RIVAL, rival)] if rival else [])]
         for name, command in commands[:: 1 if number % 2 else -1]:
-            costs[name].append(run([*command, str(folder / "long.wav")]))
-    short = [run([*ours, str(folder / "short.wav")]) for _ in range(options.rounds)]
+            costs[name].append(run_command([*command, str(folder / "long.wav")]))
+    short = [run_command([*ours, str(folder / "short.wav")]) for _ in range(options.rounds)]
 
     figures: dict[str, float | str] = {"seconds": seconds}
     say(f"{'':<16}{'CPU s':>8}{'CPU s/s':>10}{'wall s':>9}{'peak MB':>9}{'WER, %':>8}")
@@ -122,7 +114,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, float | str]
         figures |= {f"{name} wer": wer}
     if costs[RIVAL]:
         ratios = [b.cpu / a.cpu for a, b in zip(costs["asr"], costs[RIVAL], strict=True)]
-        version = costs[RIVAL][0].err.strip().splitlines()[-1]
+        version = last_line(costs[RIVAL][0].err)
         say(
             f"{RIVAL} {version} needs {median(ratios):.1f} times the CPU "
             f"({min(ratios):.1f} to {max(ratios):.1f})"
@@ -134,7 +126,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, float | str]
 
 
 def write_long(manifest: str, minutes: float, path: Path) -> tuple[str, float]:
-    """Join recordings to so many minutes: what is said in them, and the seconds."""
+    """Join recordings to at least `minutes`; returns their transcript and the length in seconds."""
     texts, pieces, samples = [], [], 0
     pause = np.zeros(round(PAUSE_SECONDS * SAMPLE_RATE), np.float32)
     for utterance in read_manifest(manifest):
@@ -146,8 +138,8 @@ def write_long(manifest: str, minutes: float, path: Path) -> tuple[str, float]:
         samples += len(waveform) + len(pause)
     else:
         raise DataError(
-            f"{manifest} holds {samples / SAMPLE_RATE / 60:.1f} minutes; name a longer one, or less "
-            "--minutes."
+            f"{manifest} holds {samples / SAMPLE_RATE / 60:.1f} minutes; name a longer one or set "
+            "--minutes lower"
         )
     with wave.open(str(path), "wb") as file:  # a header of 44 bytes
         file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
@@ -156,17 +148,17 @@ def write_long(manifest: str, minutes: float, path: Path) -> tuple[str, float]:
 
 
 def build_rival(environments: Path) -> list[str]:
-    """The rival's command; empty, and the reason printed, where it cannot be installed."""
+    """The rival's command; empty if it cannot be installed, and the reason is printed."""
     try:
         python = build_environment(environments / RIVAL, PACKAGES)
     except WorkerError as error:
-        say(f"without {RIVAL}: {error}")
+        complain(f"{RIVAL} is left out: {error}")
         return []
     return [str(python), "-c", RIVAL_SCRIPT]
 
 
-def run(command: list[str]) -> Cost:
-    """Run a command on one core. Raises DataError where it fails."""
+def run_command(command: list[str]) -> Cost:
+    """Run a command on one core. Raises DataError if it fails."""
     cores = sorted(os.sched_getaffinity(0))[:1]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         start = time.monotonic()
@@ -178,11 +170,11 @@ def run(command: list[str]) -> Cost:
         wall = time.monotonic() - start
         out.seek(0)
         err.seek(0)
-        printed, complained = out.read(), err.read()
+        output, errors = out.read(), err.read()
     if process.returncode:
-        raise DataError(f"{command[0]} ended with {process.returncode}: {complained[-500:]}")
+        raise DataError(f"{command[0]} ended with exit code {process.returncode}: {errors[-500:]}")
     cpu = usage.ru_utime + usage.ru_stime
-    return Cost(wall, cpu, usage.ru_maxrss / 1024, printed, complained)
+    return Cost(wall, cpu, usage.ru_maxrss / 1024, output, errors)
 
 
 if __name__ == "__main__":
