@@ -16,9 +16,7 @@ import soundfile
 from asr.audio.mp3 import DECODER_DELAY, Block, is_mp3, measure_frame, read_xing, skip_tags, trim
 from asr.errors import AudioError
 
-BLOCK_FRAMES = (
-    65_536  # samples per channel in a decoded block; larger ones do not fit the CPU cache
-)
+BLOCK_FRAMES = 65_536  # samples per channel in a decoded block; larger ones leave the CPU cache
 TOLERANCE_SECONDS = 0.05  # of a length in a header: two MP3 frames, by which encoders disagree
 MEDIA_TOLERANCE_SECONDS = 0.25  # mp4 and webm count the codec's delay of up to 0.15 s as duration
 
