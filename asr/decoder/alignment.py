@@ -2,7 +2,7 @@
 
     hypothesis = align(log_probs, "what was said", vocabulary, frame_seconds=0.04)
 
-Among all CTC paths that spell the text, the most probable one tells in which frames each symbol
+Among all CTC paths that spell the text, the most probable one shows in which frames each symbol
 lies (Viterbi; Kürzinger et al. 2020, "CTC-segmentation"). torchaudio finds this path; it is
 imported only when `align` is called.
 """

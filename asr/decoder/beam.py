@@ -19,8 +19,9 @@ using Bi-Directional Recurrent DNNs", with five additions:
 - Words that the lexicon lacks may be spelled at the price of `unknown` (unless `strict`).
 - The open word is charged with the best unigram that it can become according to the lexicon, before
   the language model scores the complete word (look-ahead).
-- Two prefixes score all continuations alike if they agree in the state of the language model, the
-  letters of the open word and the state of the hotwords. Only the better one is kept (recombination).
+- Of prefixes that agree in the state of the language model, the letters of the open word and the
+  state of the hotwords, only the best is kept, because they score all continuations alike
+  (recombination).
 - Probabilities are kept in linear scale, relative to the best prefix of each frame.
 - A frame in which only the blank is likely costs almost nothing.
 
@@ -94,7 +95,7 @@ class BeamState:
         return int(self.beam.progress["frames"][0])
 
     def make_room(self) -> None:
-        """Drop the history that is no longer needed, and double the array if it is still half full."""
+        """Drop history that is no longer needed; double the array if it is still half full."""
         compact_history(self.beam)
         history = self.beam.history
         if 2 * self.beam.progress["history"][0] > len(history):
@@ -106,8 +107,8 @@ class BeamState:
 class BeamDecoder:
     """Prefix beam search; the module's docstring defines what it maximizes.
 
-    - The start of a word is the frame in which most of the probability first emits its first symbol;
-      its end is the last frame in which its last symbol is more probable than the blank.
+    - A word starts with the frame in which most of the probability first emits its first symbol,
+      and ends with the last frame in which its last symbol is more probable than the blank.
     - The confidence of a word is calibrated from its posterior: the share of the beam's probability
       that agrees on the word when the next word ends (see `DecoderConfig`). The confidence of the
       hypothesis is the geometric mean over its words, and 1 if there are none.

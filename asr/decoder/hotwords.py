@@ -48,8 +48,8 @@ def build_hotwords(weights: Mapping[str, float], vocabulary: Vocabulary) -> Hotw
         bonus = weight * len(words)
         if not abs(bonus) <= MOST_NATS:  # catches NaN too
             raise ConfigError(
-                f"the weight of hotword {phrase!r} is {weight}; the bonus of a phrase must be within "
-                f"{MOST_NATS} nats"
+                f"the weight of hotword {phrase!r} is {weight}; the bonus of a phrase must be "
+                f"within {MOST_NATS} nats"
             )
         symbols = [*vocabulary.encode(" ".join(words), f"hotword {phrase!r}"), space]
         state = root
@@ -113,12 +113,12 @@ def read_hotwords(path: str | PathLike[str], weight: float) -> dict[str, float]:
         phrase, tab, own = line.partition("\t")
         if not phrase.strip():
             raise DataError(
-                f"line {number} of {fspath(path)} has a weight, but no word; write one before the tab"
+                f"line {number} of {fspath(path)} has a weight, but no word; write a word first"
             )
         try:
             found[normalize(phrase, "plain")] = float(own) if tab else weight
         except ValueError:
             raise DataError(
-                f"line {number} of {fspath(path)} has the weight {own!r}; write a number after the tab"
+                f"line {number} of {fspath(path)} has the weight {own!r}; it must be a number"
             ) from None
     return found

@@ -56,7 +56,7 @@ class Hypothesis:
         return replace(self, words=words, alternatives=others)
 
     def to_dict(self) -> dict[str, Any]:
-        """The hypothesis as JSON data: times rounded to milliseconds, other numbers to 4 decimals."""
+        """The hypothesis as JSON data: times rounded to milliseconds, the rest to 4 decimals."""
         document: dict[str, Any] = {
             "text": self.text,
             "confidence": round(self.confidence, 4),

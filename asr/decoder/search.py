@@ -1,7 +1,8 @@
 """The compiled part of the beam search: reads frames, keeps the best prefixes, traces their words.
 
-`asr.decoder.beam` defines what is maximized. A frame is read in four steps: `_update`, `_recombine`,
-`_extend` and `_select`. The caller owns all arrays, so the search can pause between any two frames.
+`asr.decoder.beam` defines what is maximized. A frame is read in four steps: `_update`,
+`_recombine`, `_extend` and `_select`. The caller owns all arrays, so the search can pause between
+any two frames.
 
 A prefix is the text of a hypothesis so far. Its probability sums over its alignments, includes the
 factors of the language model, the lexicon and hotwords, and is scaled so that the best prefix of
@@ -322,7 +323,8 @@ def _update(
     """Compute the probabilities of the prefixes after the frame, if no symbol extends them.
 
     The frame then holds a blank, a repeat of the last symbol, or the last symbol itself, coming
-    from the parent. Returns the highest and the lowest probability, and whether `by_hash` is filled.
+    from the parent. Returns the highest and the lowest probability, and whether `by_hash` is
+    filled.
     """
     filled = False
     best, worst = 0.0, np.inf
@@ -576,7 +578,7 @@ def _select(
                     share = _posterior_of(word, prefixes, active, count)
                 prefix.posterior = share
             added += 1
-    # The new prefixes are at the end of `free`; freed slots go behind them for now.
+    # The new prefixes are at the end of `free`; freed slots follow them for now.
     progress.free -= added
     new, freed = progress.free, progress.free + added
     staying = 0

@@ -67,7 +67,7 @@ def read_arpa(stream: io.BufferedIOBase, name: str) -> tuple[int, NGrams, Bytes]
 
 
 def format_arpa(order: int, ngrams: NGrams, spelled: Bytes) -> Iterator[bytes]:
-    """Format a model as ARPA, in blocks of many lines; the arguments are the results of `read_arpa`.
+    """Format a model as ARPA, in blocks of lines; the arguments are the results of `read_arpa`.
 
     Numbers have nine digits, so reading them gives the same float32 values.
     """
@@ -319,8 +319,8 @@ class _Reader:
                 raise LanguageError(f"{self.name} is empty; download or create it again")
             if line is None or skipped > _COMMENT_BYTES:
                 raise LanguageError(
-                    f"{self.name} is not a language model (it has no \\data\\ line as ARPA files do, "
-                    "and is not a binary of asr); give another file"
+                    f"{self.name} is not a language model (it has no \\data\\ line as ARPA files "
+                    "do, and is not a binary of asr); give another file"
                 )
         counts: list[int] = []
         while match := re.fullmatch(
@@ -396,7 +396,7 @@ class _Reader:
         return NGramTable(words, log_prob, backoff if len(backoff) else None), spellings
 
     def _check_encoding(self, lines: bytes) -> None:
-        """Check that unigrams are UTF-8; in other orders, bad words are missing from the unigrams."""
+        """Check that unigrams are UTF-8; other orders can only hold words of unigrams."""
         try:
             lines.decode()
         except UnicodeDecodeError as error:
@@ -417,14 +417,14 @@ class _Reader:
         return self._error(problems[status])
 
     def _number_words(self, spellings: _Spellings) -> tuple[bytes, int]:
-        """Set `spellings.ids`; return the words in id order, joined by line feeds, and their number."""
+        """Set `spellings.ids`; return the words in id order, as read, and their number."""
         entries = len(spellings.ids)
         spelled = spellings.spelled[: spellings.starts[entries]].tobytes().decode()
         words = spelled.split("\n")[:-1]
         for needed in (BEGIN_WORD, END_WORD):
             if needed not in words:
                 raise LanguageError(
-                    f"{self.name} has no unigram {needed}; give a model that marks sentence boundaries"
+                    f"{self.name} has no unigram {needed}; give a model with sentence boundaries"
                 )
         unknown = [index for index, word in enumerate(words) if word in _UNKNOWN_SPELLINGS]
         if len(unknown) > 1:

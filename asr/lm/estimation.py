@@ -4,13 +4,15 @@
 
 The method and its equations are those of Heafield et al. 2013, "Scalable Modified Kneser-Ney
 Language Model Estimation", after Chen & Goodman 1998, "An Empirical Study of Smoothing Techniques
-for Language Modeling". N-grams and values equal those of KenLM's `lmplz --discount_fallback` for the
-same text and options, except for three bugs of lmplz: it takes a last line without a line feed for a
-sentence that never ends; it uses the plain count of the last n-gram of every lower order when it
-estimates discounts; and it accepts a discount of 0, which can leave unseen words a probability of 0.
+for Language Modeling". N-grams and values equal those of KenLM's `lmplz --discount_fallback` for
+the same text and options, except for three bugs of lmplz: it takes a last line without a line feed
+for a sentence that never ends; it uses the plain count of the last n-gram of every lower order when
+it estimates discounts; and it accepts a discount of 0, which can leave unseen words a probability
+of 0.
 
 The text becomes one array of word ids. All k-grams are found by sorting the pairs (id of the first
-k - 1 words, last word); the rank of a pair is the id of the k-gram. No n-gram is ever a Python object.
+k - 1 words, last word); the rank of a pair is the id of the k-gram. N-grams are never Python
+objects.
 """
 
 import gzip
@@ -62,8 +64,8 @@ class EstimationConfig:
     Args:
         order: Number of words in the longest n-grams, 1 to 5.
         prune: For each order from 1 up, the count up to which n-grams are dropped. The first is 0,
-            they never decrease, and the last one also applies to all higher orders. Counts are plain
-            occurrences, and discounts are those of the whole text, as in `lmplz --prune`.
+            they never decrease, and the last one also applies to all higher orders. Counts are
+            plain occurrences, and discounts are those of the whole text, as in `lmplz --prune`.
         vocabulary_limit: Number of words to keep, most frequent first (of equally frequent ones the
             earlier); None for all. N-grams with other words are dropped after counting, as in
             `lmplz --limit_vocab_file`, so these words are unknown to the model.

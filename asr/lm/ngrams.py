@@ -248,7 +248,8 @@ def _find_order(key: NDArray[Any], order: int, locate: LocateRow) -> NDArray[np.
     if len(repeated):
         first, second = sorted(rows[repeated[0] : repeated[0] + 2].tolist())
         raise LanguageError(
-            f"{locate(order, second)} repeats the {order}-gram of {locate(order, first)}; remove one"
+            f"{locate(order, second)} repeats the {order}-gram of {locate(order, first)}; "
+            "remove one"
         )
     return rows
 

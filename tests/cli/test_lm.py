@@ -234,10 +234,10 @@ class TestTrain:
     def test_texts_beyond_the_memory(
         self, lm: Run, text: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def refuse(*_: object) -> None:
+        def refuse(*_: object, **__: object) -> None:
             raise MemoryError
 
-        monkeypatch.setattr(modeling, "estimate", refuse)
+        monkeypatch.setattr(LanguageModel, "estimate", refuse)
         code, _, err = lm("train", text, "-o", text.with_name("model.lm"))
         assert code == 2
         assert "do not fit into the memory" in last_sentence(err)
@@ -282,8 +282,8 @@ class TestInfo:
         [
             (None, "cannot be read (No such file or directory)"),
             (b"", "is empty"),
-            (b"A poem is no model.\n", "is no language model"),
-            (HAND[:-6].encode(), "ends after line 20 without \\end\\: it is truncated"),
+            (b"A poem is no model.\n", "is not a language model"),
+            (HAND[:-6].encode(), "is truncated (it ends after line 20 without \\end\\)"),
             (HAND.replace("-0.3\t", "x\t").encode(), "line 15 of"),
             (gzip.compress(HAND.encode(), mtime=0)[:-9], "is a truncated or damaged gzip file"),
             (b"asr lm\r\n\2\0\0\0" + bytes(44), "has format version 2"),
