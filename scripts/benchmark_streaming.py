@@ -39,7 +39,7 @@ import torch
 from rivals import Worker, WorkerError, build_environment
 
 from asr.audio.waveform import load_audio
-from asr.checkpoint import load_decoder_config, load_model
+from asr.checkpoint import Checkpoint
 from asr.data.manifest import read_manifest
 from asr.decoder.config import DecoderConfig
 from asr.encoder import EncoderConfig
@@ -76,7 +76,8 @@ class Setup:
         """The recognizer, on one thread; without a checkpoint, of random weights."""
         torch.set_num_threads(1)
         if self.checkpoint:
-            model, vocabulary = load_model(self.checkpoint)
+            checkpoint = Checkpoint.read(self.checkpoint)
+            model, vocabulary = checkpoint.model(), checkpoint.vocabulary
         else:
             torch.manual_seed(0)
             vocabulary = Vocabulary.english()
@@ -140,7 +141,7 @@ def parse_options() -> argparse.Namespace:
 def run(options: argparse.Namespace) -> None:
     setups = {"greedy": Setup(options.checkpoint, DecoderConfig())}
     if options.lm:
-        config = replace(load_decoder_config(options.checkpoint), kind="beam")
+        config = replace(Checkpoint.read(options.checkpoint).decoder, kind="beam")
         setups["beam"] = Setup(options.checkpoint, replace(config, language_model=str(options.lm)))
     points: list[dict[str, Any]] = []
     report_conditions(options)

@@ -11,12 +11,10 @@ import argparse
 import difflib
 import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
-from asr.errors import DataError
+from asr.errors import EXIT_CODE, AsrError, DataError
 from asr.files import write_atomically
-from asr.measuring import finish
 from asr.progress import complain, say
 from asr.release import RELEASED, RESULTS, read_results, read_text, write_rest, write_table
 
@@ -26,7 +24,11 @@ DIFFERS = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return finish("results.py", partial(update, parse(arguments)))
+    try:
+        return update(parse(arguments))
+    except AsrError as error:
+        complain(f"results.py: {error}")
+        return EXIT_CODE
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -1,8 +1,7 @@
-"""Sounds that speak and pause, models that hear them so, and pieces of streams."""
+"""Signals like speech with pauses, models that write words of them, and pieces of streams."""
 
 import io
 from collections.abc import Iterator
-from copy import copy
 from itertools import pairwise
 
 import numpy as np
@@ -12,10 +11,8 @@ import torch
 
 from asr.decoder.hypothesis import Hypothesis
 from asr.encoder import EncoderConfig
-from asr.endpoint import EndpointConfig
 from asr.features import FeaturesConfig
 from asr.model import AcousticModel
-from asr.recognizer import Recognizer
 from asr.stream import Partial
 
 RATES = (8_000, 16_000, 44_100, 48_000)
@@ -100,15 +97,6 @@ def cut(samples: np.ndarray, longest: int, seed: int = 0) -> Iterator[np.ndarray
 
 def words_of(text: str) -> list[str]:
     return text.split(" ") if text else []
-
-
-def at(
-    recognizer: Recognizer, latency_ms: float | None, endpoint: EndpointConfig | None
-) -> Recognizer:
-    """The recognizer at another operating point."""
-    other = copy(recognizer)
-    other.set_operating_point(latency_ms, endpoint)
-    return other
 
 
 def check_stable(partials: list[Partial], final: str) -> None:

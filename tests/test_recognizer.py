@@ -1,10 +1,11 @@
-"""The one path of inference: law 1 (batch invariance), bad recordings among good ones, batching."""
+"""The one path of inference: batch invariance (law 1), unreadable recordings, operating points."""
 
 import io
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,17 +15,27 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from signals import at, check_same, make_model, make_talk, to_wav
+from signals import ARPA, check_same, make_model, make_talk, to_wav
 
-from asr.checkpoint import save_model
+from asr.checkpoint import Checkpoint, save_model
+from asr.decoder.alignment import align
+from asr.decoder.beam import BeamDecoder
+from asr.decoder.config import DecoderConfig
 from asr.decoder.greedy import GreedyDecoder
 from asr.decoder.hypothesis import Hypothesis, join
-from asr.encoder import EncoderConfig
+from asr.encoder import Context, EncoderConfig
 from asr.endpoint import EndpointConfig, Endpointer
-from asr.errors import AsrError, AudioError, CheckpointError, ConfigError
+from asr.errors import (
+    AsrError,
+    AudioError,
+    CheckpointError,
+    ConfigError,
+    DecodeError,
+    TextError,
+)
 from asr.features import FeaturesConfig
 from asr.model import AcousticModel
-from asr.recognizer import Recognizer, group_by_seconds
+from asr.recognizer import WHOLE, OperatingPoint, Recognizer, group_by_seconds
 from asr.runtime.device import choose_device
 from asr.stream import Segment, Stream
 from asr.text import Vocabulary
@@ -36,14 +47,14 @@ ENCODERS = {
     "rnn": EncoderConfig(cell="rnn", layers=2, hidden=24),
     "projection": EncoderConfig(layers=3, hidden=24, projection=16, stack=1),
 }
-# From no frame at all, by one window and one stack, to seconds.
+# Lengths without a frame, of one window, of one stack, and of seconds.
 SAMPLES = (20_000, 100, 48_000, 399, 400, 1_040, 31_999, 160, 12_345)
 
 
 def make_recognizer(
     encoder: EncoderConfig | None = None, features: FeaturesConfig | None = None
 ) -> Recognizer:
-    """A random model with sharp opinions, so that texts are long and ties unlikely."""
+    """A random model with confident outputs, so that texts are long and ties unlikely."""
     torch.manual_seed(7)
     vocabulary = Vocabulary.english()
     encoder = encoder or ENCODERS["bidirectional"]
@@ -59,7 +70,7 @@ def make_recognizer(
 
 
 def make_wav(samples: int, seed: int = 0, sample_rate: int = 16_000) -> bytes:
-    """Noise that comes and goes, so that frames differ."""
+    """Noise that swells and fades, so that frames differ."""
     noise = np.random.default_rng(seed).standard_normal(samples)
     swell = np.sin(np.arange(samples) * 25 / sample_rate) ** 8
     file = io.BytesIO()
@@ -93,8 +104,10 @@ def only(segments: list[Segment] | AsrError) -> np.ndarray:
     return segment.log_probs
 
 
-def emit(recognizer: Recognizer, recording: bytes) -> np.ndarray:
-    [(_, segments)] = recognizer.emissions([recording])
+def emit(
+    recognizer: Recognizer, recording: bytes, point: OperatingPoint | None = None
+) -> np.ndarray:
+    [(_, segments)] = recognizer.emissions([recording], operating_point=point)
     return only(segments)
 
 
@@ -120,7 +133,7 @@ class TestBatchInvariance:
             np.testing.assert_allclose(log_probs, alone, rtol=0, atol=1e-5)
             texts.append(recognizer.decoder.decode(log_probs).text)
         assert texts == [recognizer.transcribe(recording).text for recording in recordings]
-        assert len(set(texts)) >= 5  # it says different things of different recordings
+        assert len(set(texts)) >= 5  # texts of different recordings differ
 
     @settings(max_examples=15, deadline=None)
     @given(
@@ -156,7 +169,7 @@ class TestManyRecordings:
         self, recognizer: Recognizer, recordings: list[bytes], tmp_path: Path
     ) -> None:
         missing = tmp_path / "missing.wav"
-        sources = [missing, recordings[0], b"", recordings[2], b"not audio, that is sure", missing]
+        sources = [missing, recordings[0], b"", recordings[2], b"certainly not audio", missing]
         for batch_seconds in (0.1, 1000.0):
             results = dict(recognizer.transcribe_many(sources, batch_seconds))
             assert list(results) == [0, 1, 2, 3, 4, 5]
@@ -174,7 +187,7 @@ class TestManyRecordings:
     def test_nothing_to_do(self, recognizer: Recognizer) -> None:
         assert list(recognizer.transcribe_many([])) == []
 
-    def test_expected_seconds_are_held_to(self, recognizer: Recognizer) -> None:
+    def test_expected_seconds_are_checked(self, recognizer: Recognizer) -> None:
         wav = make_wav(16_000)
         results = dict(recognizer.transcribe_many([(wav, 1.0), (wav, 1.2), (wav, 0.8)]))
         assert text_of(results[0]) == recognizer.transcribe(wav).text
@@ -215,13 +228,13 @@ class TestOneRecording:
         with pytest.raises(AudioError, match=r"gone\.wav"):
             recognizer.transcribe(tmp_path / "gone.wav")
 
-    def test_the_model_says_at_what_rate_it_listens(self) -> None:
+    def test_recordings_are_resampled_to_the_models_rate(self) -> None:
         features = FeaturesConfig(sample_rate=8_000, mels=20, high_hz=3_800)
         recognizer = make_recognizer(features=features)
         log_probs = emit(recognizer, make_wav(32_000, sample_rate=16_000))
         assert len(log_probs) == recognizer.model.frames(16_000)
 
-    def test_dropout_is_off_whatever_the_model_was_doing(self) -> None:
+    def test_dropout_is_off_even_after_training(self) -> None:
         recognizer = make_recognizer(ENCODERS["bidirectional"])
         wav = make_wav(30_000)
         before = recognizer.transcribe(wav)
@@ -296,7 +309,7 @@ class TestLongRecordings:
     def test_among_short_and_bad_ones(
         self, listener: Recognizer, long: bytes, recordings: list[bytes]
     ) -> None:
-        """Order is kept, and damage at a late place is that of one recording alone."""
+        """Order is kept, and damage late in one recording concerns that one only."""
         samples = make_talk(LONG_SECONDS, 16_000)
         samples[-1_000] = np.nan
         damaged = to_wav(samples, 16_000)
@@ -313,7 +326,7 @@ class TestLongRecordings:
                     assert text_of(result) == listener.transcribe(sources[index]).text
             assert "not finite" in str(results[4][1])
 
-    def test_expected_seconds_are_held_to(self, listener: Recognizer, long: bytes) -> None:
+    def test_expected_seconds_are_checked(self, listener: Recognizer, long: bytes) -> None:
         sources = [(long, LONG_SECONDS + off) for off in (0.0, 0.2, -0.2)]
         results = dict(listener.transcribe_many(sources))
         assert text_of(results[0]) == listener.transcribe(long).text
@@ -322,79 +335,110 @@ class TestLongRecordings:
             assert "27.00 s" in str(results[index])
 
     @pytest.mark.parametrize("rate", [8_000, 44_100])
-    def test_what_was_heard_adds_up(self, listener: Recognizer, rate: int) -> None:
+    def test_progress_adds_up(self, listener: Recognizer, rate: int) -> None:
         heard: list[float] = []
         short, long = (to_wav(make_talk(seconds, rate), rate) for seconds in (3.0, 24.0))
-        listener.transcribe(short, heard.append)
+        listener.transcribe(short, on_progress=heard.append)
         assert heard == pytest.approx([3.0], abs=1e-3)
-        listener.transcribe(long, heard.append)
+        listener.transcribe(long, on_progress=heard.append)
         assert sum(heard) == pytest.approx(27.0, abs=1e-3)
         assert len(heard) > 3
 
     @pytest.mark.parametrize("more", [-1, 0, 1])
     @pytest.mark.parametrize("latency", [400, 4_000])
-    def test_what_just_fits_into_a_chunk(
+    def test_around_the_length_of_a_chunk(
         self, listener: Recognizer, latency: float, more: int
     ) -> None:
-        """In a batch or block by block: nothing shows where the border is."""
+        """The words are the same in a batch and block by block."""
         endpoint = EndpointConfig(silence=0.3)
-        recognizer = at(listener, latency, endpoint)
-        model, frames = recognizer.model, recognizer.context.frames + more
+        model, context = listener.model, listener.model.context(latency)
+        frames = context.frames + more
         samples = next(n for n in range((frames - 1) * 640, 2**30) if model.frames(n) == frames)
         waveform = np.roll(make_talk(24.0, 16_000), -5_000)[:samples]
-        new_endpointer = partial(Endpointer, endpoint, recognizer.vocabulary, model.frame_seconds)
-        stream = Stream(model, recognizer.decoder, recognizer.context, new_endpointer)
+        new_endpointer = partial(Endpointer, endpoint, listener.vocabulary, model.frame_seconds)
+        stream = Stream(model, listener.decoder, context, new_endpointer)
         ended = stream.accept(waveform).segments
         final = stream.finish()
         segments = [*ended, *stream.take_segments(), final]
-        check_same(join(segments), recognizer.transcribe(to_wav(waveform, 16_000)))
+        point = OperatingPoint(latency, endpoint)
+        check_same(join(segments), listener.transcribe(to_wav(waveform, 16_000), point))
         assert len(segments) == 1 if more < 0 else len(segments) >= 1 + (latency > 1_000)
 
     def test_without_endpoints_it_is_one_segment(
         self, listener: Recognizer, long: bytes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        recognizer = at(listener, 400, None)
-        at_once = emit(recognizer, long)
+        point = OperatingPoint(400, endpoint=None)
+        at_once = emit(listener, long, point)
         monkeypatch.setattr("asr.recognizer.BATCH_SECONDS", 5.0)  # block by block
-        in_blocks = emit(recognizer, long)
+        in_blocks = emit(listener, long, point)
         np.testing.assert_allclose(in_blocks, at_once, atol=1e-4)
-        stream = recognizer.stream(400)
+        stream = listener.stream(400)
         stream.accept(make_talk(LONG_SECONDS, 16_000))
-        check_same(stream.finish(), recognizer.transcribe(long))
+        check_same(stream.finish(), listener.transcribe(long, point))
 
-    def test_a_bidirectional_encoder_hears_them_whole(self, long: bytes) -> None:
+    def test_a_bidirectional_encoder_reads_them_whole(self, long: bytes) -> None:
         recognizer = Recognizer(make_model("bidirectional"), Vocabulary.english())
         frames = recognizer.model.frames(round(LONG_SECONDS * 16_000))
         assert len(emit(recognizer, long)) == frames
+        assert len(emit(recognizer, long, WHOLE)) == frames
+        for point in (OperatingPoint(640), OperatingPoint(context=Context(4))):
+            with pytest.raises(ConfigError, match="encoder=latency_controlled"):
+                recognizer.transcribe(long, point)
         with pytest.raises(ConfigError, match="encoder=latency_controlled"):
-            recognizer.set_operating_point(None, None)
-        assert recognizer.endpoint is not None
+            recognizer.check_operating_point(WHOLE)
 
-    def test_an_impossible_latency_changes_nothing(self, listener: Recognizer) -> None:
-        recognizer = at(listener, 500, None)
-        context = recognizer.context
+    def test_an_impossible_latency_is_refused_before_reading(self, listener: Recognizer) -> None:
+        def choose(latency: float) -> None:
+            sources = (pytest.fail("a recording was asked for") for _ in range(1))
+            listener.transcribe_many(sources, operating_point=OperatingPoint(latency))
+
         for latency in (0, -5, 54, 1e9, 1e300):
             with pytest.raises(ConfigError, match="it is from 55 ms"):
-                recognizer.set_operating_point(latency, EndpointConfig())
+                choose(latency)
         for latency in (float("nan"), float("inf"), -float("inf")):
-            for choose in (
-                recognizer.stream,
-                partial(recognizer.set_operating_point, endpoint=None),
-            ):
+            for refuse in (listener.stream, choose):
                 with pytest.raises(ConfigError, match=f"latency of {latency} ms is impossible"):
-                    choose(latency)
-        assert (recognizer.context, recognizer.endpoint) == (context, None)
-        recognizer.set_operating_point(None, EndpointConfig())
-        assert recognizer.context == context
-        recognizer.set_operating_point(55, None)
-        assert recognizer.context.frames == 1
+                    refuse(latency)
+        listener.check_operating_point(OperatingPoint(55))
+
+    def test_a_context_says_the_same_as_its_latency(
+        self, listener: Recognizer, long: bytes
+    ) -> None:
+        context = listener.model.context(600)
+        by_context = listener.transcribe(long, OperatingPoint(context=context))
+        assert by_context == listener.transcribe(long, OperatingPoint(600))
+        with pytest.raises(ConfigError, match="leave out one"):
+            OperatingPoint(600, context=context)
+
+    def test_calls_do_not_change_each_other(self, listener: Recognizer, long: bytes) -> None:
+        before = listener.transcribe(long)
+        assert listener.transcribe(long, OperatingPoint(100, EndpointConfig(0.1))) != before
+        assert listener.transcribe(long, OperatingPoint()) == listener.transcribe(long) == before
+
+
+class TestAlign:
+    def test_words_are_found_again(self, listener: Recognizer, long: bytes) -> None:
+        said = listener.transcribe(long, WHOLE)
+        [(_, [(_, log_probs)])] = listener.emissions([long], operating_point=WHOLE)
+        seconds = listener.model.frame_seconds
+        expected = align(log_probs, said.text, listener.vocabulary, seconds)
+        assert listener.align(long, said.text.upper() + "!") == expected
+        assert [word.text for word in expected.words] == said.text.split()
+
+    def test_refused(self, listener: Recognizer, long: bytes, tmp_path: Path) -> None:
+        with pytest.raises(AudioError, match=r"gone\.wav"):
+            listener.align(tmp_path / "gone.wav", "words")
+        with pytest.raises(TextError, match="the script"):
+            listener.align(long, "?", where="the script")
+        with pytest.raises(DecodeError, match="the transcript needs"):
+            listener.align(to_wav(make_talk(1.0, 16_000), 16_000), "many words " * 20)
 
 
 MEMORY = """
 import sys, os
 import numpy as np, soundfile, torch
 from asr.endpoint import EndpointConfig
-from asr.recognizer import Recognizer
+from asr.recognizer import OperatingPoint, Recognizer
 
 def resident():
     with open("/proc/self/statm") as file:
@@ -403,15 +447,15 @@ def resident():
 torch.set_num_threads(1)
 recognizer = Recognizer.load(sys.argv[1])
 endpoint = EndpointConfig(silence=0.3)
-recognizer.set_operating_point(10_000, endpoint)
-recognizer.transcribe(sys.argv[2])
+point = OperatingPoint(10_000, endpoint)
+recognizer.transcribe(sys.argv[2], point)
 before, largest = resident(), 0
 
 def watch(seconds):
     global largest
     largest = max(largest, resident())
 
-text = recognizer.transcribe(sys.argv[3], watch).text
+text = recognizer.transcribe(sys.argv[3], point, watch).text
 stream, texts = recognizer.stream(10_000, endpoint), []
 for block in soundfile.blocks(sys.argv[3], 80_000, dtype="float32"):
     texts += [segment.text for segment in stream.accept(block, 8_000).segments]
@@ -450,6 +494,22 @@ class TestLoad:
     def test_it_is_the_saved_one(self, checkpoint: Path, recognizer: Recognizer) -> None:
         wav = make_wav(30_000)
         assert Recognizer.load(checkpoint).transcribe(wav) == recognizer.transcribe(wav)
+        read = Checkpoint.read(checkpoint)
+        assert Recognizer.load(read).transcribe(wav) == recognizer.transcribe(wav)
+
+    def test_a_language_model_gives_the_tuned_beam(self, checkpoint: Path, tmp_path: Path) -> None:
+        model, tuned = tmp_path / "tiny.arpa", tmp_path / "tuned.pt"
+        model.write_text(ARPA)
+        Checkpoint.read(checkpoint).write(tuned, DecoderConfig("beam", beam=7, alpha=0.9))
+        expected = DecoderConfig("beam", beam=7, alpha=0.9, language_model=str(model))
+        beam = Recognizer.load(tuned, language_model=model).decoder
+        assert isinstance(beam, BeamDecoder)
+        assert beam.config == expected
+        other = DecoderConfig(nbest=1, beam=3)
+        beam = Recognizer.load(tuned, decoder=other, language_model=str(model)).decoder
+        assert isinstance(beam, BeamDecoder)
+        assert beam.config == replace(expected, beam=3, alpha=other.alpha)
+        assert isinstance(Recognizer.load(tuned).decoder, GreedyDecoder)
 
     def test_threads_are_set_only_when_asked_for(self, checkpoint: Path) -> None:
         before = torch.get_num_threads()

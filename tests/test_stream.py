@@ -19,7 +19,6 @@ from signals import (
     RATES,
     SAMPLE,
     SPOKEN,
-    at,
     check_same,
     check_stable,
     cut,
@@ -39,7 +38,7 @@ from asr.endpoint import EndpointConfig
 from asr.errors import AsrError, AudioError, ConfigError
 from asr.lm.model import LanguageModel
 from asr.model import read_chunks
-from asr.recognizer import Recognizer
+from asr.recognizer import OperatingPoint, Recognizer
 from asr.stream import Partial, Stream, accept_many
 from asr.text import BLANK, Vocabulary
 
@@ -110,7 +109,7 @@ def test_any_pieces_give_what_transcribe_gives(
         (samples, 200.0, PAUSE, (rate // 10, rate)),
         (integers, 640.0, None, (rate // 4,)),
     ):
-        whole = at(recognizer, latency, endpoint).transcribe(to_wav(signal, rate))
+        whole = recognizer.transcribe(to_wav(signal, rate), OperatingPoint(latency, endpoint))
         assert len(whole.words) > 3
         for longest in sizes:
             pieces = cut(signal, longest, seed=longest)
@@ -135,7 +134,7 @@ def test_sample_by_sample(
         part = samples[begin:end]
         pieces += [part] if turn % 2 else np.split(part, len(part))
     segments, _ = follow(recognizer.stream(LATENCY_MS, PAUSE), pieces, rate)
-    whole = at(recognizer, LATENCY_MS, PAUSE).transcribe(to_wav(samples, rate))
+    whole = recognizer.transcribe(to_wav(samples, rate), OperatingPoint(LATENCY_MS, PAUSE))
     check_segments(segments, whole, 3.3)
     assert len(segments) == 2
 
@@ -165,7 +164,7 @@ def test_at_any_operating_point(
     endpoint = EndpointConfig(silence=silence, longest=longest)
     pieces = np.split(samples, sorted(int(cut * len(samples)) for cut in cuts))
     segments, _ = follow(recognizer.stream(latency, endpoint), pieces, rate)
-    whole = at(recognizer, latency, endpoint).transcribe(to_wav(samples, rate))
+    whole = recognizer.transcribe(to_wav(samples, rate), OperatingPoint(latency, endpoint))
     check_segments(segments, whole, 3.3)
 
 
@@ -183,7 +182,8 @@ def test_real_speech(
         samples = soxr.resample(talk, found, rate).astype(np.float32)
         pieces = cut(samples, rate // 5, seed=rate)
         segments, partials = follow(recognizer.stream(300, PAUSE), pieces, rate)
-        check_segments(segments, at(recognizer, 300, PAUSE).transcribe(to_wav(samples, rate)), 7.0)
+        point = OperatingPoint(300, PAUSE)
+        check_segments(segments, recognizer.transcribe(to_wav(samples, rate), point), 7.0)
         assert len(segments) > 1
         assert any(words_of(partial.stable) for partial in partials)
 
@@ -193,11 +193,12 @@ def test_real_speech(
 def test_an_endpoint_forgets_everything(
     both: dict[str, dict[str, Recognizer]], encoder: str, decoder: str
 ) -> None:
-    """A segment is what is heard, by whoever has heard nothing before, from where it begins."""
-    recognizer = at(both[encoder][decoder], 300, PAUSE)
-    model, context = recognizer.model, recognizer.context
+    """A segment has the log-probs and words of a signal that begins where the segment does."""
+    recognizer = both[encoder][decoder]
+    model, context = recognizer.model, recognizer.model.context(300)
     samples = make_talk(7.0, 16_000)
-    [(_, segments)] = recognizer.emissions([to_wav(samples, 16_000)])
+    recordings, point = [to_wav(samples, 16_000)], OperatingPoint(300, PAUSE)
+    [(_, segments)] = recognizer.emissions(recordings, operating_point=point)
     assert isinstance(segments, list)
     assert len(segments) > 2
     heard, _ = follow(recognizer.stream(300, PAUSE), [samples], 16_000)

@@ -8,7 +8,6 @@ from asr.cli.options import add_model_options, add_profile_option, load_recogniz
 from asr.cli.output import ALIGNED_FORMATS, render, write_document
 from asr.errors import AsrError, AudioError
 from asr.progress import say
-from asr.text import normalize
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -32,7 +31,8 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code. Raises AsrError."""
-    from asr.decoder.alignment import align
+    from asr.checkpoint import Checkpoint
+    from asr.decoder.config import DecoderConfig
 
     if arguments.audio == arguments.text == "-":
         raise AsrError("Standard input (-) can be read only once; name a file for the other.")
@@ -40,21 +40,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise AudioError(f"{arguments.audio} is a folder; name one recording.")
     if arguments.output and arguments.output.is_dir():
         raise AsrError(f"{arguments.output} is a folder; name a file for --output.")
-    text = normalize(read_transcript(arguments.text), arguments.profile)
+    text = read_transcript(arguments.text)
     [given], _ = find_inputs([arguments.audio])
-    recognizer = load_recognizer(arguments)
-    recognizer.endpoint = None  # the transcript is one piece, and so must be the recording
-    [(_, segments)] = recognizer.emissions([given.open()])
-    if isinstance(segments, AsrError):
-        raise segments
-    [(_, log_probs)] = segments
-    hypothesis = align(
-        log_probs,
-        text,
-        recognizer.vocabulary,
-        recognizer.model.frame_seconds,
-        where=f"The transcript of {given.name}",
-    )
+    checkpoint = Checkpoint.read(arguments.checkpoint)
+    recognizer = load_recognizer(arguments, checkpoint, DecoderConfig())  # it only aligns
+    where = f"The transcript of {given.name}"
+    hypothesis = recognizer.align(given.open(), text, arguments.profile, where)
     document = render(given, hypothesis, arguments.format)
     if arguments.output:
         write_document(arguments.output, document)

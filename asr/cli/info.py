@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from asr.cli.options import released_folder
 from asr.cli.output import check_picture, print_facts, save_picture
 from asr.errors import AsrError, AudioError
 from asr.progress import say
+from asr.release import RELEASED
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -19,7 +19,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         "path",
         type=Path,
         nargs="?",
-        default=released_folder(),
+        default=RELEASED,
         metavar="CHECKPOINT|MANIFEST|AUDIO",
         help="(default: the English model that comes with asr)",
     )
@@ -72,12 +72,12 @@ def _find_kind(path: Path) -> str:
 
 
 def _describe_checkpoint(path: Path, picture: Path | None) -> None:
-    from asr.checkpoint import describe
+    from asr.checkpoint import Checkpoint
     from asr.release import read_card
 
     if picture:
         raise AsrError(f"{path} is a checkpoint, of which there is no picture; omit --picture.")
-    facts = describe(path)
+    facts = Checkpoint.read(path).describe()
     if card := read_card(path):
         say(card)
     print_facts(facts)

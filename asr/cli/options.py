@@ -2,21 +2,19 @@
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from asr.checkpoint import load_decoder_config
-from asr.decoder.config import DecoderConfig
 from asr.errors import AsrError
 from asr.progress import Bar
-from asr.recognizer import Recognizer
+from asr.release import RELEASED
 from asr.text import PROFILES, normalize
 
 if TYPE_CHECKING:
+    from asr.checkpoint import Checkpoint
+    from asr.decoder.config import DecoderConfig
     from asr.endpoint import EndpointConfig
+    from asr.recognizer import OperatingPoint, Recognizer
 
 
 MOST = 1024  # threads or processes
@@ -28,7 +26,7 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
     """Add the options that choose a model, a device and a number of threads."""
     command.add_argument(
         "--checkpoint",
-        default=str(released_folder()),
+        default=str(RELEASED),
         metavar="FILE",
         help="the trained model (default: the English one that comes with asr)",
     )
@@ -38,11 +36,6 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--threads", type=thread_count, metavar="N", help="CPU threads (default: one for each core)"
     )
-
-
-def released_folder() -> Path:
-    """`asr.checkpoint.RELEASED`, whose module would load torch."""
-    return Path(__file__).parents[1] / "models" / "english"
 
 
 def add_decoder_options(command: argparse.ArgumentParser) -> None:
@@ -103,13 +96,16 @@ def choose_endpoint(arguments: argparse.Namespace) -> "EndpointConfig | None":
     return EndpointConfig(silence=arguments.pause) if arguments.pause else None
 
 
-def choose_operating_point(
-    arguments: argparse.Namespace,
-) -> "tuple[float | None, EndpointConfig | None] | None":
-    """What was asked for `Recognizer.set_operating_point`; None for nothing."""
+def choose_operating_point(arguments: argparse.Namespace) -> "OperatingPoint | None":
+    """The operating point that `--latency` and `--pause` ask for; None if neither is given.
+
+    Check it with `Recognizer.check_operating_point`.
+    """
+    from asr.recognizer import OperatingPoint
+
     if arguments.latency is None and arguments.pause is None:
         return None
-    return arguments.latency, choose_endpoint(arguments)
+    return OperatingPoint(arguments.latency, choose_endpoint(arguments))
 
 
 def add_profile_option(command: argparse.ArgumentParser, default: str, purpose: str) -> None:
@@ -145,28 +141,32 @@ def positive(text: str) -> int:
 
 def load_recognizer(
     arguments: argparse.Namespace,
-    decoder: "DecoderConfig | None" = None,
+    checkpoint: "Checkpoint",
+    decoder: "DecoderConfig",
     hotwords: dict[str, float] | None = None,
 ) -> "Recognizer":
-    """Load the recognizer that the options choose."""
+    """Load the recognizer of a checkpoint on the device and the threads that the options choose."""
     from asr.recognizer import Recognizer
     from asr.runtime.device import count_cores
 
     threads = arguments.threads or count_cores()
-    return Recognizer.load(arguments.checkpoint, arguments.device, threads, decoder, hotwords)
+    return Recognizer.load(checkpoint, arguments.device, threads, decoder, hotwords)
 
 
 WEIGHTS = ("alpha", "beta", "unknown", "prior")
-NOTICE_SECONDS = 1.0  # what takes longer is told
+NOTICE_SECONDS = 1.0  # a compilation that takes longer is announced
 
 
-def choose_decoder(arguments: argparse.Namespace) -> tuple[DecoderConfig, dict[str, float]]:
-    """The decoder that the options describe, and the hotwords of `--hotword` with their weights.
+def choose_decoder(
+    arguments: argparse.Namespace, checkpoint: "Checkpoint"
+) -> "tuple[DecoderConfig, dict[str, float]]":
+    """The decoder that the options describe, and the hotwords of `--hotword` with their bonuses.
 
-    What they leave open is as the checkpoint's tuning left it; a released model decodes with its own
-    language model where they name none. Raises AsrError where an option
-    would not act.
+    Settings that are not given are the checkpoint's own, tuned ones; a released model uses its own
+    language model unless another is given. Raises AsrError if an option would have no effect.
     """
+    from asr.decoder.config import DecoderConfig
+
     numbers = ("beam", *WEIGHTS, "hotword_weight", "nbest")
     names = {"language_model": "lm", "lexicon": "lexicon", "hotwords": "hotwords"}
     given: dict[str, Any] = {name: getattr(arguments, name, None) for name in numbers}
@@ -177,43 +177,37 @@ def choose_decoder(arguments: argparse.Namespace) -> tuple[DecoderConfig, dict[s
     options += ["--hotword"] * bool(arguments.hotword)
     if arguments.decoder == "greedy":
         if options:
-            raise AsrError(f"The greedy decoder knows no {options[0]}; choose --decoder beam.")
+            raise AsrError(f"the greedy decoder has no {options[0]}; choose --decoder beam")
         return DecoderConfig(), {}
-    own = load_decoder_config(arguments.checkpoint)
+    own = checkpoint.decoder
     modeled = bool(given.get("language_model") or own.language_model)
     if arguments.decoder is None and not options and not modeled:
         return DecoderConfig(), {}
 
     guided = modeled or "lexicon" in given
     if "alpha" in given and not modeled:
-        raise AsrError("--alpha weighs a language model; name one with --lm.")
+        raise AsrError("--alpha needs a language model; name one with --lm")
     for name in ("beta", "unknown", "prior", "strict"):
         if name in given and not guided:
-            raise AsrError(f"--{name} needs to know words; name a model or list: --lm, --lexicon.")
+            raise AsrError(f"--{name} needs a list of words; name one with --lm or --lexicon")
     if "prior" in given and not own.priors:
-        raise AsrError(
-            "--prior weighs the symbols' shares, which this checkpoint lacks: run asr tune."
-        )
+        raise AsrError("--prior needs symbol priors, which this checkpoint lacks; run asr tune")
     if given.get("strict") and "unknown" in given:
-        raise AsrError("--strict allows no unknown words; leave out --unknown.")
+        raise AsrError("--strict allows no unknown words; leave out --unknown")
     if "hotword_weight" in given and not (arguments.hotwords or arguments.hotword):
-        raise AsrError("--hotword-weight weighs hotwords; name some with --hotwords, --hotword.")
+        raise AsrError("--hotword-weight needs hotwords; name some with --hotwords or --hotword")
     config = replace(own, **{**given, "kind": "beam"})
     hotwords = {normalize(text, "plain"): config.hotword_weight for text in arguments.hotword or []}
     return config, hotwords
 
 
-def prepare(recognizer: Recognizer) -> None:
-    """Have a beam decoder compiled before it is needed, and say so if that takes its time."""
-    symbols = len(recognizer.vocabulary)
-    nothing = np.full((2, symbols), -np.log(symbols), np.float32)
-    decoder = recognizer.decoder
+def prepare(recognizer: "Recognizer") -> None:
+    """Compile a beam decoder before it is needed, with a notice if that takes a while."""
+    from asr.decoder.beam import BeamDecoder
 
-    def use() -> None:
-        decoder.decode(nothing)
-        decoder.partial(decoder.start())
-
-    thread = Thread(target=use)
+    if not isinstance(recognizer.decoder, BeamDecoder):
+        return
+    thread = Thread(target=recognizer.decoder.warm_up)
     thread.start()
     thread.join(NOTICE_SECONDS)
     if thread.is_alive():

@@ -36,7 +36,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the released model; the exit code. Raises AsrError before anything is written."""
-    from asr import checkpoint
+    from asr.checkpoint import Checkpoint
     from asr.lm.model import LanguageModel
     from asr.release import CONFIGURATION, save_release
 
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         source = source / "best.pt"
     if source.is_dir():
         raise AsrError(f"{source} is a released model already; name a training's checkpoint.")
-    payload = checkpoint.read(source)
+    payload = Checkpoint.read(source).payload
     if output.exists() and not (output / CONFIGURATION).is_file():
         raise AsrError(f"{output} exists and is no released model; name another folder.")
     if arguments.lm:

@@ -62,6 +62,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code. Raises AsrError."""
+    from asr.checkpoint import Checkpoint
     from asr.cli.options import choose_decoder, prepare
 
     if arguments.microphone == (arguments.input is not None):
@@ -71,8 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise AsrError("--realtime plays a recording; what is heard live comes at its own speed.")
     if arguments.rate and not is_piped:
         raise AsrError("--rate is that of standard input (-); a recording states its own.")
-    decoder, hotwords = choose_decoder(arguments)
-    recognizer = load_recognizer(arguments, decoder, hotwords)
+    checkpoint = Checkpoint.read(arguments.checkpoint)
+    decoder, hotwords = choose_decoder(arguments, checkpoint)
+    recognizer = load_recognizer(arguments, checkpoint, decoder, hotwords)
     latency_ms = DEFAULT_LATENCY_MS if arguments.latency is None else arguments.latency
     stream = recognizer.stream(latency_ms, choose_endpoint(arguments))
     if decoder.kind == "beam":

@@ -95,22 +95,27 @@ def run(arguments: argparse.Namespace) -> int:
 def _recognize(
     inputs: list[Input], arguments: argparse.Namespace
 ) -> Iterator[tuple[Input, "Hypothesis | AsrError"]]:
+    from asr.checkpoint import Checkpoint
     from asr.cli.options import choose_decoder, prepare
 
-    decoder, hotwords = choose_decoder(arguments)
-    recognizer = load_recognizer(arguments, decoder, hotwords)
-    if point := choose_operating_point(arguments):
-        recognizer.set_operating_point(*point)
+    checkpoint = Checkpoint.read(arguments.checkpoint)
+    decoder, hotwords = choose_decoder(arguments, checkpoint)
+    recognizer = load_recognizer(arguments, checkpoint, decoder, hotwords)
+    point = choose_operating_point(arguments)
+    if point:
+        recognizer.check_operating_point(point)
     if decoder.kind == "beam":
         prepare(recognizer)
     sources = (given.open() for given in inputs)
     seconds = sort_by_seconds(inputs[0]) if len(inputs) == 1 else 0.0
     if seconds > LONG_SECONDS:
         with Bar("transcribing", seconds, "s") as bar:
-            for _, result in recognizer.transcribe_many(sources, heard=bar.advance):
+            for _, result in recognizer.transcribe_many(
+                sources, operating_point=point, on_progress=bar.advance
+            ):
                 yield inputs[0], result
         return
-    results = recognizer.transcribe_many(sources)
+    results = recognizer.transcribe_many(sources, operating_point=point)
     if len(inputs) > 1:
         results = track(results, "transcribing", total=len(inputs), unit="recordings")
     for index, result in results:

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.audio.containers import TOLERANCE_SECONDS
-from asr.checkpoint import load_model
+from asr.checkpoint import Checkpoint
 from asr.data.augment import AugmentConfig
 from asr.data.manifest import Reject, StrPath, Utterance
 from asr.data.planning import Planner
@@ -106,9 +106,9 @@ class Requirements:
     @classmethod
     def of_checkpoint(cls, path: StrPath, fastest: float, batch_seconds: float) -> "Requirements":
         """Those of a trained model. Raises CheckpointError."""
-        model, vocabulary = load_model(path)
-        configs = model.features.config, model.encoder.config
-        return cls(vocabulary, *configs, fastest, batch_seconds)
+        checkpoint = Checkpoint.read(path)
+        configs = checkpoint.features, checkpoint.encoder
+        return cls(checkpoint.vocabulary, *configs, fastest, batch_seconds)
 
 
 def examine(

@@ -33,7 +33,7 @@ from asr.errors import ConfigError
 from asr.features import FeaturesConfig
 from asr.formats import to_ctm, to_srt, to_textgrid, to_vtt
 from asr.model import AcousticModel
-from asr.recognizer import BATCH_SECONDS, Recognizer
+from asr.recognizer import BATCH_SECONDS, OperatingPoint, Recognizer
 from asr.runtime import distributed as asr_distributed
 from asr.runtime.distributed import RuntimeConfig
 from asr.scoring import score
@@ -412,10 +412,9 @@ def test_latency_and_pause_act(asr: Run, checkpoint: Path, talk: Path) -> None:
         (("--latency", 600, "--pause", 0.05), 600, EndpointConfig(silence=0.05)),
         (("--latency", 600, "--pause", 0), 600, None),
     ):
-        recognizer = Recognizer.load(checkpoint)
-        recognizer.set_operating_point(latency, endpoint)
+        recognizer, point = Recognizer.load(checkpoint), OperatingPoint(latency, endpoint)
         code, out, _ = asr("transcribe", talk, "--checkpoint", "CHECKPOINT", *words)
-        texts.append(recognizer.transcribe(talk).text)
+        texts.append(recognizer.transcribe(talk, point).text)
         assert (code, out) == (0, f"{texts[-1]}\n")
     assert len(set(texts)) >= 4
 
@@ -487,7 +486,9 @@ class TestSubtitles:
             text = " ".join(word.text for word in found)
             hypothesis = Hypothesis(text, found, 0.5, -1.0)
             fake = SimpleNamespace(
-                transcribe_many=lambda sources: ((i, hypothesis) for i, _ in enumerate(sources))
+                transcribe_many=lambda sources, **_: (
+                    (i, hypothesis) for i, _ in enumerate(sources)
+                )
             )
             monkeypatch.setattr(Recognizer, "load", lambda *_: fake)
 

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 import torch
 
-from asr.checkpoint import load_decoder_config, load_model, save_decoder_config, save_model
+from asr.checkpoint import Checkpoint, save_model
 from asr.cli.main import main
 from asr.data.manifest import Utterance, write_manifest
 from asr.decoder.beam import BeamDecoder
@@ -121,7 +121,7 @@ def test_every_door_gives_the_same_text(asr: Run, folder: Path) -> None:
     hypothesis = Recognizer.load("model.pt", decoder=config, hotwords={"be sea": 4.0}).transcribe(
         "0.wav"
     )
-    _, vocabulary = load_model("model.pt")
+    vocabulary = Checkpoint.read("model.pt").vocabulary
     decoder = BeamDecoder(
         vocabulary, 0.04, replace(config), LanguageModel.read("tiny.arpa"), None, {"be sea": 4.0}
     )
@@ -192,16 +192,16 @@ def test_hotwords_from_a_file_have_their_own_weights(asr: Run) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--alpha", "0.5"), "--alpha weighs a language model"),
-        (("--beta", "1"), "--beta needs to know words"),
-        (("--strict",), "--strict needs to know words"),
-        (("--prior", "0.3"), "--prior needs to know words"),
-        (("--lm", "tiny.arpa", "--prior", "0.3"), "which this checkpoint lacks: run asr tune"),
+        (("--alpha", "0.5"), "--alpha needs a language model"),
+        (("--beta", "1"), "--beta needs a list of words"),
+        (("--strict",), "--strict needs a list of words"),
+        (("--prior", "0.3"), "--prior needs a list of words"),
+        (("--lm", "tiny.arpa", "--prior", "0.3"), "which this checkpoint lacks; run asr tune"),
         (("--lm", "tiny.arpa", "--strict", "--unknown", "1"), "leave out --unknown"),
-        (("--hotword-weight", "3"), "--hotword-weight weighs hotwords"),
-        (("--decoder", "greedy", "--beam", "4"), "greedy decoder knows no --beam"),
-        (("--decoder", "greedy", "--hotword", "a"), "greedy decoder knows no --hotword"),
-        (("--decoder", "greedy", "--lm", "tiny.arpa"), "greedy decoder knows no --lm"),
+        (("--hotword-weight", "3"), "--hotword-weight needs hotwords"),
+        (("--decoder", "greedy", "--beam", "4"), "greedy decoder has no --beam"),
+        (("--decoder", "greedy", "--hotword", "a"), "greedy decoder has no --hotword"),
+        (("--decoder", "greedy", "--lm", "tiny.arpa"), "greedy decoder has no --lm"),
         (("--lm", "tiny.arpa", "--alpha", "nan"), "decoder.alpha is nan"),
         (("--lm", "tiny.arpa", "--beam", "1000000"), "decoder.beam is 1000000"),
         (("--lm", "missing.lm"), "missing.lm"),
@@ -237,7 +237,7 @@ def test_options_that_would_not_act_are_refused(
 
 class TestTune:
     def test_the_winner_is_kept_in_the_checkpoint(self, asr: Run) -> None:
-        before = load_decoder_config("model.pt")
+        before = Checkpoint.read("model.pt").decoder
         assert before == DecoderConfig()
         options = ("--lm", "tiny.arpa", "--beam", "8")
         code, out, err = asr("tune", *options, "--trials", "12", "--picture", "t.png", "dev.jsonl")
@@ -245,7 +245,7 @@ class TestTune:
         assert "alpha \\ beta" in out
         assert "saved in model.pt" in out
         assert Path("t.png").read_bytes().startswith(b"\x89PNG")
-        kept = load_decoder_config("model.pt")
+        kept = Checkpoint.read("model.pt").decoder
         assert (kept.kind, kept.beam, kept.language_model) == ("beam", 8, "")
         assert f"alpha {kept.alpha:g}, beta {kept.beta:g}, unknown {kept.unknown:g}" in out
         rate = out.split("winner:")[1].split("WER ")[1].split(" ")[0]
@@ -260,15 +260,15 @@ class TestTune:
         before = Path("model.pt").read_bytes()
         asr("tune", "--lm", "tiny.arpa", "--trials", "2", "-o", "tuned/new.pt", "dev.jsonl")
         assert Path("model.pt").read_bytes() == before
-        assert load_decoder_config("tuned/new.pt").kind == "beam"
-        old, new = load_model("model.pt")[0], load_model("tuned/new.pt")[0]
-        for name, weights in old.state_dict().items():
-            assert torch.equal(weights, new.state_dict()[name])
+        assert Checkpoint.read("tuned/new.pt").decoder.kind == "beam"
+        old, new = Checkpoint.read("model.pt").weights, Checkpoint.read("tuned/new.pt").weights
+        for name, weights in old.items():
+            assert torch.equal(weights, new[name])
 
     @pytest.mark.parametrize(
         ("options", "sentence"),
         [
-            ((), "Only the beam decoder has weights"),
+            ((), "only the beam decoder has weights"),
             (("--decoder", "beam"), "no weights to tune"),
             (("--lm", "tiny.arpa", "--picture", "t.jpg"), "let it end in .png"),
             (("--lm", "tiny.arpa", "--trials", "none"), "'none' is not a whole number"),
@@ -294,11 +294,11 @@ def test_checkpoint_with_an_impossible_decoder_is_refused(folder: Path) -> None:
     for damage in ({"kind": "psychic"}, {"beams": 3}, None):
         torch.save({**payload, "decoder": damage}, path)
         with pytest.raises(CheckpointError, match=r"model\.pt"):
-            load_decoder_config(path)
+            _ = Checkpoint.read(path).decoder
     torch.save(payload, path)
     files = DecoderConfig("beam", language_model="/here/only.lm", hotwords="names", beta=1.5)
-    save_decoder_config(path, files, path)
-    assert load_decoder_config(path) == DecoderConfig("beam", beta=1.5)
+    Checkpoint.read(path).write(path, files)
+    assert Checkpoint.read(path).decoder == DecoderConfig("beam", beta=1.5)
 
 
 def test_greedy_refuses_what_only_a_beam_can_do() -> None:

@@ -11,9 +11,8 @@ import torch
 from conftest import ROOT
 from signals import ARPA, RATES, make_model, make_talk
 
-from asr import checkpoint, release
-from asr.checkpoint import load_decoder_config, load_model, save_model
-from asr.cli import options
+from asr import release
+from asr.checkpoint import Checkpoint, save_model
 from asr.cli.main import main as asr
 from asr.decoder.config import DecoderConfig
 from asr.lm.model import LanguageModel
@@ -67,9 +66,9 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 
 
 def test_it_is_the_model_in_a_quarter_of_the_space(run: Path, released: Path) -> None:
-    whole, _ = load_model(run / "best.pt")
-    small, vocabulary = load_model(released)
-    assert vocabulary == Vocabulary.english()
+    whole = Checkpoint.read(run / "best.pt").model()
+    small = Checkpoint.read(released).model()
+    assert Checkpoint.read(released).vocabulary == Vocabulary.english()
     assert (released / "model.safetensors").stat().st_size < 0.4 * 4 * sum(
         weight.numel() for weight in whole.state_dict().values()
     )
@@ -87,16 +86,16 @@ def test_it_is_the_model_in_a_quarter_of_the_space(run: Path, released: Path) ->
 
 
 def test_a_row_of_zeros_stays_one(run: Path, tmp_path: Path) -> None:
-    payload = checkpoint.read(run / "best.pt")
+    payload = Checkpoint.read(run / "best.pt").payload
     payload["weights"]["head.weight"][3] = 0
     release.save_release(tmp_path / "zeros", payload, None, None, "")
-    assert not checkpoint.read(tmp_path / "zeros")["weights"]["head.weight"][3].any()
+    assert not Checkpoint.read(tmp_path / "zeros").payload["weights"]["head.weight"][3].any()
 
 
 def test_every_door_decodes_it_with_its_own_language_model(
     released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 ) -> None:
-    config = load_decoder_config(released)
+    config = Checkpoint.read(released).decoder
     assert (config.kind, config.alpha, config.beta) == ("beam", 0.7, 1.5)
     assert Path(config.language_model) == released / "language-model.lm"
     expected = Recognizer.load(released, decoder=config).transcribe(tmp_path / "talk.wav").text
@@ -119,7 +118,7 @@ def test_every_door_decodes_it_with_its_own_language_model(
     assert text("--decoder", "greedy") == greedy != expected
     moved = tmp_path / "elsewhere"
     shutil.move(released, moved)
-    assert Path(load_decoder_config(moved).language_model).parent == moved
+    assert Path(Checkpoint.read(moved).decoder.language_model).parent == moved
 
 
 def test_the_card_says_what_was_measured(released: Path, capsys) -> None:
@@ -141,7 +140,7 @@ def test_released_again_it_replaces_the_former_one(run: Path, released: Path) ->
         "config.json",
         "model.safetensors",
     }
-    assert load_decoder_config(released).kind == "greedy"
+    assert Checkpoint.read(released).decoder.kind == "greedy"
     assert not list(released.parent.glob(".*unfinished"))
 
 
@@ -189,14 +188,13 @@ def test_a_full_disk_leaves_the_former_one(run: Path, released: Path, monkeypatc
 
 
 def test_the_command_line_and_the_library_mean_the_same_model() -> None:
-    assert options.released_folder() == release.RELEASED
     assert Recognizer.default().transcribe(ROOT / "docs" / "sample.flac").text == (
         "the old man opened the door and looked out into the rain"
     )
 
 
 def test_weights_are_finite_in_half_precision(released: Path) -> None:
-    for weight in checkpoint.read(released)["weights"].values():
+    for weight in Checkpoint.read(released).payload["weights"].values():
         assert np.isfinite(weight.numpy()).all()
 
 

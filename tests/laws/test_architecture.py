@@ -25,6 +25,7 @@ ORDER = """
     release checkpoint
     endpoint stream recognizer formats
     data.augment data.planning data.manifest data.corpora data.index data.selection data.synthesis
+    evaluation
     runtime.signals runtime.slurm runtime.distributed
     data.loading
     training.config training.loss training.trainer training.interruption training.metrics
@@ -35,7 +36,6 @@ ORDER = """
     cli.options cli.inputs cli.output
     cli.transcribe cli.stream cli.align cli.evaluate cli.score cli.doctor cli.tune cli.average
     cli.release cli.lm cli.info cli.main
-    measuring
 """.split()
 FORBIDDEN_NAMES = {"base", "common", "core", "helper", "helpers", "misc", "util", "utils"}
 PUBLIC = {"AsrError", "Hypothesis", "Recognizer", "Report", "Vocabulary", "load_audio", "score"}
