@@ -31,7 +31,7 @@ from asr.errors import AsrError, ConfigError
 from asr.model import AcousticModel
 from asr.release import RELEASED
 from asr.runtime.device import check_count, choose_device
-from asr.stream import Segment, SegmentStream, Stream, read_segments
+from asr.stream import Segment, SegmentStream, Stream, advance_segments
 from asr.text import Vocabulary, normalize
 
 Waveform = npt.NDArray[np.float32]  # (N,)
@@ -351,7 +351,7 @@ class Recognizer:
             else:
                 stream.accept(block)
             while stream.ready:
-                [((first_frame, log_probs), ends)] = read_segments([stream])
+                [((first_frame, log_probs), ends)] = advance_segments([stream])
                 if len(log_probs):  # otherwise in a pause
                     rows.append(log_probs)
                 if ends:

@@ -6,13 +6,13 @@
 
 Three things are measured at each latency:
 
-- together: CPU time of 16 streams through `accept_many`, against the same pieces through 16 times
+- together: CPU time of 16 streams through `advance_streams`, against the same pieces through 16 times
   `Stream.accept`, on one thread and in turn, so that a noisy machine is as noisy to each. In every
   round pocketsphinx 5 hears one of the streams in the same pieces, in an environment of its own that
   is built on first use. Figures are medians over the rounds; a ratio is the median of the rounds'.
 - live: every stream gets a piece of 100 ms every 100 ms by the clock; streams begin at all phases of
   a chunk. One process of one thread for each core serves its share of the streams: at every tick it
-  gives all pieces that have come to `accept_many`. The latency of a chunk is when its partial is out
+  gives all pieces that came to `advance_streams`. The latency of a chunk is when its partial is out
   minus when the piece that completes it came: what is added to the algorithm's own wait.
 - the most streams of which 99 % of the chunks are out within 300 ms without a backlog that grows,
   found by doubling and halving.
@@ -49,7 +49,7 @@ from asr.files import write_atomically
 from asr.model import AcousticModel
 from asr.progress import Bar, complain, say
 from asr.recognizer import Recognizer
-from asr.stream import Partial, Stream, accept_many
+from asr.stream import Partial, Stream, advance_streams
 from asr.text import Vocabulary
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -257,7 +257,7 @@ def measure_together(
 
     def together(streams: Sequence[Stream]) -> None:
         for piece in pieces:
-            for answer in accept_many(streams, list(piece), rate):
+            for answer in advance_streams(streams, list(piece), rate):
                 assert isinstance(answer, Partial)
 
     def one_by_one(streams: Sequence[Stream]) -> None:
@@ -341,7 +341,7 @@ def listen_live(recognizer: Recognizer, pool: np.ndarray, order: Order) -> np.nd
         come = [max(0, int((now - start) / PIECE_SECONDS)) for start in starts]
         new = [i for i in range(len(streams)) if come[i] > given[i]]
         pieces = [sound[places[i] + given[i] * piece : places[i] + come[i] * piece] for i in new]
-        accept_many([streams[i] for i in new], pieces, rate)
+        advance_streams([streams[i] for i in new], pieces, rate)
         out = time.monotonic()
         for i in new:
             given[i] = come[i]

@@ -11,9 +11,11 @@ import torch
 
 from asr.decoder.hypothesis import Hypothesis
 from asr.encoder import EncoderConfig
+from asr.errors import AsrError
 from asr.features import FeaturesConfig
 from asr.model import AcousticModel
-from asr.stream import Partial
+from asr.recognizer import OperatingPoint, Recognizer
+from asr.stream import Partial, Segment
 
 RATES = (8_000, 16_000, 44_100, 48_000)
 SAMPLE = 1 / 32_768  # of 16 bits
@@ -85,6 +87,15 @@ def to_wav(samples: np.ndarray, rate: int) -> bytes:
     return file.getvalue()
 
 
+def make_wav(samples: int, seed: int = 0, sample_rate: int = 16_000) -> bytes:
+    """Noise that swells and fades, so that frames differ."""
+    noise = np.random.default_rng(seed).standard_normal(samples)
+    swell = np.sin(np.arange(samples) * 25 / sample_rate) ** 8
+    file = io.BytesIO()
+    soundfile.write(file, 0.3 * swell * noise, sample_rate, format="WAV", subtype="FLOAT")
+    return file.getvalue()
+
+
 def cut(samples: np.ndarray, longest: int, seed: int = 0) -> Iterator[np.ndarray]:
     """Pieces of random sizes from 0 to `longest`."""
     generator = np.random.default_rng(seed)
@@ -119,3 +130,24 @@ def check_same(streamed: Hypothesis, whole: Hypothesis) -> None:
     assert [word[:3] for word in streamed.words] == [word[:3] for word in whole.words]
     assert streamed.score == pytest.approx(whole.score, abs=1e-4 * max(1, len(whole.words)))
     assert streamed.confidence == pytest.approx(whole.confidence, abs=1e-4)
+
+
+def only(segments: list[Segment] | AsrError) -> np.ndarray:
+    """The log-probs (T', V) of a recording of one segment."""
+    assert isinstance(segments, list)
+    [segment] = segments
+    assert segment.first_frame == 0
+    return segment.log_probs
+
+
+def emit(
+    recognizer: Recognizer, recording: bytes, point: OperatingPoint | None = None
+) -> np.ndarray:
+    """The log-probs (T', V) of a recording of one segment."""
+    [(_, segments)] = recognizer.emissions([recording], operating_point=point)
+    return only(segments)
+
+
+def text_of(result: Hypothesis | AsrError) -> str:
+    assert isinstance(result, Hypothesis)
+    return result.text
