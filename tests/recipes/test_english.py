@@ -224,7 +224,7 @@ def test_noise_and_rooms_are_copied(
     write_response(rooms / "cave.wav", 8.0)
     options = [*corpora, "--noise", str(noise), "--rir", str(rooms)]
     assert prepare.main(options) == 0
-    assert "1 left out as no rooms: cave.wav" in capsys.readouterr().out
+    assert "1 left out, not ordinary rooms: cave.wav" in capsys.readouterr().out
     found = {str(p.relative_to(output)) for p in output.glob("[nr]*/**/*") if p.is_file()}
     assert found == {"noise/street/tram.flac", "noise/tap.wav", "rir/office.wav"}
     (noise / "tap.wav").unlink()

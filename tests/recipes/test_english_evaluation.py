@@ -353,7 +353,7 @@ def test_a_folder_without_a_run_is_refused(
     checkpoint: Path, data: Path, tmp_path: Path, capsys
 ) -> None:
     assert run(checkpoint, data, "--curve", str(tmp_path / "none")) == (2, {})
-    assert "is no folder of a run" in one_line(capsys.readouterr().err)
+    assert "is not the folder of a run" in one_line(capsys.readouterr().err)
     with Metrics(tmp_path / "begun") as metrics:
         metrics.write("step", 1, {"loss": 1.0})
     assert run(checkpoint, data, "--curve", str(tmp_path / "begun"))[0] == 2
