@@ -79,8 +79,7 @@ class Row:
     Attributes:
         latency: Name of the latency.
         has_endpoints: Whether the recording was cut in pauses.
-        wer_by_utterance: WER of the utterances scored one by one, so that a word counts only where
-            it was said.
+        wer_by_utterance: WER of the utterances, transcribed and scored one by one.
         alone: Report on the joined texts of the utterances transcribed one by one.
         alone_parts: The same by tenths of the recording.
         long: Report on the text of the long recording.
@@ -167,15 +166,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="level of the pauses below full scale (-60)",
     )
     parser.add_argument("--seed", type=int, default=1, help="seed of the pauses (1)")
-    defaults = EndpointConfig()
-    for key, value in asdict(defaults).items():
-        parser.add_argument(
-            f"--{key}",
-            type=float,
-            default=value,
-            metavar="X",
-            help=f"EndpointConfig.{key} ({value:g})",
-        )
+    for key, value in asdict(EndpointConfig()).items():
+        about = f"EndpointConfig.{key} ({value:g})"
+        parser.add_argument(f"--{key}", type=float, default=value, metavar="X", help=about)
     options = parser.parse_args(arguments)
     if not 0 < options.pause[0] <= options.pause[1]:
         parser.error("--pause takes two numbers of seconds above 0, the smaller one first")
@@ -356,10 +349,9 @@ def to_dict(row: Row) -> dict[str, Any]:
 def concatenate(
     utterances: Sequence[Utterance], sample_rate: int, options: argparse.Namespace
 ) -> Iterator[tuple[int | None, Waveform]]:
-    """Repeat a manifest's recordings without end, as waveforms (n,) with the index of the utterance.
+    """Repeat a manifest's recordings without end: blocks (n,), each with its utterance's index.
 
-    The index of a pause is None. Only one block is in memory. Raises AudioError for a recording that
-    cannot be read.
+    The index of a pause is None. Raises AudioError for a recording that cannot be read.
     """
     random = np.random.default_rng(options.seed)
     level = 10 ** (options.floor / 20)
@@ -485,8 +477,8 @@ def draw(rows: Sequence[Row], memory: Memory | None, path: Path) -> None:
 
 def draw_parts(axes: Any, rows: Sequence[Row]) -> None:
     """Draw the WER of the recording's tenths at each operating point, and one by one."""
-    latencies = dict.fromkeys(row.latency for row in rows)
-    colors = {latency: f"C{number}" for number, latency in enumerate(latencies)}
+    names = dict.fromkeys(row.latency for row in rows)
+    colors = dict(zip(names, ("C0", "C1"), strict=False))
     for row in rows:
         look: dict[str, Any] = {"color": colors[row.latency], "marker": "o", "markersize": 3}
         label = f"{row.latency}, {'endpoints' if row.has_endpoints else 'no endpoints'}"
