@@ -8,6 +8,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from os import PathLike
@@ -20,9 +21,11 @@ import torch
 from asr.audio.containers import AudioSource
 from asr.audio.waveform import read_blocks
 from asr.checkpoint import load_decoder_config, load_model
+from asr.decoder.alignment import align
 from asr.decoder.build import load_decoder
 from asr.decoder.config import Decoder, DecoderConfig
 from asr.decoder.hypothesis import Hypothesis, join
+from asr.defaults import STREAM_LATENCY_MS, WHOLE_SECONDS
 from asr.encoder import Context
 from asr.endpoint import EndpointConfig, Endpointer
 from asr.errors import AsrError
@@ -30,7 +33,7 @@ from asr.model import AcousticModel
 from asr.release import RELEASED
 from asr.runtime.device import check_count, choose_device
 from asr.stream import Segment, SegmentStream, Stream, read_segments
-from asr.text import Vocabulary
+from asr.text import Vocabulary, normalize
 
 Waveform = npt.NDArray[np.float32]
 LogProbs = npt.NDArray[np.float32]
@@ -40,14 +43,8 @@ Source = AudioSource | tuple[AudioSource, float]
 BATCH_SECONDS = 120.0
 """Padded seconds in a batch, where the caller does not say."""
 
-WHOLE_SECONDS = 12.0
-"""Where no latency is asked for, a recording that is shorter is heard whole."""
-
 CHUNK_SECONDS, RIGHT_SECONDS = 2.0, 1.0
 """How the others are heard then."""
-
-STREAM_LATENCY_MS = 640.0
-"""Of a stream, where the caller does not say."""
 
 _READERS = 2  # threads that read while the model works
 _AHEAD = 4  # recordings begun before they are needed
@@ -135,16 +132,16 @@ class Recognizer:
         return self.model.features.config.sample_rate
 
     def transcribe(
-        self, source: AudioSource, heard: Callable[[float], object] | None = None
+        self, source: AudioSource, on_progress: Callable[[float], object] | None = None
     ) -> Hypothesis:
         """What is said in a recording; empty where it is silent or shorter than a window.
 
         It is a path, the bytes of a file, a binary file, or samples (N,) at `sample_rate`, float32 in
         -1..1 or int16.
-        `heard` is called with the seconds of the recording that were just read, as it goes on.
+        `on_progress` is called with the seconds of the recording that were just read, as it goes on.
         Raises AudioError where it cannot be read.
         """
-        [(_, result)] = self.transcribe_many([source], heard=heard)
+        [(_, result)] = self.transcribe_many([source], on_progress=on_progress)
         if isinstance(result, AsrError):
             raise result
         return result
@@ -153,21 +150,24 @@ class Recognizer:
         self,
         sources: Iterable[Source],
         batch_seconds: float = BATCH_SECONDS,
-        heard: Callable[[float], object] | None = None,
+        on_progress: Callable[[float], object] | None = None,
     ) -> Iterator[tuple[int, Hypothesis | AsrError]]:
         """What is said in each recording, with its place in `sources`, in their order.
 
-        A recording that cannot be read gives its error and does not stop the others. `heard` as in
-        `transcribe`.
+        A recording that cannot be read gives its error and does not stop the others. `on_progress`
+        as in `transcribe`.
         """
-        for index, segments in self._listen(sources, batch_seconds, heard):
+        durations: dict[int, float] = {}  # seconds of each recording that was read to its end
+        for index, segments in self._listen(sources, batch_seconds, on_progress, durations):
             if isinstance(segments, AsrError):
                 yield index, segments
                 continue
             try:
-                yield index, self.decode(segments)
+                hypothesis = self.decode(segments)
             except AsrError as error:
                 yield index, error
+                continue
+            yield index, replace(hypothesis, seconds=durations.pop(index))
 
     def emissions(
         self, sources: Iterable[Source], batch_seconds: float = BATCH_SECONDS
@@ -201,6 +201,39 @@ class Recognizer:
             ]
         )
 
+    def align(
+        self,
+        source: AudioSource,
+        transcript: str,
+        profile: str = "english",
+        where: str = "the transcript",
+    ) -> Hypothesis:
+        """Find when each word of a known transcript is said in a recording.
+
+        Args:
+            source: The recording, as in `transcribe`.
+            transcript: What is said in it.
+            profile: How the transcript is normalized first; see `asr.text.PROFILES`.
+            where: The transcript's name in error messages.
+
+        Raises:
+            AudioError: The recording cannot be read.
+            TextError: The transcript is empty or holds characters without a symbol.
+            DecodeError: The transcript does not fit into the recording.
+        """
+        text = normalize(transcript, profile)
+        durations: dict[int, float] = {}
+        endpoint, self.endpoint = self.endpoint, None  # a single segment
+        try:
+            [(_, segments)] = self._listen([source], BATCH_SECONDS, None, durations)
+            if isinstance(segments, AsrError):
+                raise segments
+            [(_, log_probs)] = segments  # (T', V)
+        finally:
+            self.endpoint = endpoint
+        hypothesis = align(log_probs, text, self.vocabulary, self.model.frame_seconds, where)
+        return replace(hypothesis, seconds=durations[0])
+
     def stream(
         self, latency_ms: float = STREAM_LATENCY_MS, endpoint: EndpointConfig | None = None
     ) -> Stream:
@@ -219,10 +252,14 @@ class Recognizer:
         self,
         sources: Iterable[Source],
         batch_seconds: float,
-        heard: Callable[[float], object] | None = None,
+        on_progress: Callable[[float], object] | None = None,
+        durations: dict[int, float] | None = None,
     ) -> Iterator[tuple[int, Iterable[Segment] | AsrError]]:
-        """The segments of each recording, computed while they are drawn where it is long."""
-        read = self._read(sources)
+        """The segments of each recording, computed while they are drawn where it is long.
+
+        `durations` gets the seconds of each recording once it has been read to its end.
+        """
+        read = self._read(sources, {} if durations is None else durations)
         items = ((seconds, (index, audio)) for index, (seconds, audio) in enumerate(read))
         for batch in group_by_seconds(items, batch_seconds):
             waveforms = [audio for _, audio in batch if isinstance(audio, np.ndarray)]
@@ -232,10 +269,10 @@ class Recognizer:
                     yield index, audio
                 elif isinstance(audio, np.ndarray):
                     yield index, [Segment(0, next(log_probs))]
-                    if heard:
-                        heard(len(audio) / self.sample_rate)
+                    if on_progress:
+                        on_progress(len(audio) / self.sample_rate)
                 else:
-                    yield index, self._cut(audio, heard)
+                    yield index, self._cut(audio, on_progress)
 
     def _emit(self, waveforms: Sequence[Waveform]) -> list[LogProbs]:
         """The log-probs (T', V) of each waveform (N,), computed as one batch."""
@@ -247,7 +284,7 @@ class Recognizer:
         return [rows[:length] for rows, length in zip(log_probs, lengths, strict=True)]
 
     def _cut(
-        self, blocks: Iterable[Waveform], heard: Callable[[float], object] | None
+        self, blocks: Iterable[Waveform], on_progress: Callable[[float], object] | None
     ) -> Iterator[Segment]:
         """The segments of a recording that comes in blocks (n,)."""
         context = self.context or self.long_context
@@ -267,8 +304,8 @@ class Recognizer:
                 if ends:
                     yield Segment(first_frame, np.concatenate(rows))
                     rows = []
-            if heard and block is not None:
-                heard(len(block) / self.sample_rate)
+            if on_progress and block is not None:
+                on_progress(len(block) / self.sample_rate)
         if rows:
             yield Segment(first_frame, np.concatenate(rows))
 
@@ -296,7 +333,7 @@ class Recognizer:
         return max(self.context.frames, BATCH_SECONDS / self.model.frame_seconds)
 
     def _read(
-        self, sources: Iterable[Source]
+        self, sources: Iterable[Source], durations: dict[int, float]
     ) -> Iterator[tuple[float, Waveform | Iterator[Waveform] | AsrError]]:
         """The seconds and the waveform (N,) of each recording, or why it cannot be read.
 
@@ -305,8 +342,9 @@ class Recognizer:
         pool = ThreadPoolExecutor(_READERS, thread_name_prefix="audio")
         pending: deque[Future[tuple[float, Waveform | Iterator[Waveform] | AsrError]]] = deque()
         try:
-            for source in sources:
-                pending.append(pool.submit(self._load, source))
+            for index, source in enumerate(sources):
+                on_end = partial(durations.__setitem__, index)
+                pending.append(pool.submit(self._load, source, on_end))
                 if len(pending) > _AHEAD:
                     yield pending.popleft().result()
             while pending:
@@ -314,11 +352,13 @@ class Recognizer:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _load(self, source: Source) -> tuple[float, Waveform | Iterator[Waveform] | AsrError]:
+    def _load(
+        self, source: Source, on_end: Callable[[float], object]
+    ) -> tuple[float, Waveform | Iterator[Waveform] | AsrError]:
         # Where the length is known beforehand, that is what the recording counts for in its batch:
         # a recording that cannot be read then leaves the other batches as they are.
         source, expected = source if isinstance(source, tuple) else (source, None)
-        blocks = read_blocks(source, self.sample_rate, expected_seconds=expected)
+        blocks = read_blocks(source, self.sample_rate, expected_seconds=expected, on_end=on_end)
         begin: list[Waveform] = []
         samples = 0
         try:

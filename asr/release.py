@@ -5,12 +5,12 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from asr.errors import AsrError, CheckpointError, DataError, FileError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FilePath = str | os.PathLike[str]
 
@@ -62,8 +62,10 @@ def save_release(
         ) from error
 
 
-def _pack(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def _pack(weights: "dict[str, Tensor]") -> "dict[str, Tensor]":
     """Weights as a released model stores them; see `_unpack`."""
+    import torch
+
     packed = {}
     for name, weight in weights.items():
         if name.startswith("features."):
@@ -77,7 +79,7 @@ def _pack(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return packed
 
 
-def _unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
+def _unpack(packed: "dict[str, Tensor]") -> "dict[str, Tensor]":
     """The float32 weights that `_pack` was given: those of a matrix to half of its row's scale."""
     return {
         name: part.float() * packed[name + SCALE] if name + SCALE in packed else part.float()

@@ -35,13 +35,14 @@ import soundfile
 from asr.audio.waveform import read_blocks
 from asr.data.manifest import Utterance, read_manifest
 from asr.decoder.hypothesis import Hypothesis
+from asr.defaults import STREAM_LATENCY_MS
 from asr.encoder import Context
 from asr.endpoint import EndpointConfig
 from asr.errors import AsrError, FileError
 from asr.files import write_atomically
 from asr.measuring import amount, finish, load, make_parser, write_document
 from asr.progress import Bar, complain, say, track
-from asr.recognizer import STREAM_LATENCY_MS, Recognizer
+from asr.recognizer import Recognizer
 from asr.scoring import Report, score
 
 LIMIT_EXCEEDED = 1

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr.cli.options import (
-    WHOLE_SECONDS,
     add_compared_profile_option,
     add_decoder_options,
     add_latency_options,
@@ -15,8 +14,9 @@ from asr.cli.options import (
     choose_operating_point,
     thread_count,
 )
-from asr.cli.output import list_failures, print_report, to_json, to_sentence, write_document
+from asr.cli.output import list_failures, print_report, to_json, to_sentence
 from asr.errors import AsrError
+from asr.files import write_text
 from asr.progress import track
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     command.add_argument("manifest", metavar="MANIFEST", help="JSONL, as asr.data reads it")
     add_model_options(command)
-    add_latency_options(command, f"default: recordings up to {WHOLE_SECONDS:g} s are heard whole")
+    add_latency_options(command)
     add_decoder_options(command)
     add_compared_profile_option(command)
     command.add_argument(
@@ -91,12 +91,10 @@ def run(arguments: argparse.Namespace) -> int:
             )
             for utterance in utterances
         ]
-        write_document(
-            arguments.output / "hypotheses.jsonl", "".join(f"{line}\n" for line in lines)
-        )
+        write_text(arguments.output / "hypotheses.jsonl", "".join(f"{line}\n" for line in lines))
         facts = {"checkpoint": arguments.checkpoint, "manifest": arguments.manifest}
         document = {**facts, "unread": unread, **report.to_dict()}
-        write_document(
+        write_text(
             arguments.output / "report.json", json.dumps(document, indent=1, ensure_ascii=False)
         )
     print_report(report, len(unread))

@@ -12,9 +12,13 @@ from asr.progress import say
 
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    command.add_argument("reference", metavar="REF", help="manifest (JSONL) or Kaldi text file")
     command.add_argument(
-        "hypothesis", metavar="HYP", help='the same; a "pred_text" goes before a "text"'
+        "reference", metavar="REF", help="correct texts: a manifest (JSONL) or a Kaldi text file"
+    )
+    command.add_argument(
+        "hypothesis",
+        metavar="HYP",
+        help='recognized texts in one of these formats; of a JSON object "pred_text", or else "text"',
     )
     add_compared_profile_option(command)
     command.add_argument("--json", action="store_true", help="print the whole report as JSON")

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "asr"
 
 # Lowest first: a module imports only what stands before it.
 ORDER = """
-    errors progress files compiled runtime.device text
+    errors defaults progress files compiled runtime.device text
     audio.mp3 audio.containers audio.waveform
     features lstm encoder model
     lm.ngrams lm.arpa lm.binary lm.model lm.estimation
