@@ -3,9 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from asr.cli.options import (
     WEIGHTS,
@@ -16,11 +14,13 @@ from asr.cli.options import (
     positive,
 )
 from asr.cli.output import check_picture
-from asr.data.manifest import Utterance
-from asr.decoder.config import DecoderConfig
 from asr.errors import AsrError
 from asr.progress import Bar, say, track
-from asr.recognizer import Recognizer
+
+if TYPE_CHECKING:
+    from asr.data.manifest import Utterance
+    from asr.decoder.config import DecoderConfig
+    from asr.recognizer import Recognizer
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -81,17 +81,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def tune_decoder(
-    recognizer: Recognizer,
-    utterances: Sequence[Utterance],
+    recognizer: "Recognizer",
+    utterances: "Sequence[Utterance]",
     trials: int,
     threads: int,
     profile: str,
     picture: Path | None,
-) -> tuple[DecoderConfig, list[str]]:
+) -> "tuple[DecoderConfig, list[str]]":
     """Tune the recognizer's beam on utterances: the winner, and lines that tell how it was found.
 
     Raises AsrError where one of the recordings cannot be read.
     """
+    import numpy as np
+
     from asr.decoder.beam import BeamDecoder
     from asr.decoder.tuning import Trial, tune
 
@@ -133,8 +135,9 @@ def _weights(of: Any) -> str:
     return ", ".join(f"{name} {getattr(of, name):g}" for name in WEIGHTS)
 
 
-def _draw_trials(trials: Sequence[Any], winner: DecoderConfig, path: Path) -> None:
+def _draw_trials(trials: Sequence[Any], winner: "DecoderConfig", path: Path) -> None:
     """All trials: two weights on the axes of each panel, the WER as color, a cross at the winner."""
+    import numpy as np
     from matplotlib.figure import Figure
 
     from asr.files import write_atomically
