@@ -279,8 +279,8 @@ def test_public_names_are_the_documented_ones() -> None:
     assert set(asr.__all__) == PUBLIC == set(dir(asr))
     for name in PUBLIC:
         assert getattr(asr, name).__name__ == name
-    with pytest.raises(AttributeError, match="Recognizer"):
-        _ = asr.Recognizer
+    with pytest.raises(AttributeError, match="Recogniser"):
+        _ = asr.Recogniser
 
 
 # Law 6: light inference
