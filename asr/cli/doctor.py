@@ -25,7 +25,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         "manifests",
         nargs="+",
         metavar="MANIFEST",
-        help="manifests (JSONL): the training set, then the sets on which the model is tested",
+        help="manifests (JSONL): the training set first, then the sets that the model is tested on",
     )
     command.add_argument(
         "--checkpoint",
@@ -35,15 +35,15 @@ def declare(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--vocabulary",
         choices=("english", "transcripts"),
-        help="the characters that transcripts may contain: English letters, or all that occur in "
-        "the training set; as data.vocabulary in training (default: english)",
+        help="characters that may occur: those of English, or those of the training transcripts; as "
+        "the setting data.vocabulary (default: english)",
     )
     command.add_argument(
         "--batch-seconds",
         type=float,
         default=BATCH_SECONDS,
         metavar="SECONDS",
-        help="longest utterance, as training.batch_seconds in training "
+        help="longest utterance, as the setting training.batch_seconds "
         f"(default: {BATCH_SECONDS:g})",
     )
     command.add_argument(
@@ -51,8 +51,8 @@ def declare(command: argparse.ArgumentParser) -> None:
         type=float,
         default=max(SPEEDS),
         metavar="FACTOR",
-        help="largest speed-up by augmentation: the maximum of augment.speeds times "
-        f"(1 + augment.tempo) (default: {max(SPEEDS):g})",
+        help="largest speed-up by augmentation, max(augment.speeds) * (1 + augment.tempo) "
+        f"(default: {max(SPEEDS):g})",
     )
     command.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads (default: one per core)"
@@ -70,7 +70,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--strict",
         action="store_true",
-        help="leave utterances with warnings out of the manifest of --write, too",
+        help="with --write: leave out utterances with warnings, too",
     )
 
 

@@ -36,7 +36,12 @@ def declare(command: argparse.ArgumentParser) -> None:
     for name, summary, declare_one, run_one in (
         ("train", "train an n-gram model on text", _declare_train, _run_train),
         ("info", "describe a language model", _declare_info, _run_info),
-        ("perplexity", "measure a model on text", _declare_perplexity, _run_perplexity),
+        (
+            "perplexity",
+            "measure the perplexity of a model on text",
+            _declare_perplexity,
+            _run_perplexity,
+        ),
         ("convert", "convert ARPA to a fast binary, or back", _declare_convert, _run_convert),
     ):
         description = f"{summary[0].upper()}{summary[1:]}."
@@ -67,8 +72,8 @@ def _declare_train(command: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[0],
         metavar="N",
-        help="drop n-grams that occur N times or less: one number per order, of which the last also "
-        "holds for higher orders, as in 0 0 1 (default: 0, which drops none)",
+        help="drop n-grams that occur at most N times; give one number per order, such as 0 0 1, of "
+        "which the last applies to all higher orders, too (default: 0, drop none)",
     )
     command.add_argument(
         "--vocabulary-limit",

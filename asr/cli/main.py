@@ -19,7 +19,7 @@ COMMANDS = {  # The module asr.cli.NAME has declare(parser) and run(arguments) -
     "stream": "transcribe speech while it arrives",
     "align": "find when each word of a transcript is spoken",
     "evaluate": "transcribe a manifest and measure the errors",
-    "score": "measure the errors of texts that are recognized already",
+    "score": "measure the word errors of existing transcripts",
     "doctor": "check manifests and their recordings for errors",
     "tune": "tune the weights of the beam decoder on a manifest",
     "average": "average the weights of several checkpoints",

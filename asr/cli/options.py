@@ -47,7 +47,9 @@ def add_decoder_options(command: argparse.ArgumentParser) -> None:
         "given are read from the checkpoint, where `asr tune` stores them.",
     )
     group.add_argument("--decoder", choices=("greedy", "beam"), help="which decoder to use")
-    group.add_argument("--lm", metavar="FILE", help="n-gram model from `asr lm`, or an ARPA file")
+    group.add_argument(
+        "--lm", metavar="FILE", help="n-gram language model, made by `asr lm` or in ARPA format"
+    )
     group.add_argument(
         "--lexicon",
         metavar="FILE",
@@ -75,7 +77,7 @@ def add_decoder_options(command: argparse.ArgumentParser) -> None:
         "--unknown",
         type=float,
         metavar="X",
-        help="further bonus per word that is not in the lexicon, usually negative",
+        help="additional bonus per word that is not in the lexicon, usually negative",
     )
     group.add_argument(
         "--prior",
@@ -102,8 +104,8 @@ def add_latency_options(
         "--pause",
         type=float,
         metavar="SECONDS",
-        help="silence that ends a segment, after which the recognizer starts afresh; 0: one segment "
-        f"(default: {PAUSE_SECONDS:g})",
+        help="length of a silence that ends a segment; the next segment is recognized independently "
+        f"of it. 0 turns segmentation off (default: {PAUSE_SECONDS:g})",
     )
 
 

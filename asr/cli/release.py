@@ -16,7 +16,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         help="folder of a training run, whose best.pt is used, or a checkpoint",
     )
     command.add_argument(
-        "output", type=Path, metavar="FOLDER", help="folder of the released model, which is written"
+        "output", type=Path, metavar="FOLDER", help="folder to write the released model to"
     )
     command.add_argument(
         "--lm", type=Path, metavar="FILE", help="binary language model to include in the folder"

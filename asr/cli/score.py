@@ -1,4 +1,4 @@
-"""The command `asr score`: compare two files of texts."""
+"""The command `asr score`: measure the word errors of existing transcripts."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "hypothesis",
         metavar="HYP",
-        help='recognized texts in one of these formats; of a JSON object "pred_text", or else "text"',
+        help='recognized texts in either format (JSONL: "pred_text" if there is one, otherwise "text")',
     )
     add_compared_profile_option(command)
     command.add_argument("--json", action="store_true", help="print the whole report as JSON")

@@ -44,7 +44,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         "--nbest",
         type=positive,
         metavar="N",
-        help="also give the next best texts, N in all (beam decoder, --format json)",
+        help="number of best texts to write (beam decoder and --format json only)",
     )
     command.add_argument(
         "--format", choices=FORMATS, default="txt", help="format of the transcripts (default: txt)"
