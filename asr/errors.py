@@ -12,14 +12,25 @@ AsrError
 ├── LanguageError     a language model cannot be read, built or asked
 └── ScoreError        references and hypotheses cannot be compared
 
-Each message is one sentence: what is wrong, where, and what to do. Programs end with `EXIT_CODE`.
+Each message is one sentence: what is wrong, where, and what to do. The program that catches an
+AsrError prints it and ends with `EXIT_CODE`.
 """
 
+SOME_FAILED = 1
+"""Exit code of a command that did its work but found failed recordings or erroneous utterances."""
+
 EXIT_CODE = 2
+"""Exit code after an AsrError, as after wrong usage."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, the one that shells report for SIGINT."""
+
+READER_GONE = 141
+"""Exit code after the reader of stdout has closed it, the one that shells report for SIGPIPE."""
 
 
 class AsrError(Exception):
-    """Base of every error that a user can cause or mend."""
+    """Base of every error that a user can cause or fix."""
 
 
 class AudioError(AsrError):

@@ -25,6 +25,7 @@ from asr.decoder.alignment import align
 from asr.decoder.build import load_decoder
 from asr.decoder.config import Decoder, DecoderConfig
 from asr.decoder.hypothesis import Hypothesis, join
+from asr.defaults import STREAM_LATENCY_MS, WHOLE_SECONDS
 from asr.encoder import Context
 from asr.endpoint import EndpointConfig, Endpointer
 from asr.errors import AsrError, ConfigError
@@ -44,14 +45,8 @@ Source = AudioSource | tuple[AudioSource, float]
 BATCH_SECONDS = 120.0
 """Default of the seconds in a batch, padding included."""
 
-WHOLE_SECONDS = 12.0
-"""Without a latency, a recording shorter than this is read whole."""
-
 CHUNK_SECONDS, RIGHT_SECONDS = 2.0, 1.0
-"""Without a latency, longer recordings are read with this chunk and right context."""
-
-STREAM_LATENCY_MS = 640.0
-"""Default latency of a stream."""
+"""Without a latency, long recordings are read with this chunk and right context."""
 
 _READERS = 2  # threads that read recordings while the model computes
 _AHEAD = 4  # recordings that are read before they are needed
@@ -210,8 +205,10 @@ class Recognizer:
         cannot be read, which does not stop the others. Raises ConfigError, before anything is read,
         if the model cannot work at the operating point.
         """
-        found = self._emit_all(sources, batch_seconds, self._resolve(operating_point), on_progress)
-        return _finish_each(found, self.decode)
+        reach = self._resolve(operating_point)
+        durations: dict[int, float] = {}
+        found = self._emit_all(sources, batch_seconds, reach, on_progress, durations)
+        return _add_seconds(_finish_each(found, self.decode), durations)
 
     def emissions(
         self,
@@ -267,11 +264,14 @@ class Recognizer:
             DecodeError: The transcript does not fit into the recording, or torchaudio is missing.
         """
         text = normalize(transcript, profile)
-        [(_, segments)] = self.emissions([source], operating_point=WHOLE)
+        durations: dict[int, float] = {}
+        found = self._emit_all([source], BATCH_SECONDS, self._resolve(WHOLE), durations=durations)
+        [(_, segments)] = _finish_each(found, list)
         if isinstance(segments, AsrError):
             raise segments
         [(_, log_probs)] = segments  # (T', V)
-        return align(log_probs, text, self.vocabulary, self.model.frame_seconds, where)
+        hypothesis = align(log_probs, text, self.vocabulary, self.model.frame_seconds, where)
+        return replace(hypothesis, seconds=durations[0])
 
     def stream(
         self, latency_ms: float = STREAM_LATENCY_MS, endpoint: EndpointConfig | None = None
@@ -311,9 +311,14 @@ class Recognizer:
         batch_seconds: float,
         reach: _Reach,
         on_progress: OnProgress | None = None,
+        durations: dict[int, float] | None = None,
     ) -> Iterator[tuple[int, Iterable[Segment] | AsrError]]:
-        """Yield the segments of each recording; those of a long one are computed when drawn."""
-        read = self._read(sources, self._whole_frames(reach))
+        """Yield the segments of each recording; those of a long one are computed when drawn.
+
+        `durations` receives the seconds of each recording once it has been read to its end.
+        """
+        whole_frames = self._whole_frames(reach)
+        read = self._read(sources, whole_frames, {} if durations is None else durations)
         items = ((seconds, (index, audio)) for index, (seconds, audio) in enumerate(read))
         for batch in group_by_seconds(items, batch_seconds):
             waveforms = [audio for _, audio in batch if isinstance(audio, np.ndarray)]
@@ -385,7 +390,7 @@ class Recognizer:
         return max(reach.context.frames, BATCH_SECONDS / self.model.frame_seconds)
 
     def _read(
-        self, sources: Iterable[Source], whole_frames: float
+        self, sources: Iterable[Source], whole_frames: float, durations: dict[int, float]
     ) -> Iterator[tuple[float, Waveform | Iterator[Waveform] | AsrError]]:
         """Yield the seconds and the waveform (N,) of each recording, or its error.
 
@@ -394,8 +399,9 @@ class Recognizer:
         pool = ThreadPoolExecutor(_READERS, thread_name_prefix="audio")
         pending: deque[Future[tuple[float, Waveform | Iterator[Waveform] | AsrError]]] = deque()
         try:
-            for source in sources:
-                pending.append(pool.submit(self._load, source, whole_frames))
+            for index, source in enumerate(sources):
+                on_end = partial(durations.__setitem__, index)
+                pending.append(pool.submit(self._load, source, whole_frames, on_end))
                 if len(pending) > _AHEAD:
                     yield pending.popleft().result()
             while pending:
@@ -404,12 +410,12 @@ class Recognizer:
             pool.shutdown(cancel_futures=True)
 
     def _load(
-        self, source: Source, whole_frames: float
+        self, source: Source, whole_frames: float, on_end: Callable[[float], object]
     ) -> tuple[float, Waveform | Iterator[Waveform] | AsrError]:
         # If the length is known beforehand, the recording counts with it in its batch, so that one
         # that cannot be read leaves the other batches unchanged.
         source, expected = source if isinstance(source, tuple) else (source, None)
-        blocks = read_blocks(source, self.sample_rate, expected_seconds=expected)
+        blocks = read_blocks(source, self.sample_rate, expected_seconds=expected, on_end=on_end)
         begin: list[Waveform] = []
         samples = 0
         try:
@@ -436,6 +442,16 @@ def _finish_each(
             yield index, finish(segments)
         except AsrError as error:
             yield index, error
+
+
+def _add_seconds(
+    found: Iterable[tuple[int, Hypothesis | AsrError]], durations: dict[int, float]
+) -> Iterator[tuple[int, Hypothesis | AsrError]]:
+    """Add the duration of each recording, by index, to its hypothesis."""
+    for index, result in found:
+        if isinstance(result, Hypothesis):
+            result = replace(result, seconds=durations.pop(index))
+        yield index, result
 
 
 def group_by_seconds(items: Iterable[tuple[float, T]], batch_seconds: float) -> Iterator[list[T]]:

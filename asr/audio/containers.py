@@ -20,7 +20,6 @@ BLOCK_FRAMES = 65_536  # the one size in which everything is decoded; larger one
 TOLERANCE_SECONDS = 0.05  # two MP3 frames: what encoders may disagree on
 MEDIA_TOLERANCE_SECONDS = 0.25  # mp4 and webm count the codec's delay of up to 0.15 s as duration
 
-AudioSource = str | os.PathLike[str] | bytes | BinaryIO | npt.NDArray[Any]
 Waveform = npt.NDArray[np.float32]  # (N,)
 
 
@@ -37,6 +36,11 @@ class Recording:
     frames: int | None  # None where only decoding tells
     rough_seconds: float = 0.0  # what is known without `frames`
 
+    @property
+    def seconds(self) -> float | None:
+        """The duration that the header states; None if only decoding tells it."""
+        return self.rough_seconds or None if self.frames is None else self.frames / self.sample_rate
+
     def check_length(self, decoded: int, sample_rate: int | None = None) -> None:
         """Raises AudioError where fewer frames are there than promised, or too few for a sample."""
         if 2 * decoded * (sample_rate or self.sample_rate) < self.sample_rate:  # as soxr rounds
@@ -52,31 +56,47 @@ class Recording:
             )
 
 
+AudioSource = str | os.PathLike[str] | bytes | BinaryIO | npt.NDArray[Any] | Recording
+
+
 @contextmanager
 def open_recording(source: AudioSource) -> Iterator[Recording]:
-    """Open a recording and check what its header promises. Raises AudioError."""
+    """Open a recording and check what its header promises. Raises AudioError.
+
+    A recording that is open already is yielded as it is.
+    """
+    if isinstance(source, Recording):
+        with _translate_errors(source.name):
+            yield source
+        return
     name = _name(source)
-    with ExitStack() as stack:
+    with ExitStack() as stack, _translate_errors(name):
         file = stack.enter_context(_open_bytes(source, name))
         magic = file.read(12)
         if not magic:
             raise AudioError(f"{name} is empty (0 bytes); record or copy it again")
-        try:
-            recording = _recognize(file, magic, name, stack)
-            if not 1_000 <= recording.sample_rate <= 1_000_000:
-                raise AudioError(
-                    f"{name} claims an impossible {recording.sample_rate:,} samples per second;"
-                    " export it again"
-                )
-            yield recording
-        except soundfile.LibsndfileError as error:
-            if error.code == 1:  # SF_ERR_UNRECOGNISED_FORMAT
-                raise AudioError(
-                    f"{name} is not audio in a known format; convert it to wav, flac, mp3 or ogg"
-                ) from error
+        recording = _recognize(file, magic, name, stack)
+        if not 1_000 <= recording.sample_rate <= 1_000_000:
             raise AudioError(
-                f"{name} is damaged and cannot be decoded; copy or export it again"
+                f"{name} claims an impossible {recording.sample_rate:,} samples per second;"
+                " export it again"
+            )
+        yield recording
+
+
+@contextmanager
+def _translate_errors(name: str) -> Iterator[None]:
+    """Turn errors of libsndfile into AudioErrors."""
+    try:
+        yield
+    except soundfile.LibsndfileError as error:
+        if error.code == 1:  # SF_ERR_UNRECOGNISED_FORMAT
+            raise AudioError(
+                f"{name} is not audio in a known format; convert it to wav, flac, mp3 or ogg"
             ) from error
+        raise AudioError(
+            f"{name} is damaged and cannot be decoded; copy or export it again"
+        ) from error
 
 
 def _name(source: AudioSource) -> str:

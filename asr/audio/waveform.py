@@ -9,7 +9,7 @@ lose the end of a sentence silently.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -76,17 +76,22 @@ def read_blocks(
     sample_rate: int = SAMPLE_RATE,
     *,
     expected_seconds: float | None = None,
+    on_end: Callable[[float], object] | None = None,
 ) -> Iterator[Waveform]:
     """The recording as consecutive waveforms (n,), decoded in blocks of one fixed size.
 
     What a header alone reveals is refused before the first block, what only decoding reveals (NaN,
-    a stream that ends early) where it is met. Arguments, units and errors: see `load_audio`.
+    a stream that ends early) where it is met. Arguments, units and errors: see `load_audio`; a
+    source may also be an open recording, which is read once. `on_end` is called at the end with the
+    duration that `inspect_audio` gives, in seconds.
     """
     if isinstance(source, np.ndarray):
         waveform = to_waveform(source, sample_rate)
         if not len(waveform):
             raise AudioError("the array holds no samples; give it some")
         _check_seconds("the array", len(waveform) / sample_rate, expected_seconds)
+        if on_end:
+            on_end(len(waveform) / sample_rate)
         yield waveform
         return
     with open_recording(source) as recording:
@@ -120,6 +125,9 @@ def read_blocks(
         if len(waveform):
             yield waveform
         _check_seconds(recording.name, samples / sample_rate, expected_seconds)
+        if on_end:
+            frames = decoded if recording.frames is None else recording.frames
+            on_end(frames / recording.sample_rate)
 
 
 def _check_seconds(name: str, seconds: float, expected: float | None) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asr.cli.options import (
-    WHOLE_SECONDS,
     add_compared_profile_option,
     add_decoder_options,
     add_latency_options,
@@ -17,8 +16,9 @@ from asr.cli.options import (
     choose_operating_point,
     thread_count,
 )
-from asr.cli.output import list_failures, print_report, to_json, to_sentence, write_document
+from asr.cli.output import list_failures, print_report, to_json, to_sentence
 from asr.errors import AsrError
+from asr.files import write_text
 from asr.progress import Bar
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         "manifest", metavar="MANIFEST", help="a manifest (JSONL) with the reference texts"
     )
     add_model_options(command)
-    add_latency_options(command, f"default: recordings up to {WHOLE_SECONDS:g} s are read whole")
+    add_latency_options(command)
     add_decoder_options(command)
     add_compared_profile_option(command)
     command.add_argument(
@@ -152,13 +152,11 @@ def _write_results(
             "text": utterance.text,
         }
         lines.append(f"{to_json(facts | result)}\n")
-    write_document(arguments.output / "hypotheses.jsonl", "".join(lines))
+    write_text(arguments.output / "hypotheses.jsonl", "".join(lines))
     document = {
         "checkpoint": arguments.checkpoint,
         "manifest": arguments.manifest,
         "unread": {name: to_sentence(error) for name, error in evaluation.errors.items()},
         **evaluation.report.to_dict(),
     }
-    write_document(
-        arguments.output / "report.json", json.dumps(document, indent=1, ensure_ascii=False)
-    )
+    write_text(arguments.output / "report.json", json.dumps(document, indent=1, ensure_ascii=False))

@@ -147,7 +147,7 @@ def _draw_trials(trials: "Sequence[Trial]", winner: "DecoderConfig", path: Path)
     import numpy as np
     from matplotlib.figure import Figure
 
-    from asr.files import write_atomically
+    from asr.files import save_figure
 
     wers = 100 * np.array([trial.wer for trial in trials])
     order = np.argsort(-wers)  # the best on top
@@ -161,4 +161,4 @@ def _draw_trials(trials: "Sequence[Trial]", winner: "DecoderConfig", path: Path)
         axes.plot(getattr(winner, across), getattr(winner, up), "r+", markersize=14)
         axes.set(xlabel=across, ylabel=up)
     figure.colorbar(dots, ax=panels, label="WER, %")
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    save_figure(path, figure, dpi=110)

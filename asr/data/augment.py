@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.audio.waveform import find_audio, load_audio
+from asr.defaults import SPEEDS
 from asr.errors import AudioError, ConfigError
 
 Array = npt.NDArray[np.float32]
@@ -42,7 +43,7 @@ class AugmentConfig:
     A folder's recordings are held in the memory of every worker: 230 MB an hour at 16 kHz.
     """
 
-    speeds: list[float] = field(default_factory=lambda: [0.9, 1.0, 1.1])  # 1.1 is faster, shorter
+    speeds: list[float] = field(default_factory=lambda: list(SPEEDS))  # 1.1 is faster, shorter
     silence_seconds: float = 0.0  # before and after, each at most this, with faint noise
     gain_db: float = 0.0  # up or down by at most this
     noise_folder: str = ""

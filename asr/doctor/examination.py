@@ -28,6 +28,7 @@ from asr.data.augment import AugmentConfig
 from asr.data.manifest import Reject, StrPath, Utterance
 from asr.data.planning import Planner
 from asr.data.selection import select_trainable
+from asr.defaults import BATCH_SECONDS
 from asr.doctor.cost import ACTIVATIONS, FLOPS_PER_CORE, PROCESS_BYTES, format_duration
 from asr.doctor.duplicates import (
     NEIGHBOURS,
@@ -101,7 +102,7 @@ class Requirements:
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     fastest: float = field(default_factory=lambda: AugmentConfig().fastest)
-    batch_seconds: float = 40.0  # also the longest utterance
+    batch_seconds: float = BATCH_SECONDS  # also the longest utterance
 
     @classmethod
     def of_checkpoint(cls, path: StrPath, fastest: float, batch_seconds: float) -> "Requirements":

@@ -37,12 +37,13 @@ from asr.audio.waveform import read_blocks
 from asr.checkpoint import Checkpoint
 from asr.data.manifest import Utterance, read_manifest
 from asr.decoder.hypothesis import Hypothesis
+from asr.defaults import STREAM_LATENCY_MS
 from asr.endpoint import EndpointConfig
 from asr.errors import AsrError, FileError
 from asr.evaluation import compute_hypotheses
 from asr.files import write_atomically
 from asr.progress import Bar, complain, say
-from asr.recognizer import STREAM_LATENCY_MS, OperatingPoint, Recognizer
+from asr.recognizer import OperatingPoint, Recognizer
 from asr.scoring import Report, score
 
 LIMIT_EXCEEDED = 1
