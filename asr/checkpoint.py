@@ -1,24 +1,22 @@
-"""Checkpoints: atomic save, safe load; and released models.
+"""Checkpoints: written atomically, read once, averaged.
 
-A checkpoint is one file of plain data and tensors: it carries its configuration and vocabulary, so
-that whoever loads it needs no YAML, and it is read without running code from it
-(`torch.load(weights_only=True)`), so that a malicious file is refused, not obeyed.
-
-A released model is a folder for others to use, which cannot be resumed: weights of half the size,
-plain JSON, the language model that belongs to it and a card for people. Whatever takes a checkpoint's
-path takes that of such a folder too.
+A checkpoint is one file of plain data and tensors. It carries its configuration and vocabulary, so
+loading it needs no YAML. It is read without running code from it (`torch.load(weights_only=True)`),
+so a malicious file is refused. The folder of a released model (`asr.release`) is read the same way.
 """
 
+import contextlib
 import errno
 import os
 import pickle
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+from torch import Tensor
 
 from asr.decoder.config import DecoderConfig
 from asr.encoder import TRAINING_ONLY, EncoderConfig
@@ -31,6 +29,174 @@ from asr.text import Vocabulary
 
 FORMAT = "asr checkpoint"
 VERSION = 1
+PARTS = ("features", "encoder", "decoder", "vocabulary", "weights", "facts", "training")
+
+
+class Checkpoint:
+    """The content of a checkpoint or a released model; it never changes.
+
+        checkpoint = Checkpoint.read("runs/english/best.pt")
+        model, vocabulary = checkpoint.model("cuda"), checkpoint.vocabulary
+
+    A pickled checkpoint is just its path: the process that unpickles it reads the file itself.
+
+    Attributes:
+        path: Where it was read from.
+        payload: Its content as plain data and tensors on the CPU.
+    """
+
+    def __init__(self, path: FilePath, payload: dict[str, Any]) -> None:
+        self.path = os.fspath(path)
+        self.payload = payload
+
+    @classmethod
+    def read(cls, path: FilePath) -> "Checkpoint":
+        """Read a checkpoint or the folder of a released model.
+
+        Raises CheckpointError if it is missing, truncated, unsafe, of another program or version.
+        """
+        payload = read_release(Path(path)) if os.path.isdir(path) else _read_file(path)
+        name = os.fspath(path)
+        if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{name}: this file was not written by asr; use a checkpoint such as best.pt of a "
+                "run"
+            )
+        if payload.get("version") != VERSION:
+            raise CheckpointError(
+                f"{name}: this checkpoint has format version {payload.get('version')}, but this "
+                f"asr reads version {VERSION}; install the version of asr that wrote it"
+            )
+        missing = sorted(set(PARTS) - set(payload))
+        if missing:
+            raise CheckpointError(
+                f"{name}: the checkpoint lacks {', '.join(missing)}; it is damaged, use another one"
+            )
+        return cls(path, payload)
+
+    def __reduce__(self) -> tuple[Callable[[FilePath], "Checkpoint"], tuple[str]]:
+        return Checkpoint.read, (self.path,)
+
+    @property
+    def features(self) -> FeaturesConfig:
+        """The configuration of the log-mel features. Raises CheckpointError if it is invalid."""
+        with self._refusing_misfits():
+            return FeaturesConfig(**self.payload["features"])
+
+    @property
+    def encoder(self) -> EncoderConfig:
+        """The configuration of the encoder. Raises CheckpointError if it is invalid."""
+        with self._refusing_misfits():
+            return EncoderConfig(**self.payload["encoder"])
+
+    @property
+    def decoder(self) -> DecoderConfig:
+        """The decoder's settings that suit the model, as `asr tune` found them.
+
+        A released model names its language model, other checkpoints name no files. Raises
+        CheckpointError if they are invalid.
+        """
+        with self._refusing_misfits():
+            return DecoderConfig(**self.payload["decoder"])
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The symbols that the model writes. Raises CheckpointError if they are invalid."""
+        with self._refusing_misfits():
+            return Vocabulary.from_list(self.payload["vocabulary"])
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The model's state dict, including the normalization of the features."""
+        weights: dict[str, Tensor] = self.payload["weights"]
+        return weights
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Plain data about the training, such as its epoch and dev WER."""
+        facts: dict[str, Any] = self.payload["facts"]
+        return facts
+
+    @property
+    def training(self) -> dict[str, Any] | None:
+        """What resuming the training needs; None if it cannot be resumed."""
+        training: dict[str, Any] | None = self.payload["training"]
+        return training
+
+    def model(self, device: str = "cpu") -> AcousticModel:
+        """Build the model, in evaluation mode on `device`.
+
+        Raises CheckpointError if the weights do not fit the configuration.
+        """
+        features, encoder, symbols = self.features, self.encoder, len(self.vocabulary)
+        with self._refusing_misfits():
+            model = AcousticModel(features, encoder, symbols)
+            model.load_state_dict(self.weights)
+        return model.to(device).eval()
+
+    def find_differences(
+        self, features: FeaturesConfig, encoder: EncoderConfig, vocabulary: Vocabulary
+    ) -> dict[str, Any]:
+        """Compare the model with another architecture.
+
+        Settings that only matter in training are ignored.
+
+        Returns:
+            This checkpoint's values of what differs, by name: "encoder.hidden" and the like for
+            settings, "vocabulary" for the list of symbols. Empty if the same weights fit both.
+        """
+        sections = {
+            "features": (asdict(self.features), asdict(features)),
+            "encoder": (asdict(self.encoder), asdict(encoder)),
+        }
+        differences: dict[str, Any] = {}
+        for section, (ours, theirs) in sections.items():
+            for key, value in ours.items():
+                name = f"{section}.{key}"
+                if name not in TRAINING_ONLY and value != theirs[key]:
+                    differences[name] = value
+        if self.vocabulary != vocabulary:
+            differences["vocabulary"] = self.payload["vocabulary"]
+        return differences
+
+    def write(self, path: FilePath, decoder: DecoderConfig | None = None) -> None:
+        """Write the checkpoint to `path` atomically, with another decoder's settings if given.
+
+        Paths in `decoder` are left out. Raises FileError if the disk refuses.
+        """
+        payload = self.payload
+        if decoder is not None:
+            payload = {**payload, "decoder": asdict(decoder.without_files())}
+        _write(path, payload)
+
+    def describe(self) -> dict[str, object]:
+        """Summarize the checkpoint as plain data: configuration, size, and facts of its training."""
+        return {
+            "version": self.payload["version"],
+            "features": self.payload["features"],
+            "encoder": self.payload["encoder"],
+            "decoder": self.payload["decoder"],
+            "vocabulary": "".join(self.payload["vocabulary"][1:]),
+            "parameters": sum(
+                weight.numel()
+                for name, weight in self.weights.items()
+                if not name.startswith("features.")
+            ),
+            "resumable": self.training is not None,
+            **self.facts,
+        }
+
+    @contextlib.contextmanager
+    def _refusing_misfits(self) -> Iterator[None]:
+        """Turn the errors of invalid or inconsistent parts into a CheckpointError."""
+        try:
+            yield
+        except (AsrError, KeyError, TypeError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[-1].strip().removesuffix(".")
+            raise CheckpointError(
+                f"{self.path}: the parts of this checkpoint do not fit together ({reason}); "
+                "it is damaged or was made by another version of asr"
+            ) from error
 
 
 def save_model(
@@ -41,11 +207,18 @@ def save_model(
     training: dict[str, Any] | None = None,
     decoder: DecoderConfig | None = None,
 ) -> None:
-    """Write a checkpoint atomically: whoever reads `path` sees the old file or the new one, whole.
+    """Write a checkpoint atomically: a reader of `path` gets the whole old file or the whole new one.
 
-    `facts` is plain data about the training for people (`describe` shows it), `training` is what
-    resuming needs, `decoder` is kept without its files. Raises FileError where the disk refuses;
-    the old file is then untouched.
+    Args:
+        path: The file to write.
+        model: The acoustic model whose weights and configuration are saved.
+        vocabulary: The symbols that the model writes.
+        facts: Plain data about the training, shown by `asr info`.
+        training: What resuming needs; None for a checkpoint that cannot be resumed.
+        decoder: The decoder's settings that suit the model; its paths are left out.
+
+    Raises:
+        FileError: The disk refuses; the old file is then untouched.
     """
     payload = {
         "format": FORMAT,
@@ -61,104 +234,48 @@ def save_model(
     _write(path, payload)
 
 
-def load_model(path: FilePath, device: str = "cpu") -> tuple[AcousticModel, Vocabulary]:
-    """The model, in evaluation mode on `device`, and its vocabulary.
+def average_checkpoints(checkpoints: Sequence[Checkpoint], output: FilePath) -> Checkpoint:
+    """Write the model whose weights are the mean of the checkpoints' weights, and return it.
 
-    Raises CheckpointError where the file is missing, truncated, foreign, unsafe or inconsistent.
+    Sums are computed in float64. Everything else is the first checkpoint's; the facts list the
+    files. Raises CheckpointError if the checkpoints differ in architecture, vocabulary or
+    normalization of the features; settings that only matter in training may differ.
     """
-    payload = read(path)
-    try:
-        vocabulary = Vocabulary.from_list(payload["vocabulary"])
-        features = FeaturesConfig(**payload["features"])
-        encoder = EncoderConfig(**payload["encoder"])
-        model = AcousticModel(features, encoder, len(vocabulary))
-        model.load_state_dict(payload["weights"])
-    except (AsrError, KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise CheckpointError(
-            f"{os.fspath(path)}: the parts of this checkpoint do not fit together ({reason}); "
-            "it is damaged or was made by another version of asr."
-        ) from error
-    return model.to(device).eval(), vocabulary
-
-
-def load_decoder_config(path: FilePath) -> DecoderConfig:
-    """How the checkpoint's model is decoded best, as far as anybody has tried (`asr tune`).
-
-    Of a released model it names the language model, of another checkpoint no files. Raises
-    CheckpointError as `load_model` does.
-    """
-    payload = read(path)
-    try:
-        return DecoderConfig(**payload["decoder"])
-    except (AsrError, TypeError) as error:
-        raise CheckpointError(
-            f"{os.fspath(path)}: the decoder of this checkpoint cannot be used ({error}); "
-            "it is damaged or was made by another version of asr."
-        ) from error
-
-
-def save_decoder_config(path: FilePath, decoder: DecoderConfig, output: FilePath) -> None:
-    """Write a checkpoint again, to `output`, with another decoder's configuration (no files)."""
-    payload = read(path)
-    payload["decoder"] = asdict(decoder.without_files())
-    _write(output, payload)
-
-
-def average_models(paths: Sequence[FilePath], output: FilePath) -> None:
-    """Write to `output` the model whose weights are the mean of those in the checkpoints `paths`.
-
-    Sums are of float64. All else is the first's; the facts list the files. Raises CheckpointError
-    where they are not of one architecture, vocabulary and normalization of features; how they were
-    trained may differ.
-    """
-    first = read(paths[0])
-    sums = {name: weight.double() for name, weight in first["weights"].items()}
-    sources = [_describe_source(paths[0], first)]
-    for path in paths[1:]:
-        other = read(path)
-        difference = _find_difference(first, other)
-        if difference:
+    first = checkpoints[0]
+    sums = {name: weight.double() for name, weight in first.weights.items()}
+    for other in checkpoints[1:]:
+        if difference := _find_obstacle(first, other):
             raise CheckpointError(
-                f"{os.fspath(path)}: {difference} is not as in {os.fspath(paths[0])}, so their "
-                "weights have no average; name checkpoints of one training."
+                f"{other.path} cannot be averaged with {first.path} ({difference} differs); name "
+                "checkpoints of one training"
             )
-        for name, weight in other["weights"].items():
+        for name, weight in other.weights.items():
             sums[name] += weight
-        sources.append(_describe_source(path, other))
-    payload = {
-        **first,
-        "weights": {
-            name: (total / len(paths)).to(first["weights"][name].dtype)
-            for name, total in sums.items()
-        },
-        "facts": {"average_of": sources},
-        "training": None,
+    weights = {
+        name: (total / len(checkpoints)).to(first.weights[name].dtype)
+        for name, total in sums.items()
     }
-    _write(output, payload)
+    facts = {"average_of": [_describe_source(checkpoint) for checkpoint in checkpoints]}
+    average = {**first.payload, "weights": weights, "facts": facts, "training": None}
+    _write(output, average)
+    return Checkpoint(output, average)
 
 
-def _describe_source(path: FilePath, payload: dict[str, Any]) -> str:
-    facts = [
-        f"{key} {payload['facts'][key]}" for key in ("epoch", "step") if key in payload["facts"]
-    ]
-    return f"{os.fspath(path)} ({', '.join(facts)})" if facts else os.fspath(path)
-
-
-def _find_difference(one: dict[str, Any], other: dict[str, Any]) -> str:
-    """What keeps two checkpoints from being averaged, as a noun; "" where nothing does."""
-    for part in ("features", "encoder"):
-        for key in one[part] | other[part]:
-            name = f"{part}.{key}"
-            if name not in TRAINING_ONLY and one[part].get(key) != other[part].get(key):
-                return name
-    if one["vocabulary"] != other["vocabulary"]:
-        return "the vocabulary"
-    ours, theirs = one["weights"], other["weights"]
+def _find_obstacle(one: Checkpoint, other: Checkpoint) -> str:
+    """Name what keeps two checkpoints from being averaged; "" if nothing does."""
+    for name in other.find_differences(one.features, one.encoder, one.vocabulary):
+        return name
+    ours, theirs = one.weights, other.weights
     if {n: w.shape for n, w in ours.items()} != {n: w.shape for n, w in theirs.items()}:
-        return "the shape of its weights"
+        return "the shape of the weights"
     same = all(torch.equal(ours[n], theirs[n]) for n in ours if n.startswith("features."))
     return "" if same else "the normalization of the features"
+
+
+def _describe_source(checkpoint: Checkpoint) -> str:
+    facts = checkpoint.facts
+    shown = [f"{key} {facts[key]}" for key in ("epoch", "step") if key in facts]
+    return f"{checkpoint.path} ({', '.join(shown)})" if shown else checkpoint.path
 
 
 def name_epoch(epoch: int) -> str:
@@ -167,59 +284,11 @@ def name_epoch(epoch: int) -> str:
 
 
 def remove_epochs(folder: FilePath, last: int) -> None:
-    """Remove the models of the epochs up to `last` that a folder keeps."""
+    """Remove the kept models of the epochs up to `last` from a folder."""
     for path in Path(folder).glob("epoch-*.pt"):
         number = path.stem.removeprefix("epoch-")
         if number.isdecimal() and int(number) <= last:
             path.unlink(missing_ok=True)
-
-
-def describe(path: FilePath) -> dict[str, object]:
-    """A checkpoint as plain data for people: configuration, size, and facts of its training."""
-    payload = read(path)
-    return {
-        "version": payload["version"],
-        "features": payload["features"],
-        "encoder": payload["encoder"],
-        "decoder": payload["decoder"],
-        "vocabulary": "".join(payload["vocabulary"][1:]),
-        "parameters": sum(
-            tensor.numel()
-            for name, tensor in payload["weights"].items()
-            if not name.startswith("features.")
-        ),
-        "resumable": payload["training"] is not None,
-        **payload["facts"],
-    }
-
-
-def read(path: FilePath) -> dict[str, Any]:
-    """The payload of a checkpoint or a released model, on the CPU. Raises CheckpointError."""
-    payload = read_release(Path(path)) if os.path.isdir(path) else _read_file(path)
-    name = os.fspath(path)
-    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{name}: this file was not written by asr; use a checkpoint such as best.pt of a run."
-        )
-    if payload.get("version") != VERSION:
-        raise CheckpointError(
-            f"{name}: this checkpoint has format version {payload.get('version')}, this asr reads "
-            f"version {VERSION}; install the version of asr that wrote it."
-        )
-    missing = {
-        "features",
-        "encoder",
-        "decoder",
-        "vocabulary",
-        "weights",
-        "facts",
-        "training",
-    } - set(payload)
-    if missing:
-        raise CheckpointError(
-            f"{name}: the checkpoint lacks {', '.join(sorted(missing))}; it is damaged."
-        )
-    return payload
 
 
 def _read_file(path: FilePath) -> Any:
@@ -227,31 +296,31 @@ def _read_file(path: FilePath) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError(f"{name}: there is no such checkpoint; check the path.") from None
+        raise CheckpointError(f"{name}: there is no such checkpoint; check the path") from None
     except PermissionError as error:
         raise CheckpointError(
-            f"{name}: the checkpoint cannot be read ({error.strerror}); check the path."
+            f"{name}: the checkpoint cannot be read ({error.strerror}); check the path"
         ) from error
-    except Exception as error:  # torch raises many kinds for what it cannot read
+    except Exception as error:  # torch raises many kinds of errors for unreadable files
         if isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path):
             raise CheckpointError(
                 f"{name}: refused, because it holds code or objects that a checkpoint of asr never "
-                "holds; use a file that asr wrote."
+                "holds; use a file that asr wrote"
             ) from error
         raise CheckpointError(
             f"{name}: this file is truncated, damaged or not a checkpoint; "
-            "use another one, such as the run's best.pt or last.pt."
+            "use another one, such as the run's best.pt or last.pt"
         ) from error
 
 
-def _write(path: FilePath, payload: dict[str, Any]) -> None:
+def _write(path: FilePath, payload: Mapping[str, Any]) -> None:
     def write(file: IO[bytes]) -> None:
         try:
             torch.save(payload, file)
         except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # what the disk said, which torch hides
+            if isinstance(error.__context__, OSError):  # torch hides the disk's own error
                 raise error.__context__ from None
-            if "PytorchStreamWriter" in str(error):  # and here it keeps it to itself
+            if "PytorchStreamWriter" in str(error):  # torch drops the disk's own error
                 raise OSError(errno.EIO, str(error).splitlines()[0]) from error
             raise
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from asr.defaults import PAUSE_SECONDS
 from asr.errors import ConfigError
 from asr.text import Vocabulary
 
@@ -41,7 +42,7 @@ class EndpointConfig:
         20.0
     """
 
-    silence: float = 0.6
+    silence: float = PAUSE_SECONDS
     margin: float = 0.15
     longest: float = 20.0
     confidence: float = 0.8

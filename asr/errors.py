@@ -16,7 +16,17 @@ Each message is one sentence without its full stop: what is wrong, where, and wh
 print it and exit with `EXIT_CODE`.
 """
 
+SOME_FAILED = 1
+"""Exit code of a command that did its work but found failed recordings or erroneous utterances."""
+
 EXIT_CODE = 2
+"""Exit code after an AsrError, as after wrong usage."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, the one that shells report for SIGINT."""
+
+READER_GONE = 141
+"""Exit code after the reader of stdout has closed it, the one that shells report for SIGPIPE."""
 
 
 class AsrError(Exception):

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and folders in which one process works at a time."""
+"""Files that are read line by line or written atomically, and folders that one process locks."""
 
 import contextlib
 import errno
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from asr.errors import FileError
+from asr.errors import AsrError, FileError
 
 try:
     import fcntl
@@ -19,15 +19,63 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
+FilePath = str | os.PathLike[str]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-WAIT_SECONDS = 60.0  # for who was there before and may be about to end
+WAIT_SECONDS = 60.0  # how long to wait for the process that holds a folder's lock
 
 
-def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any]) -> None:
+def read_lines(
+    path: FilePath,
+    error: type[AsrError],
+    advice: str = "convert the file to UTF-8",
+    on_line: Callable[[bytes], object] | None = None,
+    undecodable: str = "strict",
+) -> Iterator[tuple[int, str]]:
+    """Read a UTF-8 text file, with or without a byte order mark, line by line.
+
+    Args:
+        path: the file.
+        error: what is raised for a file that cannot be read.
+        advice: what to do about a file that is not UTF-8 text; it ends the error's message.
+        on_line: called with the bytes of each line before the line is decoded.
+        undecodable: how to decode bytes that are not UTF-8, as the `errors` of `bytes.decode`.
+
+    Yields:
+        The number of each line, from 1, and the line without its ending.
+    """
+    name = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if on_line:
+                    on_line(line)
+                try:
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8", undecodable)
+                except UnicodeDecodeError as problem:
+                    raise error(f"{name}, line {number} is not UTF-8 text; {advice}") from problem
+                yield number, text.rstrip("\r\n")
+    except OSError as problem:
+        raise error(f"{name} cannot be read ({problem.strerror}); check the path") from problem
+
+
+def write_text(path: FilePath, text: str) -> None:
+    """Write a text as UTF-8, atomically. Raises FileError.
+
+    File names in it that are not valid Unicode are written with backslashes.
+    """
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+
+
+def save_figure(path: FilePath, figure: Any, dpi: int = 100) -> None:
+    """Write a figure of matplotlib as PNG, atomically. Raises FileError."""
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=dpi))
+
+
+def write_atomically(path: FilePath, write: Callable[[IO[bytes]], Any]) -> None:
     """Let `write` fill a temporary file beside `path`, sync it to the disk, and rename it.
 
-    Missing folders are made. Raises FileError where the disk refuses any of this; what stood at
-    `path` before is then untouched.
+    Missing folders are created. Raises FileError if the disk refuses any of this; the file that
+    stood at `path` before is then untouched.
     """
     target = Path(path)
     temporary = None
@@ -42,8 +90,8 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
         temporary.replace(target)
     except OSError as error:
         raise FileError(
-            f"{target} could not be written ({error.strerror}); {advise(error)}, what stood there "
-            "before is untouched."
+            f"{target} could not be written ({error.strerror}); {advise(error)} (the former file is "
+            "untouched)"
         ) from error
     finally:
         if temporary is not None:
@@ -51,10 +99,10 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
                 temporary.unlink(missing_ok=True)
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raise FileError where a file could not be written, before hours of work end with that.
+def check_writable(path: FilePath) -> None:
+    """Raise FileError if a file cannot be written, before hours of work are lost to it.
 
-    Missing folders are made.
+    Missing folders are created.
     """
     target = Path(path)
     try:
@@ -63,21 +111,22 @@ def check_writable(path: str | os.PathLike[str]) -> None:
             pass
     except OSError as error:
         raise FileError(
-            f"{target} cannot be written ({error.strerror}); {advise(error)}."
+            f"{target} cannot be written ({error.strerror}); {advise(error)}"
         ) from error
 
 
 def advise(error: OSError) -> str:
-    """What to do about a disk that refuses."""
+    """What to do about an error of the disk."""
     if error.errno in FULL:
         return "free some space or choose another folder"
     return "check the path and its access rights, or choose another folder"
 
 
-def remove_leftovers(folder: str | os.PathLike[str], name: str = "", older_than: float = 0) -> None:
-    """Remove what writings that were killed have left in a folder: of all files, or of one.
+def remove_leftovers(folder: FilePath, name: str = "", older_than: float = 0) -> None:
+    """Remove the temporary files that a killed `write_atomically` has left in a folder.
 
-    Only what is older than so many seconds: another process may be writing. Nothing is raised.
+    `name` limits this to one target file, `older_than` (seconds) to files that no other process is
+    writing any more. Errors are ignored.
     """
     pattern = re.compile(rf"\.{re.escape(name) or '.+'}\.[0-9a-f]{{16}}")
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
@@ -87,13 +136,12 @@ def remove_leftovers(folder: str | os.PathLike[str], name: str = "", older_than:
 
 
 @contextlib.contextmanager
-def lock_folder(
-    folder: str | os.PathLike[str], say: Callable[[str], object] = lambda _: None
-) -> Iterator[None]:
-    """Within it no other process locks the same folder, which is made where it is missing.
+def lock_folder(folder: FilePath, say: Callable[[str], object] = lambda _: None) -> Iterator[None]:
+    """Hold the lock of a folder, which is created if it is missing.
 
-    The system lets go of it when the process ends, however it ends. Who holds it is given a minute,
-    and `say` is told. Raises FileError where that is not enough, or the folder cannot be had.
+    The system releases the lock when the process ends, however it ends. If another process holds
+    it, `say` is called with a message, and that process gets a minute to end. Raises FileError if
+    it does not, or if the folder cannot be used.
     """
     folder = Path(folder)
     with contextlib.ExitStack() as stack:
@@ -102,25 +150,25 @@ def lock_folder(
             file = stack.enter_context((folder / ".lock").open("ab"))
         except OSError as error:
             raise FileError(
-                f"The folder {folder} cannot be used ({error.strerror}); {advise(error)}."
+                f"the folder {folder} cannot be used ({error.strerror}); {advise(error)}"
             ) from error
         began = time.monotonic()
-        waits = False
+        is_waiting = False
         while not _lock(file):
             if time.monotonic() - began > WAIT_SECONDS:
                 raise FileError(
                     f"Another process is at work in {folder}; wait for its end, or choose another "
-                    "folder."
+                    "folder"
                 )
-            if not waits:
+            if not is_waiting:
                 say(f"Another process is at work in {folder}: waiting for its end.")
-            waits = True
+            is_waiting = True
             time.sleep(0.1)
         yield
 
 
 def _lock(file: IO[bytes]) -> bool:
-    """Whether the file is this process's now; so it is where the file system knows no locks."""
+    """Try to lock a file; True if that worked, or if the file system has no locks."""
     if fcntl is None:
         return True
     try:

@@ -1,7 +1,7 @@
-"""A transcript as text files of the usual formats: subtitles, CTM, Praat's TextGrid, JSON, plain.
+"""Transcripts as files of the usual formats: plain text, JSON, subtitles, CTM, Praat's TextGrid.
 
-Every function returns the whole file as a string. `name` is the path of the recording, `seconds`
-is how long it lasts.
+Every function returns the content of a file. `name` is the path of the recording, `seconds` its
+duration.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import PurePath
 
 from asr.decoder.hypothesis import Hypothesis, Word
 
-CUE_CHARACTERS = 42  # a subtitle's line
+CUE_CHARACTERS = 42  # length of a subtitle's line
 CUE_PAUSE_SECONDS = 1.0  # a longer silence starts a new subtitle
 
 
@@ -22,13 +22,13 @@ def to_txt(hypothesis: Hypothesis) -> str:
 
 
 def to_json(hypothesis: Hypothesis, name: str, seconds: float) -> str:
-    """One line of JSON: the recording's path and seconds, and what `Hypothesis.to_dict` gives."""
+    """One line of JSON: path and duration of the recording, and the fields of the hypothesis."""
     record = {"path": name, "seconds": round(seconds, 3), **hypothesis.to_dict()}
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def to_srt(hypothesis: Hypothesis) -> str:
-    """SubRip subtitles, cut at long pauses and where a line is full."""
+    """SubRip subtitles: a new one starts at a long pause or if the line is full."""
     blocks = [
         f"{number}\n{_span(cue, ',')}\n{_text(cue)}\n"
         for number, cue in enumerate(_cut_cues(hypothesis.words), start=1)
@@ -37,7 +37,7 @@ def to_srt(hypothesis: Hypothesis) -> str:
 
 
 def to_vtt(hypothesis: Hypothesis) -> str:
-    """WebVTT subtitles, cut as those of `to_srt`."""
+    """WebVTT subtitles, divided like those of `to_srt`."""
     blocks = [
         f"{_span(cue, '.')}\n{escape(_text(cue), quote=False)}\n"
         for cue in _cut_cues(hypothesis.words)
@@ -46,9 +46,9 @@ def to_vtt(hypothesis: Hypothesis) -> str:
 
 
 def to_ctm(hypothesis: Hypothesis, name: str) -> str:
-    """NIST's time-marked words, a line each: `recording channel start duration word confidence`.
+    """NIST's time-marked words, one per line: `recording channel start duration word confidence`.
 
-    The recording goes by its file name without the ending; white space in it becomes `_`.
+    The recording is called by its file name without the ending; white space in it becomes `_`.
     """
     recording = re.sub(r"\s", "_", PurePath(name).stem)
     lines = []
@@ -62,7 +62,7 @@ def to_ctm(hypothesis: Hypothesis, name: str) -> str:
 def to_textgrid(hypothesis: Hypothesis, seconds: float) -> str:
     """Praat's long text format: an interval tier "words" over the whole recording.
 
-    Praat wants intervals without gaps: silence is an interval with empty text.
+    Praat requires intervals without gaps, so a silence is an interval with empty text.
     """
     intervals = _fill_gaps(hypothesis.words, _milliseconds(seconds))
     bounds = ["xmin = 0", f"xmax = {_decimal(intervals[-1][1])}"]
@@ -82,7 +82,7 @@ def to_textgrid(hypothesis: Hypothesis, seconds: float) -> str:
 
 
 def _cut_cues(words: Sequence[Word]) -> list[list[Word]]:
-    """The words as subtitles: lines that fit, broken at long pauses."""
+    """Divide the words into subtitles: lines that fit, broken at long pauses."""
     cues: list[list[Word]] = []
     for word in words:
         if (
@@ -112,10 +112,11 @@ def _clock(seconds: float, point: str) -> str:
 
 
 def _fill_gaps(words: Sequence[Word], limit: int) -> list[tuple[int, int, str]]:
-    """(start, end, text) in milliseconds, without a gap from 0 to `limit`, the recording's end.
+    """Intervals (start, end, text) in milliseconds, without gaps from 0 to `limit`.
 
-    A word is cut off there: a model's last frame may reach further. One that begins only later (a
-    header may be 50 ms short of the samples) is kept whole and makes the tier longer.
+    A word that reaches beyond the limit is cut there, because the model's last frame may extend
+    beyond the recording. A word that begins later (a header may state 50 ms less than there are
+    samples) is kept whole and makes the tier longer.
     """
     intervals = []
     reached = 0

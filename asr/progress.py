@@ -1,8 +1,8 @@
-"""The progress display of recipes, the command line and training: bars on stderr, lines on stdout.
+"""The only module that prints: progress bars on stderr, results on stdout, errors on stderr.
 
-A terminal gets a live bar with the time left for every open `Bar`. Anything else (a log file, a
-pipe) gets plain lines: one when work starts, at most one every ten seconds, one when it ends. A
-`LiveLine` is for results that change.
+On a terminal every open `Bar` is a live bar with the time left. In a log file or a pipe it is a few
+plain lines: one when the work starts, at most one every ten seconds, and one when it ends. A
+`LiveLine` shows results that still change.
 """
 
 import sys
@@ -20,12 +20,12 @@ PLAIN_LINE_SECONDS = 10.0
 
 T = TypeVar("T")
 
-_display: "Progress | None" = None  # a terminal holds one live display: open bars share it
+_display: "Progress | None" = None  # shared by all open bars: a terminal holds one live display
 _open_bars: list["Bar"] = []
 
 
 def say(text: str) -> None:
-    """Print one line of results on stdout, above the live bars if there are any."""
+    """Print a line of results on stdout, above the live bars if there are any."""
     if _display is not None and sys.stdout.isatty():
         _display.console.out(text, highlight=False)
     else:
@@ -35,9 +35,9 @@ def say(text: str) -> None:
 def track(
     iterable: Iterable[T], label: str, total: int | None = None, unit: str = ""
 ) -> Iterator[T]:
-    """Yield the items of `iterable` while a bar counts those that the caller is done with.
+    """Yield the items of `iterable` while a bar counts those that the caller has processed.
 
-    `total` defaults to the iterable's own length where it has one.
+    `total` defaults to the length of the iterable, if it has one.
     """
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
@@ -48,10 +48,13 @@ def track(
 
 
 class Bar:
-    """Progress of one piece of work, shown from construction to `close` or the end of `with`.
+    """The progress of a task, shown from construction until `close` or the end of `with`.
 
-    `total` is the amount of work in `unit`, None if unknown; "bytes" are shown as kB, MB or GB.
-    `done` is what an earlier run has already done: it counts as progress, not as speed.
+    Args:
+        label: the name of the task.
+        total: the amount of work in `unit`; None if unknown.
+        unit: a plural noun; "bytes" are shown as kB, MB or GB.
+        done: the amount that was done before, which counts as progress but not as speed.
     """
 
     def __init__(self, label: str, total: float | None, unit: str = "", done: int = 0) -> None:
@@ -68,15 +71,21 @@ class Bar:
         self._write_line()
 
     def advance(self, n: float = 1, note: str = "") -> None:
-        """Count `n` more units as done (negative: work was lost); `note` replaces the last note."""
+        """Count `n` more units as done (fewer if negative); `note` replaces the last note."""
         note = note or self._task.fields["note"]
         amount = self._amount(self._task.completed + n)
         self._display.update(self._id, advance=n, amount=amount, note=note)
         if monotonic() - self._line_at >= PLAIN_LINE_SECONDS:
             self._write_line()
 
+    def complete(self) -> None:
+        """Take what is done for the total, which was an estimate."""
+        if self._task.total is not None:
+            self._display.update(self._id, total=self._task.completed)
+            self.advance(0)
+
     def close(self) -> None:
-        """End this bar; the one that closes last stays on the screen."""
+        """End this bar; the last one to be closed stays on the screen."""
         global _display
         if self not in _open_bars:
             return
@@ -122,40 +131,40 @@ class Bar:
 
 
 class LiveLine:
-    """One line of a terminal's stdout whose text changes in place, until `close` wipes it away.
+    """A line of stdout whose text changes in place, until `close` erases it.
 
-    Where stdout is no terminal that can do so, `is_live` is false and nothing is shown.
+    If stdout is not a terminal that can do this, `is_live` is false and nothing is shown.
     """
 
     def __init__(self) -> None:
         self._live = _new_live() if sys.stdout.isatty() else None
         self.is_live = self._live is not None
 
-    def show(self, certain: str, open: str) -> None:
-        """Replace the text: words that stay, then words that may change, which are dimmed.
+    def show(self, stable: str, tail: str) -> None:
+        """Replace the text: stable words, then words that may still change, which are dimmed.
 
-        A text that is longer than the line loses its beginning.
+        Only the end of a text that is longer than the line is shown.
         """
         if self._live is None:
             return
         from rich.text import Text
 
         width = self._live.console.width - 1
-        certain = f"{certain} " if certain and open else certain
-        line = Text.assemble(certain[-width:], (open, "dim"), no_wrap=True, end="")
+        stable = f"{stable} " if stable and tail else stable
+        line = Text.assemble(stable[-width:], (tail, "dim"), no_wrap=True, end="")
         while line.cell_len > width:
             line = line[1:]
         self._live.update(line, refresh=True)
 
     def print(self, text: str) -> None:
-        """Leave a line of text above the one that changes, which is emptied."""
+        """Print a line of text above the changing line, which is cleared."""
         if self._live is None:
             return
         self._live.update("", refresh=True)
         self._live.console.out(text, highlight=False)
 
     def close(self) -> None:
-        """Wipe the line away; what is shown later is not."""
+        """Erase the line; later calls of `show` have no effect."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -191,12 +200,12 @@ def _new_display() -> "Progress":
         TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("{task.fields[note]}", markup=False),
         console=console,
-        # Disabled, it still keeps count and estimates the time left: the plain lines use that.
+        # A disabled display still counts and estimates the time left, for the plain lines.
         disable=not (sys.stderr.isatty() and console.is_interactive),
         refresh_per_second=4,
         speed_estimate_period=600,
         get_time=monotonic,
-        # Results on stdout may go to a file: rich must not catch them and send them to stderr.
+        # Results on stdout may go to a file, so rich must not redirect them to stderr.
         redirect_stdout=False,
         redirect_stderr=False,
     )
@@ -207,5 +216,5 @@ def _clock(seconds: float) -> str:
 
 
 def complain(text: str) -> None:
-    """Print one line on stderr: what went wrong."""
+    """Print an error message on stderr."""
     print(text, file=sys.stderr, flush=True)

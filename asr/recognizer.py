@@ -1,17 +1,18 @@
-"""THE inference path: load a model once, then transcribe recordings, or speech as it arrives.
+"""The one path of inference: load a model once, then transcribe recordings, or speech as it arrives.
 
-Training's validation, `asr evaluate` and `asr transcribe` all come through here, so that they
-agree on every text.
+Training's validation, `asr evaluate` and `asr transcribe` all go through it, so they agree on every
+text. Shapes: B utterances, N samples, T' encoder frames, V symbols.
 """
 
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
-from os import PathLike
-from typing import TypeVar
+from os import PathLike, fspath
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,52 +20,82 @@ import torch
 
 from asr.audio.containers import AudioSource
 from asr.audio.waveform import read_blocks
-from asr.checkpoint import load_decoder_config, load_model
+from asr.checkpoint import Checkpoint
+from asr.decoder.alignment import align
 from asr.decoder.build import load_decoder
 from asr.decoder.config import Decoder, DecoderConfig
 from asr.decoder.hypothesis import Hypothesis, join_hypotheses
+from asr.defaults import STREAM_LATENCY_MS, WHOLE_SECONDS
 from asr.encoder import Context
 from asr.endpoint import EndpointConfig, Endpointer
-from asr.errors import AsrError
+from asr.errors import AsrError, ConfigError
 from asr.model import AcousticModel
 from asr.release import RELEASED
 from asr.runtime.device import check_count, choose_device
-from asr.stream import Segment, SegmentStream, Stream, read_segments
-from asr.text import Vocabulary
+from asr.stream import Segment, SegmentStream, Stream, advance_segments
+from asr.text import Vocabulary, normalize
 
-Waveform = npt.NDArray[np.float32]
-LogProbs = npt.NDArray[np.float32]
+Waveform = npt.NDArray[np.float32]  # (N,)
+LogProbs = npt.NDArray[np.float32]  # (T', V)
+OnProgress = Callable[[float], object]
+"""Called with the seconds of a recording that were just processed."""
 Source = AudioSource | tuple[AudioSource, float]
 """A recording, or a recording and the seconds that it must last (within 50 ms)."""
 
 BATCH_SECONDS = 120.0
-"""Padded seconds in a batch, where the caller does not say."""
-
-WHOLE_SECONDS = 12.0
-"""Where no latency is asked for, a recording that is shorter is heard whole."""
+"""Default of the seconds in a batch, padding included."""
 
 CHUNK_SECONDS, RIGHT_SECONDS = 2.0, 1.0
-"""How the others are heard then."""
+"""Without a latency, long recordings are read with this chunk and right context."""
 
-STREAM_LATENCY_MS = 640.0
-"""Of a stream, where the caller does not say."""
-
-_READERS = 2  # threads that read while the model works
-_AHEAD = 4  # recordings begun before they are needed
+_READERS = 2  # threads that read recordings while the model computes
+_AHEAD = 4  # recordings that are read before they are needed
 
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class OperatingPoint:
+    """How recordings are read: how far the encoder sees, and where it starts anew.
+
+    `Recognizer.transcribe` gives the words of `Recognizer.stream` with the same latency and endpoint.
+
+    Attributes:
+        latency_ms: Latency of the equivalent stream. None: a recording of less than 12 s is read
+            whole, which no stream can do; a longer one in chunks of 2 s with 1 s of right context.
+        endpoint: The rule that cuts a recording into segments in its pauses; None: one segment.
+        context: The encoder's chunk and right context, instead of a latency.
+    """
+
+    latency_ms: float | None = None
+    endpoint: EndpointConfig | None = field(default_factory=EndpointConfig)
+    context: Context | None = None
+
+    def __post_init__(self) -> None:
+        if self.latency_ms is not None and self.context is not None:
+            raise ConfigError("an operating point has a latency or a context; leave out one")
+
+
+WHOLE = OperatingPoint(endpoint=None)
+"""Without endpoints: every recording is one segment, and every frame is kept."""
+
+
+class _Reach(NamedTuple):
+    """An operating point as one model takes it; no context: short recordings are read whole."""
+
+    context: Context | None
+    endpoint: EndpointConfig | None
+
+
 class Recognizer:
-    """A model, its vocabulary and a decoder. The model is put into evaluation mode.
+    """A model in evaluation mode, its vocabulary and a decoder.
 
-    The texts do not depend on what else is in a batch, on the batch size, or on the call.
+        recognizer = Recognizer.load("best.pt", language_model="books.lm")
+        recognizer.transcribe("x.wav").text
 
-    A long recording is heard chunk by chunk, and cut where speech pauses, in constant memory. How
-    far the encoder sees (`context`) and where it forgets (`endpoint`) make up the operating point;
-    with the same one, `transcribe` and `stream` give the same words. Unless one is set, recordings
-    of less than 12 s are heard whole, and no stream can do that. A bidirectional encoder hears all
-    of them whole.
+    The texts do not depend on what else is in a batch or on the batch size. A long recording is read
+    chunk by chunk and cut in pauses, in constant memory; see `OperatingPoint`. A bidirectional
+    encoder reads every recording whole.
     """
 
     def __init__(
@@ -74,77 +105,89 @@ class Recognizer:
         decoder: DecoderConfig | None = None,
         hotwords: Mapping[str, float] | None = None,
     ) -> None:
-        """`hotwords` come on top of those in the decoder's file; see `load_decoder`."""
+        """Build the decoder; None decodes greedily. `hotwords` are added to those of its file."""
         self.model = model.eval()
         self.vocabulary = vocabulary
         self.decoder = load_decoder(
             decoder or DecoderConfig(), vocabulary, model.frame_seconds, hotwords
         )
-        self.context: Context | None = None  # short recordings whole, others at `long_context`
         self.long_context = self._seconds_to_context(CHUNK_SECONDS, RIGHT_SECONDS)
-        self.endpoint: EndpointConfig | None = EndpointConfig()
-
-    def set_operating_point(
-        self, latency_ms: float | None, endpoint: EndpointConfig | None
-    ) -> None:
-        """Hear recordings as a stream of this latency and these endpoints does; see `stream`.
-
-        None as latency leaves it as long as it is, and short recordings are still heard whole.
-        Raises ConfigError where the model cannot be so fast, or cannot stream.
-        """
-        self.model.encoder.require_streaming()
-        if latency_ms is not None:
-            self.context = self.model.context(latency_ms)
-        self.endpoint = endpoint
 
     @classmethod
     def load(
         cls,
-        path: str | PathLike[str],
+        checkpoint: str | PathLike[str] | Checkpoint,
         device: str = "cpu",
         threads: int | None = None,
         decoder: DecoderConfig | None = None,
         hotwords: Mapping[str, float] | None = None,
+        language_model: str | PathLike[str] | None = None,
     ) -> "Recognizer":
-        """The recognizer of a checkpoint, on "cpu", "cuda", "cuda:1", or "auto": a GPU if any.
+        """Load a trained model.
 
-        `threads` is torch's number of CPU threads, for the whole process; None leaves it alone.
-        `decoder` and `hotwords` as in `load_decoder`. None: with the language model of a released
-        one, as the command line does, else greedily. The numbers for a beam that suit the model are
-        in its checkpoint: `asr.checkpoint.load_decoder_config`.
-        Raises CheckpointError for a file that is no good, ConfigError for a device that is not here
-        and for an impossible number of threads.
+        Args:
+            checkpoint: Path of a checkpoint or a released model, or one that has been read.
+            device: "cpu", "cuda", "cuda:1", or "auto" for a GPU if there is any.
+            threads: torch's number of CPU threads, for the whole process; None leaves it alone.
+            decoder: The decoder's settings. None: those in the checkpoint if there is a language
+                model, which a released model brings along; else greedy.
+            hotwords: Words or phrases to expect, each with its bonus in nats; needs the beam.
+            language_model: A file of `asr lm` or ARPA: decode by beam search with it.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be used.
+            ConfigError: There is no such device, or the number of threads is impossible.
+            LanguageError: The language model cannot be read.
         """
-        name = choose_device(device)
+        device = choose_device(device)
         if threads is not None:
             check_count("threads", threads, 1)
             torch.set_num_threads(threads)
-        model, vocabulary = load_model(path, name)
-        if decoder is None and (own := load_decoder_config(path)).language_model:
-            decoder = own
-        return cls(model, vocabulary, decoder, hotwords)
+        if not isinstance(checkpoint, Checkpoint):
+            checkpoint = Checkpoint.read(checkpoint)
+        if language_model is not None:
+            decoder = replace(
+                decoder or checkpoint.decoder, kind="beam", language_model=fspath(language_model)
+            )
+        elif decoder is None and checkpoint.decoder.language_model:
+            decoder = checkpoint.decoder
+        return cls(checkpoint.model(device), checkpoint.vocabulary, decoder, hotwords)
 
     @classmethod
     def default(cls, device: str = "cpu", threads: int | None = None) -> "Recognizer":
-        """The English model that comes with asr, with its language model; see `load`."""
+        """Load the English model that comes with asr, with its language model; see `load`."""
         return cls.load(RELEASED, device, threads)
 
     @property
     def sample_rate(self) -> int:
-        """Hertz of the waveforms that the model listens to."""
+        """Hertz of the waveforms that the model takes."""
         return self.model.features.config.sample_rate
 
     def transcribe(
-        self, source: AudioSource, heard: Callable[[float], object] | None = None
+        self,
+        source: AudioSource,
+        operating_point: OperatingPoint | None = None,
+        on_progress: OnProgress | None = None,
     ) -> Hypothesis:
-        """What is said in a recording; empty where it is silent or shorter than a window.
+        """Transcribe one recording.
 
-        It is a path, the bytes of a file, a binary file, or samples (N,) at `sample_rate`, float32 in
-        -1..1 or int16.
-        `heard` is called with the seconds of the recording that were just read, as it goes on.
-        Raises AudioError where it cannot be read.
+        Args:
+            source: A path, the bytes of a file, a binary file, or samples (N,) at `sample_rate`,
+                float32 in -1..1 or int16.
+            operating_point: How the recording is read; None for the default one.
+            on_progress: Called with the seconds of the recording that were just processed.
+
+        Returns:
+            The text and its words with their times in seconds; empty if the recording is silent or
+            shorter than a window.
+
+        Raises:
+            AudioError: The recording cannot be read.
+            ConfigError: The model cannot work at this operating point.
         """
-        [(_, result)] = self.transcribe_many([source], heard=heard)
+        [(_, result)] = self.transcribe_many(
+            [source], operating_point=operating_point, on_progress=on_progress
+        )
         if isinstance(result, AsrError):
             raise result
         return result
@@ -153,45 +196,39 @@ class Recognizer:
         self,
         sources: Iterable[Source],
         batch_seconds: float = BATCH_SECONDS,
-        heard: Callable[[float], object] | None = None,
+        operating_point: OperatingPoint | None = None,
+        on_progress: OnProgress | None = None,
     ) -> Iterator[tuple[int, Hypothesis | AsrError]]:
-        """What is said in each recording, with its place in `sources`, in their order.
+        """Transcribe recordings, in their order; arguments as in `transcribe` and `emissions`.
 
-        A recording that cannot be read gives its error and does not stop the others. `heard` as in
-        `transcribe`.
+        Yields each recording's index in `sources` with its hypothesis, or with its error if it
+        cannot be read, which does not stop the others. Raises ConfigError, before anything is read,
+        if the model cannot work at the operating point.
         """
-        for index, segments in self._listen(sources, batch_seconds, heard):
-            if isinstance(segments, AsrError):
-                yield index, segments
-                continue
-            try:
-                yield index, self.decode(segments)
-            except AsrError as error:
-                yield index, error
+        reach = self._resolve(operating_point)
+        durations: dict[int, float] = {}
+        found = self._emit_all(sources, batch_seconds, reach, on_progress, durations)
+        return _add_seconds(_finish_each(found, self.decode), durations)
 
     def emissions(
-        self, sources: Iterable[Source], batch_seconds: float = BATCH_SECONDS
+        self,
+        sources: Iterable[Source],
+        batch_seconds: float = BATCH_SECONDS,
+        operating_point: OperatingPoint | None = None,
     ) -> Iterator[tuple[int, list[Segment] | AsrError]]:
-        """The model's log-probs of each recording, as `transcribe_many` gives texts.
+        """Compute the model's log-probs of recordings, as `transcribe_many` computes texts.
 
-        They come as segments, most often a single one: `decode` takes them.
-
-        Neighbors go through the model together, in batches of at most `batch_seconds`, padding
-        counted: sources sorted by their length are the fastest. They are drawn as they are needed.
+        They come as segments for `decode`, mostly a single one per recording. Neighbors go through
+        the model together, in batches of at most `batch_seconds`, padding included: sources sorted
+        by length are the fastest. They are drawn as they are needed.
         """
-        for index, segments in self._listen(sources, batch_seconds):
-            if isinstance(segments, AsrError):
-                yield index, segments
-                continue
-            try:
-                yield index, list(segments)
-            except AsrError as error:
-                yield index, error
+        found = self._emit_all(sources, batch_seconds, self._resolve(operating_point))
+        return _finish_each(found, list)
 
     def decode(self, segments: Iterable[Segment], decoder: Decoder | None = None) -> Hypothesis:
-        """What is said in a recording's segments of log-probs, as `emissions` gives them.
+        """Decode a recording's segments of log-probs, as `emissions` gives them.
 
-        By another decoder than the recognizer's, where one is given.
+        `decoder` replaces the recognizer's own one.
         """
         decoder = decoder or self.decoder
         return join_hypotheses(
@@ -201,58 +238,116 @@ class Recognizer:
             ]
         )
 
+    def align(
+        self,
+        source: AudioSource,
+        transcript: str,
+        profile: str = "english",
+        where: str = "the transcript",
+    ) -> Hypothesis:
+        """Find out when each word of a known transcript is said in a recording.
+
+            recognizer.align("x.wav", "call five oh two").words
+
+        Args:
+            source: The recording, as in `transcribe`.
+            transcript: What is said in it.
+            profile: How the transcript is normalized first; see `asr.text.PROFILES`.
+            where: The transcript's name in error messages.
+
+        Returns:
+            The normalized transcript and its words with their times in seconds.
+
+        Raises:
+            AudioError: The recording cannot be read.
+            TextError: The transcript is empty or holds characters without a symbol.
+            DecodeError: The transcript does not fit into the recording, or torchaudio is missing.
+        """
+        text = normalize(transcript, profile)
+        durations: dict[int, float] = {}
+        found = self._emit_all([source], BATCH_SECONDS, self._resolve(WHOLE), durations=durations)
+        [(_, segments)] = _finish_each(found, list)
+        if isinstance(segments, AsrError):
+            raise segments
+        [(_, log_probs)] = segments  # (T', V)
+        hypothesis = align(log_probs, text, self.vocabulary, self.model.frame_seconds, where)
+        return replace(hypothesis, seconds=durations[0])
+
     def stream(
         self, latency_ms: float = STREAM_LATENCY_MS, endpoint: EndpointConfig | None = None
     ) -> Stream:
-        """What is said in a signal while it arrives, at most `latency_ms` behind it.
+        """Start to recognize a signal while it arrives.
 
-        That is the algorithm's own part of the wait, see `AcousticModel.latency_seconds`. Without
-        `endpoint` the signal is one segment. What `set_operating_point` says is for recordings: give
-        both here too. ConfigError: the encoder is bidirectional, or needs
-        more time.
+        Args:
+            latency_ms: By how much the text may lag behind the signal, apart from computing time;
+                see `AcousticModel.latency_seconds`.
+            endpoint: The rule that ends segments in pauses; None: the signal is one segment.
+
+        Raises:
+            ConfigError: The encoder is bidirectional or needs more time.
         """
         self.model.encoder.require_streaming()
         context = self.model.context(latency_ms)
         return Stream(self.model, self.decoder, context, self._new_endpointer(endpoint))
 
-    def _listen(
+    def check_operating_point(self, operating_point: OperatingPoint) -> None:
+        """Raise ConfigError if the encoder is bidirectional, or cannot work at this point."""
+        self.model.encoder.require_streaming()
+        self._resolve(operating_point)
+
+    def _resolve(self, operating_point: OperatingPoint | None) -> _Reach:
+        """Check an operating point; ConfigError if the model cannot work there."""
+        point = operating_point or OperatingPoint()
+        context = point.context
+        if point.latency_ms is not None:
+            context = self.model.context(point.latency_ms)
+        if context is not None:
+            self.model.encoder.require_streaming()
+        return _Reach(context, point.endpoint)
+
+    def _emit_all(
         self,
         sources: Iterable[Source],
         batch_seconds: float,
-        heard: Callable[[float], object] | None = None,
+        reach: _Reach,
+        on_progress: OnProgress | None = None,
+        durations: dict[int, float] | None = None,
     ) -> Iterator[tuple[int, Iterable[Segment] | AsrError]]:
-        """The segments of each recording, computed while they are drawn where it is long."""
-        read = self._read(sources)
+        """Yield the segments of each recording; those of a long one are computed when drawn.
+
+        `durations` receives the seconds of each recording once it has been read to its end.
+        """
+        whole_frames = self._whole_frames(reach)
+        read = self._read(sources, whole_frames, {} if durations is None else durations)
         items = ((seconds, (index, audio)) for index, (seconds, audio) in enumerate(read))
         for batch in group_by_seconds(items, batch_seconds):
             waveforms = [audio for _, audio in batch if isinstance(audio, np.ndarray)]
-            log_probs = iter(self._emit(waveforms))
+            log_probs = iter(self._emit_batch(waveforms, reach.context))
             for index, audio in batch:
                 if isinstance(audio, AsrError):
                     yield index, audio
                 elif isinstance(audio, np.ndarray):
                     yield index, [Segment(0, next(log_probs))]
-                    if heard:
-                        heard(len(audio) / self.sample_rate)
+                    if on_progress:
+                        on_progress(len(audio) / self.sample_rate)
                 else:
-                    yield index, self._cut(audio, heard)
+                    yield index, self._emit_long(audio, reach, on_progress)
 
-    def _emit(self, waveforms: Sequence[Waveform]) -> list[LogProbs]:
+    def _emit_batch(self, waveforms: Sequence[Waveform], context: Context | None) -> list[LogProbs]:
         """The log-probs (T', V) of each waveform (N,), computed as one batch."""
         if not waveforms:
             return []
-        emissions = self.model.emit(waveforms, self.context)
+        emissions = self.model.emit(waveforms, context)
         log_probs = emissions.log_probs.cpu().numpy()  # (B, T', V)
         lengths = emissions.lengths.tolist()
         return [rows[:length] for rows, length in zip(log_probs, lengths, strict=True)]
 
-    def _cut(
-        self, blocks: Iterable[Waveform], heard: Callable[[float], object] | None
+    def _emit_long(
+        self, blocks: Iterable[Waveform], reach: _Reach, on_progress: OnProgress | None
     ) -> Iterator[Segment]:
-        """The segments of a recording that comes in blocks (n,)."""
-        context = self.context or self.long_context
-        endpointer = self._new_endpointer(self.endpoint)
-        stream = SegmentStream(self.model, context, endpointer)
+        """Yield the segments of a recording that comes in blocks (n,)."""
+        context = reach.context or self.long_context
+        stream = SegmentStream(self.model, context, self._new_endpointer(reach.endpoint))
         rows: list[LogProbs] = []
         first_frame = 0
         for block in chain(blocks, [None]):
@@ -261,14 +356,14 @@ class Recognizer:
             else:
                 stream.accept(block)
             while stream.ready:
-                [((first_frame, log_probs), ends)] = read_segments([stream])
-                if len(log_probs):  # else in a pause
+                [((first_frame, log_probs), ends)] = advance_segments([stream])
+                if len(log_probs):  # otherwise in a pause
                     rows.append(log_probs)
                 if ends:
                     yield Segment(first_frame, np.concatenate(rows))
                     rows = []
-            if heard and block is not None:
-                heard(len(block) / self.sample_rate)
+            if on_progress and block is not None:
+                on_progress(len(block) / self.sample_rate)
         if rows:
             yield Segment(first_frame, np.concatenate(rows))
 
@@ -280,33 +375,33 @@ class Recognizer:
     def _seconds_to_context(self, chunk: float, right: float) -> Context:
         frame = self.model.frame_seconds
         context = Context(max(1, round(chunk / frame)), round(right / frame))
-        if self.model.encoder.config.kind == "forward":  # which sees nothing beyond its chunk
+        if self.model.encoder.config.kind == "forward":  # it sees nothing beyond its chunk
             return Context(context.frames)
         return context
 
-    @property
-    def _whole_frames(self) -> float:
-        """Encoder frames from which on a recording is heard chunk by chunk, not in a batch."""
+    def _whole_frames(self, reach: _Reach) -> float:
+        """The encoder frames from which on a recording is read chunk by chunk, not in a batch."""
         if self.model.encoder.config.kind == "bidirectional":
             return math.inf
-        if self.context is None:
+        if reach.context is None:
             return WHOLE_SECONDS / self.model.frame_seconds
-        if self.endpoint is not None:
-            return self.context.frames
-        return max(self.context.frames, BATCH_SECONDS / self.model.frame_seconds)
+        if reach.endpoint is not None:
+            return reach.context.frames
+        return max(reach.context.frames, BATCH_SECONDS / self.model.frame_seconds)
 
     def _read(
-        self, sources: Iterable[Source]
+        self, sources: Iterable[Source], whole_frames: float, durations: dict[int, float]
     ) -> Iterator[tuple[float, Waveform | Iterator[Waveform] | AsrError]]:
-        """The seconds and the waveform (N,) of each recording, or why it cannot be read.
+        """Yield the seconds and the waveform (N,) of each recording, or its error.
 
-        Of a long recording the blocks, as they are read.
+        A recording of at least `whole_frames` comes as an iterator of blocks (n,).
         """
         pool = ThreadPoolExecutor(_READERS, thread_name_prefix="audio")
         pending: deque[Future[tuple[float, Waveform | Iterator[Waveform] | AsrError]]] = deque()
         try:
-            for source in sources:
-                pending.append(pool.submit(self._load, source))
+            for index, source in enumerate(sources):
+                on_end = partial(durations.__setitem__, index)
+                pending.append(pool.submit(self._load, source, whole_frames, on_end))
                 if len(pending) > _AHEAD:
                     yield pending.popleft().result()
             while pending:
@@ -314,29 +409,56 @@ class Recognizer:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _load(self, source: Source) -> tuple[float, Waveform | Iterator[Waveform] | AsrError]:
-        # Where the length is known beforehand, that is what the recording counts for in its batch:
-        # a recording that cannot be read then leaves the other batches as they are.
+    def _load(
+        self, source: Source, whole_frames: float, on_end: Callable[[float], object]
+    ) -> tuple[float, Waveform | Iterator[Waveform] | AsrError]:
+        # If the length is known beforehand, the recording counts with it in its batch, so that one
+        # that cannot be read leaves the other batches unchanged.
         source, expected = source if isinstance(source, tuple) else (source, None)
-        blocks = read_blocks(source, self.sample_rate, expected_seconds=expected)
+        blocks = read_blocks(source, self.sample_rate, expected_seconds=expected, on_end=on_end)
         begin: list[Waveform] = []
         samples = 0
         try:
             for block in blocks:
                 begin.append(block)
                 samples += len(block)
-                if self.model.frames(samples) >= self._whole_frames:
+                if self.model.frames(samples) >= whole_frames:
                     return expected or samples / self.sample_rate, chain(begin, blocks)
         except AsrError as error:
             return expected or 0.0, error
         return expected or samples / self.sample_rate, np.concatenate(begin)
 
 
-def group_by_seconds(items: Iterable[tuple[float, T]], batch_seconds: float) -> Iterator[list[T]]:
-    """Batches of neighbors, each given with its seconds, so that none pads to over `batch_seconds`.
+def _finish_each(
+    found: Iterable[tuple[int, Iterable[Segment] | AsrError]],
+    finish: Callable[[Iterable[Segment]], T],
+) -> Iterator[tuple[int, T | AsrError]]:
+    """Yield what `finish` makes of each recording's segments, or the error that it meets."""
+    for index, segments in found:
+        if isinstance(segments, AsrError):
+            yield index, segments
+            continue
+        try:
+            yield index, finish(segments)
+        except AsrError as error:
+            yield index, error
 
-    An item that is longer by itself is a batch by itself. Beginning anew at the first item of any
-    batch gives the same batches from there on, so processes can share them out.
+
+def _add_seconds(
+    found: Iterable[tuple[int, Hypothesis | AsrError]], durations: dict[int, float]
+) -> Iterator[tuple[int, Hypothesis | AsrError]]:
+    """Add the duration of each recording, by index, to its hypothesis."""
+    for index, result in found:
+        if isinstance(result, Hypothesis):
+            result = replace(result, seconds=durations.pop(index))
+        yield index, result
+
+
+def group_by_seconds(items: Iterable[tuple[float, T]], batch_seconds: float) -> Iterator[list[T]]:
+    """Group neighbors, each given with its seconds, into batches of at most `batch_seconds`.
+
+    Padding counts; an item longer than that is a batch by itself. Starting again at the first item
+    of any batch gives the same batches from there on, so processes can share them out.
     """
     batch: list[T] = []
     longest = 0.0

@@ -1,39 +1,44 @@
-"""Released models: a folder of plain JSON, small weights, a language model and a model card."""
+"""Released models: a folder of plain JSON, small weights, a language model and a model card.
+
+A released model cannot be resumed. It can be used wherever a checkpoint's path can.
+"""
 
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from asr.errors import AsrError, CheckpointError, DataError, FileError
+
+if TYPE_CHECKING:
+    from torch import Tensor  # loaded only when needed: the command line imports this module
 
 FilePath = str | os.PathLike[str]
 
 RELEASED = Path(__file__).parent / "models" / "english"
 """The released model that comes with the package."""
 
-WEIGHTS, CONFIGURATION = "model.safetensors", "config.json"  # of a released model
-SCALE = ".scale"  # behind a matrix's name: that of its rows
-SMALLEST = 1e-30  # largest weight of a row that is taken for one
+# Files of a released model.
+WEIGHTS, CONFIGURATION = "model.safetensors", "config.json"
 LANGUAGE_MODEL, RESULTS, CARD = "language-model.lm", "results.json", "card.md"
+
+SCALE = ".scale"  # suffix of a matrix's name for the scales of its rows
+SMALLEST = 1e-30  # lower bound of a row's largest weight, so that a row of zeros has a scale
 
 
 def save_release(
     folder: FilePath,
-    payload: dict[str, Any],
+    payload: Mapping[str, Any],
     language_model: FilePath | None,
     results: FilePath | None,
     card: str,
 ) -> None:
-    """Write a checkpoint's payload as a released model; `folder` is replaced whole, if at all.
+    """Write a checkpoint's payload as a released model, replacing `folder` only on success.
 
-    Its matrices become whole numbers of 8 bits, with a scale for each row; their vectors float16.
-    Raises FileError where the disk refuses.
+    Matrices are stored as 8-bit integers with one scale per row, vectors as float16. Raises
+    FileError if the disk refuses.
     """
     from safetensors.torch import save_file
 
@@ -45,7 +50,7 @@ def save_release(
     configuration = {key: payload[key] for key in ("format", "version", "features", "encoder")}
     configuration |= {key: payload[key] for key in ("vocabulary", "facts")} | {"decoder": decoder}
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a release that was killed
+        shutil.rmtree(unfinished, ignore_errors=True)  # left over if an earlier call was killed
         unfinished.mkdir(parents=True)
         save_file(_pack(payload["weights"]), unfinished / WEIGHTS)
         document = json.dumps(configuration, indent=1, ensure_ascii=False)
@@ -58,12 +63,14 @@ def save_release(
         unfinished.replace(target)
     except OSError as error:
         raise FileError(
-            f"{target} cannot be written ({error.strerror}); free some space or name another folder."
+            f"{target} cannot be written ({error.strerror}); free some space or name another folder"
         ) from error
 
 
-def _pack(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as a released model stores them; see `_unpack`."""
+def _pack(weights: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+    """Quantize weights for storage; the inverse of `_unpack` up to rounding."""
+    import torch
+
     packed = {}
     for name, weight in weights.items():
         if name.startswith("features."):
@@ -77,8 +84,8 @@ def _pack(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return packed
 
 
-def _unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The float32 weights that `_pack` was given: those of a matrix to half of its row's scale."""
+def _unpack(packed: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+    """Restore float32 weights; a matrix is exact to half of its row's scale."""
     return {
         name: part.float() * packed[name + SCALE] if name + SCALE in packed else part.float()
         for name, part in packed.items()
@@ -87,19 +94,19 @@ def _unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_card(path: FilePath) -> str:
-    """What a released model says of itself, in Markdown; "" for any other checkpoint."""
+    """The model card of a released model, in Markdown; "" for any other checkpoint."""
     card = Path(path) / CARD
     return card.read_text("utf-8") if card.is_file() else ""
 
 
 def read_release(folder: Path) -> Any:
-    """The payload of a released model's folder. Raises CheckpointError."""
+    """Read the payload of a released model's folder. Raises CheckpointError."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not (folder / CONFIGURATION).exists():
         inside = "best.pt" if (folder / "best.pt").exists() else "a checkpoint such as best.pt"
-        raise CheckpointError(f"{folder} is a folder but no released model; name {inside} in it.")
+        raise CheckpointError(f"{folder} is a folder but not a released model; name {inside} in it")
     try:
         payload = json.loads((folder / CONFIGURATION).read_text("utf-8"))
         payload |= {"weights": _unpack(load_file(folder / WEIGHTS))}
@@ -109,42 +116,40 @@ def read_release(folder: Path) -> Any:
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise CheckpointError(
             f"{folder}: this released model is incomplete or damaged ({error}); install asr again, "
-            "or have `asr release` write it again."
+            "or write it again with `asr release`"
         ) from error
     return payload | {"training": None}
 
 
 def read_text(path: Path) -> str:
-    """A text file. Raises AsrError."""
+    """Read a UTF-8 text file. Raises AsrError."""
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise AsrError(f"{path} cannot be read ({reason}); check the path.") from error
+        raise AsrError(f"{path} cannot be read ({reason}); check the path") from error
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """What a recipe's evaluate.py wrote. Raises DataError for any other file."""
+    """Read what a recipe's evaluate.py wrote. Raises DataError for any other file."""
     try:
         results = json.loads(read_text(path))
-        next(iter(results["sets"]))  # there is one
-        for found in results["sets"].values():
-            _ = [found[kind][key] for kind in decoders(results) for key in ("wer", "low", "high")]
+        next(iter(results["sets"]))  # there is at least one
     except (ValueError, TypeError, KeyError, AttributeError, StopIteration) as error:
         raise DataError(
-            f"{path} holds no results of an evaluate.py; name what its --output wrote."
+            f"{path} holds no results of an evaluate.py; name the file that its --output wrote"
         ) from error
     return dict(results)
 
 
 def decoders(results: Mapping[str, Any]) -> list[str]:
-    """Those with which every set was decoded, "greedy" first."""
+    """The decoders that every set was decoded with, "greedy" first."""
     first = next(iter(results["sets"].values()))
     return [kind for kind in ("greedy", "beam") if kind in first]
 
 
 def write_table(results: Mapping[str, Any]) -> Iterator[str]:
-    """The word error rates as a Markdown table, in percent, with 95 % intervals."""
+    """Yield the lines of a Markdown table of word error rates, in percent, with 95 % intervals."""
     titles = {"greedy": "WER greedy", "beam": "WER beam + language model"}
     kinds = decoders(results)
     yield f"| set | utterances | words | {' | '.join(titles[kind] for kind in kinds)} |"
@@ -160,7 +165,7 @@ def write_table(results: Mapping[str, Any]) -> Iterator[str]:
 
 
 def write_rest(results: Mapping[str, Any]) -> Iterator[str]:
-    """The confidence and the false alarms, where they were measured; each a paragraph."""
+    """Yield a paragraph on confidence and one on false alarms, if they were measured."""
     if confidence := results.get("confidence"):
         yield (
             f"Confidence of words, fitted on other speakers ({confidence['words']:,} words): expected "
@@ -181,13 +186,13 @@ def write_rest(results: Mapping[str, Any]) -> Iterator[str]:
 def write_card(
     name: str, payload: Mapping[str, Any], results: Mapping[str, Any], notes: str
 ) -> Iterator[str]:
-    """The model card, in Markdown, line by line."""
+    """Yield the lines of the model card, in Markdown."""
     encoder, features = payload["encoder"], payload["features"]
     size = sum(w.numel() for n, w in payload["weights"].items() if not n.startswith("features."))
     yield f"# {name}"
     yield ""
     yield (
-        f"{encoder['layers']} layers of {encoder['hidden']} LSTM cells a direction "
+        f"{encoder['layers']} layers of {encoder['hidden']} LSTM cells per direction "
         f"({encoder['kind'].replace('_', '-')}), {size / 1e6:.1f} M parameters; "
         f"{features['mels']} mel bins up to {features['high_hz']:g} Hz, an encoder frame every "
         f"{encoder['stack'] * features['hop_ms']:g} ms. It writes "
@@ -197,7 +202,7 @@ def write_card(
         yield from ["", "## Word error rates", ""]
         yield from write_table(results)
         yield ""
-        yield "In brackets: 95 % intervals of a bootstrap over the utterances."
+        yield "In brackets: 95 % intervals from a bootstrap over the utterances."
         yield ""
         yield from write_rest(results)
     facts = {key: value for key, value in payload["facts"].items() if value not in ("", None)}

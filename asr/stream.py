@@ -1,16 +1,18 @@
-"""Speech that arrives in pieces: what is said so far, and which of its words are certain.
+"""Streaming: recognize speech that arrives in pieces, and tell which words are final.
 
     stream = recognizer.stream()
     partial = stream.accept(samples, 8_000)  # (N,), as often as samples arrive
     hypothesis = stream.finish()
 
-Resampler, features, encoder and decoder all carry their state from piece to piece. However the
-samples are cut, the words and their times are the same, and they are those of
-`Recognizer.transcribe` on all samples, where it works at the same operating point.
+Resampler, features, encoder and decoder all carry their state from piece to piece. The words and
+their times do not depend on how the samples are cut; they are those of `Recognizer.transcribe` on
+all samples at the same operating point.
 
-An endpoint, where one is asked for, forgets everything: the texts of the beam, the history of the
-language model and begun hotwords where a segment ends, the encoder's memory where the next begins,
-which is shortly before sound is heard again. It begins like a signal.
+An endpoint, if requested, resets everything: the decoder (beam, language model history, partial
+hotwords) where a segment ends, and the encoder where the next segment begins, shortly before the
+sound resumes. Every segment is thus processed like a signal of its own.
+
+Shapes: N samples, T' encoder frames, V symbols.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,17 +30,20 @@ from asr.endpoint import Endpointer
 from asr.errors import AsrError, AudioError
 from asr.model import AcousticModel, advance_models
 
-LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000  # hertz; as for files
+LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000  # hertz, as for files
 LogProbs = npt.NDArray[np.float32]  # (T', V)
 
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """What is said in the first `seconds` of a stream, or since its last endpoint.
+    """The text of a stream so far, since its last endpoint if there was one.
 
-    `stable` are the first words, which no later partial or hypothesis of the stream takes back;
-    `tail` are the words after them, which may still change. `segments` are what endpoints ended
-    since the last partial, with times from the start of the stream; they may be empty of words.
+    Attributes:
+        stable: The first words, which no later partial or hypothesis of the stream changes.
+        tail: The words after them, which may still change.
+        seconds: Seconds of the signal that have arrived.
+        segments: The segments that ended since the last partial, with times from the start of the
+            stream; their text may be empty.
     """
 
     stable: str
@@ -53,7 +58,7 @@ class Partial:
 
 
 class Segment(NamedTuple):
-    """Log-probs (T', V) of a segment, or of a part of it, and its first frame's place."""
+    """Log-probs (T', V) of a segment or of a part of it, and the index of the segment's first frame."""
 
     first_frame: int
     log_probs: LogProbs
@@ -70,24 +75,24 @@ class SegmentStream:
     ) -> None:
         self._new_endpointer = new_endpointer
         self._endpointer = new_endpointer() if new_endpointer else None
-        self._next_frame = self._first_frame = 0  # of what comes, and of its segment
+        self._next_frame = self._first_frame = 0  # the next frame, and the first of its segment
         self.emissions = model.stream(context)
 
     def accept(self, waveform: npt.NDArray[np.float32]) -> None:
-        """Take the next samples (N,)."""
+        """Append the next samples (N,)."""
         self.emissions.accept(waveform)
 
     def end(self) -> None:
-        """Nothing follows."""
+        """Declare the end of the signal."""
         self.emissions.end()
 
     @property
     def ready(self) -> bool:
-        """Whether log-probs can be read."""
+        """Whether a chunk can be computed."""
         return self.emissions.ready
 
     def cut(self, log_probs: LogProbs, is_last: bool) -> tuple[Segment, bool]:
-        """What of the chunk just read, log_probs (n, V), is of this segment, and if it ends."""
+        """The part of the chunk's log_probs (n, V) in the current segment, and whether that ends."""
         begin_of_chunk = self._next_frame
         self._next_frame += len(log_probs)
         first = self._first_frame
@@ -103,11 +108,11 @@ class SegmentStream:
         return Segment(first, log_probs[: cut.kept]), cut.ends
 
 
-def read_segments(streams: Sequence[SegmentStream]) -> list[tuple[Segment, bool]]:
-    """What comes next of each stream's segment, log-probs (n, V), and whether it ends with them.
+def advance_segments(streams: Sequence[SegmentStream]) -> list[tuple[Segment, bool]]:
+    """Compute the next log-probs (n, V) of each stream's segment, and whether it ends with them.
 
-    The encoder reads a chunk of all those that are ready together; n = 0 where one is not, and in
-    the pauses between segments.
+    The encoder processes a chunk of all streams that are ready in one batch; n = 0 for a stream that
+    is not ready, and in the pauses between segments.
     """
     last = [not stream.emissions.has_right_context for stream in streams]
     chunks = advance_models([stream.emissions for stream in streams])
@@ -120,8 +125,8 @@ def read_segments(streams: Sequence[SegmentStream]) -> list[tuple[Segment, bool]
 class Stream:
     """One signal that is recognized while it arrives; made by `Recognizer.stream`.
 
-    Any number of them may be open at once: they share the model and the decoder, not their state.
-    What is kept grows with the text since the last endpoint, not with the signal.
+    Any number of streams may be open at once: they share the model and the decoder, not their state.
+    Memory grows with the text since the last endpoint, not with the signal.
     """
 
     def __init__(
@@ -131,20 +136,20 @@ class Stream:
         context: Context,
         new_endpointer: Callable[[], Endpointer] | None = None,
     ) -> None:
-        """Raises ConfigError where the model's encoder is bidirectional."""
+        """Raises ConfigError if the model's encoder is bidirectional."""
         self._model_rate = model.features.config.sample_rate
         self._frame_seconds = model.frame_seconds
         self._segments = SegmentStream(model, context, new_endpointer)
         self._decoder = decoder
         self._state = decoder.start()
         self._first_frame = 0  # of the segment
-        self._pauses = False  # between two segments
-        self._rate: int | None = None  # of what arrives; the first piece decides
+        self._in_pause = False  # between two segments
+        self._rate: int | None = None  # of the samples; set by the first piece
         self._resampler = Resampler(self._model_rate, self._model_rate)
         self._samples = 0
         self._finished = False
         self._stable = self._tail = ""
-        self._ended: list[Hypothesis] = []  # segments that nobody has been told of
+        self._ended: list[Hypothesis] = []  # segments that were not returned yet
 
     @property
     def seconds(self) -> float:
@@ -152,37 +157,44 @@ class Stream:
         return self._samples / (self._rate or self._model_rate)
 
     def accept(self, samples: npt.NDArray[Any], sample_rate: int | None = None) -> Partial:
-        """What is said so far, after the next samples (N,): float32 in -1..1, or int16; N >= 0.
+        """Process the next samples.
 
-        `sample_rate` in hertz is fixed by the first piece; None: as before, at first the model's.
-        A piece that is no good raises AudioError and is left out, and the stream goes on as if it
-        had not come. Raises AudioError too after `finish`.
+        Args:
+            samples: The samples (N,), float32 in -1..1 or int16; N may be 0.
+            sample_rate: Their rate in hertz, which the first piece fixes. None: as before, at first
+                the model's.
+
+        Returns:
+            The text so far.
+
+        Raises:
+            AudioError: The piece cannot be used, and is left out; or the stream is finished.
         """
-        [partial] = accept_many([self], [samples], sample_rate)
+        [partial] = advance_streams([self], [samples], sample_rate)
         if isinstance(partial, AsrError):
             raise partial
         return partial
 
     def finish(self) -> Hypothesis:
-        """What was said, since the last endpoint if there was any; nothing can follow.
+        """End the stream and return its hypothesis since the last endpoint, empty without samples.
 
-        Empty where no samples came. What endpoints ended meanwhile is in `take_segments`.
+        Segments that end meanwhile are in `take_segments`. Raises AudioError if it is called twice.
         """
         self._require_open()
         self._finished = True
         self._segments.accept(self._resampler.finish())
         self._segments.end()
-        for error in _listen([self]).values():
+        for error in _decode_ready([self]).values():
             raise error
         return self._best()
 
     def take_segments(self) -> tuple[Hypothesis, ...]:
-        """The segments that have ended and were in no partial yet, each given once."""
+        """Return the segments that ended and were in no partial yet, each of them once."""
         segments, self._ended = tuple(self._ended), []
         return segments
 
     def _take(self, samples: npt.NDArray[Any], sample_rate: int | None) -> None:
-        """Check and keep the next samples."""
+        """Check the next samples and append them. Raises AudioError."""
         self._require_open()
         rate = self._check_rate(sample_rate)
         name, advice = "the stream", "this piece is left out"
@@ -194,30 +206,30 @@ class Stream:
         self._segments.accept(self._resampler.feed(waveform))
 
     def _decode(self, segment: Segment, ends: bool) -> None:
-        """Read the segment's next log-probs, its last ones if it `ends`."""
+        """Decode the segment's next log-probs, the last ones if it `ends`."""
         self._first_frame = segment.first_frame
-        self._pauses &= not len(segment.log_probs)
+        self._in_pause &= not len(segment.log_probs)
         self._decoder.advance(self._state, segment.log_probs)
         if ends:
             self._ended.append(self._best())
             self._state = self._decoder.start()
-            self._pauses = True
+            self._in_pause = True
 
     def _best(self) -> Hypothesis:
-        if self._pauses:
+        if self._in_pause:
             return Hypothesis("", (), 1.0, 0.0)
         best = self._decoder.best(self._state)
         return best.shifted(self._first_frame * self._frame_seconds) if self._first_frame else best
 
-    def _show(self) -> None:
+    def _update_text(self) -> None:
         self._stable, self._tail = self._decoder.partial(self._state)
 
-    def _tell(self) -> Partial:
+    def _make_partial(self) -> Partial:
         return Partial(self._stable, self._tail, self.seconds, self.take_segments())
 
     def _require_open(self) -> None:
         if self._finished:
-            raise AudioError("this stream is finished; begin another one for more samples")
+            raise AudioError("this stream is finished; start another one for more samples")
 
     def _check_rate(self, rate: int | None) -> int:
         if rate is None:
@@ -229,49 +241,58 @@ class Stream:
             )
         if self._rate not in (None, rate):
             raise AudioError(
-                f"the stream began with {self._rate:,} samples per second and cannot go on with "
-                f"{rate:,}; begin another one"
+                f"the stream began with {self._rate:,} samples per second and cannot change to "
+                f"{rate:,}; start another one"
             )
         return int(rate)
 
 
-def accept_many(
+def advance_streams(
     streams: Sequence[Stream],
     pieces: Sequence[npt.NDArray[Any]],
     sample_rate: int | None = None,
 ) -> list[Partial | AsrError]:
-    """`Stream.accept` of a piece for each stream, the encoder reading all streams together.
+    """`Stream.accept` for many streams, of which the encoder processes all in one batch.
 
-    The streams are those of one recognizer and operating point, each named once. What comes out is
-    what each would give alone. A piece that is no good gives its error and leaves the other streams
-    alone. Raises ValueError where streams and pieces are not of the same number.
+    The results are those of each stream alone.
+
+    Args:
+        streams: Different streams of one recognizer with the same latency and endpoint.
+        pieces: A piece of samples (N,) for each stream.
+        sample_rate: The rate of all pieces, as in `Stream.accept`.
+
+    Returns:
+        For each stream its text so far, or the error of its piece, which does not affect the others.
+
+    Raises:
+        ValueError: The numbers of streams and pieces differ.
     """
     if len(streams) != len(pieces):
         raise ValueError(f"{len(streams)} streams cannot take {len(pieces)} pieces")
-    found: dict[int, AsrError] = {}
+    failed: dict[int, AsrError] = {}
     for index, (stream, piece) in enumerate(zip(streams, pieces, strict=True)):
         try:
             stream._take(piece, sample_rate)
         except AsrError as error:
-            found[index] = error
-    good = [index for index in range(len(streams)) if index not in found]
-    errors = _listen([streams[index] for index in good])
-    found.update({good[place]: error for place, error in errors.items()})
-    return [found.get(index) or stream._tell() for index, stream in enumerate(streams)]
+            failed[index] = error
+    good = [index for index in range(len(streams)) if index not in failed]
+    errors = _decode_ready([streams[index] for index in good])
+    failed.update({good[position]: error for position, error in errors.items()})
+    return [failed.get(index) or stream._make_partial() for index, stream in enumerate(streams)]
 
 
-def _listen(streams: Sequence[Stream]) -> dict[int, AsrError]:
-    """Read all that is ready; returns why a stream, by its place, could not be decoded."""
+def _decode_ready(streams: Sequence[Stream]) -> dict[int, AsrError]:
+    """Decode all chunks that are ready; returns the error of each stream, by index, that fails."""
     errors: dict[int, AsrError] = {}
-    heard: set[int] = set()
+    advanced: set[int] = set()
     while ready := [i for i, s in enumerate(streams) if s._segments.ready and i not in errors]:
-        chunks = read_segments([streams[index]._segments for index in ready])
+        chunks = advance_segments([streams[index]._segments for index in ready])
         for index, (segment, ends) in zip(ready, chunks, strict=True):
-            heard.add(index)
+            advanced.add(index)
             try:
                 streams[index]._decode(segment, ends)
             except AsrError as error:
                 errors[index] = error
-    for index in heard - errors.keys():
-        streams[index]._show()
+    for index in advanced - errors.keys():
+        streams[index]._update_text()
     return errors

@@ -162,7 +162,9 @@ def compare(unbroken: Path, broken: Path) -> list[str]:
     found = [] if names[0] == names[1] else [f"checkpoints: {names[0]} and {names[1]}"]
     for name in names[0]:
         if name in names[1]:
-            payloads = (checkpoint.read(folder / name) for folder in (unbroken, broken))
+            payloads = (
+                checkpoint.Checkpoint.read(folder / name).payload for folder in (unbroken, broken)
+            )
             found += differences(*payloads, name)
     metrics = [(folder / "metrics.jsonl").read_bytes() for folder in (unbroken, broken)]
     if metrics[0] != metrics[1]:
@@ -227,7 +229,9 @@ def run_broken(
             phase = life.phase()
             phases[phase, workers] += 1
             last = folder / "last.pt"
-            facts = checkpoint.read(last)["facts"] if last.exists() else {"epoch": 0, "step": 0}
+            facts = (
+                checkpoint.Checkpoint.read(last).facts if last.exists() else {"epoch": 0, "step": 0}
+            )
             say(
                 f"kill {phases.total():3d}: {workers} loaders, {lived:5.1f} s old, in {phase}; "
                 f"goes on from step {facts['step']} in epoch {facts['epoch'] + 1}"

@@ -208,7 +208,9 @@ class Group:
 
     def place(self) -> Process:
         """Where last.pt stands."""
-        counters = checkpoint.read(self.folder / "last.pt")["training"]["counters"]
+        counters = checkpoint.Checkpoint.read(self.folder / "last.pt").payload["training"][
+            "counters"
+        ]
         return counters["epoch"], counters["step_in_epoch"]
 
     def resumed(self) -> list[Process]:

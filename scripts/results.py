@@ -26,9 +26,8 @@ DIFFERS = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parse(arguments)
     try:
-        return update(options)
+        return update(parse(arguments))
     except AsrError as error:
         complain(f"results.py: {error}")
         return EXIT_CODE

@@ -1,10 +1,20 @@
 """Fixtures that many tests need."""
 
+import io
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+import soundfile
+from commands import RunAsr
+from recordings import RATE, TALK_SECONDS, make_noise
+
+from asr.cli.main import main
 
 if TYPE_CHECKING:
     from asr.data.manifest import Utterance
@@ -30,3 +40,91 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> "list[Utterance]":
     from corpus import write_tones
 
     return write_tones(tmp_path_factory.mktemp("tones"))
+
+
+@pytest.fixture
+def run_asr(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[RunAsr]:
+    """Run `asr` in this process: run_asr("score", reference, hypothesis, stdin=b"").
+
+    Returns the exit code, stdout and stderr. Without `stdin` the standard input is left alone.
+    """
+    import torch
+
+    # More threads gain nothing on seconds of audio.
+    monkeypatch.setattr("asr.runtime.device.count_cores", lambda: 1)
+    monkeypatch.setattr("asr.runtime.distributed.count_cores", lambda: 1)
+
+    def run(*words: object, stdin: bytes | None = None) -> tuple[int, str, str]:
+        capfd.readouterr()
+        with monkeypatch.context() as patch:
+            if stdin is not None:
+                stream = SimpleNamespace(buffer=io.BufferedReader(io.BytesIO(stdin)))
+                patch.setattr(sys, "stdin", stream)
+            try:
+                code = main([str(word) for word in words])
+            except SystemExit as stop:
+                code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    threads = torch.get_num_threads()
+    yield run
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model that transcribes noise as many letters and silence as none."""
+    import torch
+
+    from asr.checkpoint import save_model
+    from asr.encoder import EncoderConfig
+    from asr.features import FeaturesConfig
+    from asr.model import AcousticModel
+    from asr.text import Vocabulary
+
+    torch.manual_seed(7)
+    vocabulary = Vocabulary.english()
+    model = AcousticModel(
+        FeaturesConfig(mels=40), EncoderConfig(layers=1, hidden=24), len(vocabulary)
+    ).eval()
+    with torch.no_grad():
+        model.features.mean.fill_(-6.0)
+        model.features.std.fill_(3.0)
+        model.head.weight.mul_(4)
+        log_probs = model.emit([np.zeros(RATE, np.float32)]).log_probs[0]  # (T', V)
+        model.head.bias[0] += (log_probs.max(dim=-1).values - log_probs[:, 0]).max() + 0.1
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
+    save_model(path, model, vocabulary, {"epoch": 4, "step": 1200, "dev_wer": 0.1234567})
+    return path
+
+
+@pytest.fixture
+def speech(tmp_path: Path) -> Path:
+    """A short recording."""
+    path = tmp_path / "speech.wav"
+    soundfile.write(path, make_noise(1.5), RATE)
+    return path
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Path:
+    """A long recording with pauses, in a folder of its own."""
+    path = tmp_path / "talk" / "talk.wav"
+    path.parent.mkdir()
+    samples = make_noise(TALK_SECONDS)[:, 0]
+    samples[np.arange(len(samples)) / RATE % 7 > 5.5] = 0
+    soundfile.write(path, samples, RATE)
+    return path
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Path:
+    """A folder with recordings at two depths and another file."""
+    root = tmp_path / "folder"
+    (root / "deep").mkdir(parents=True)
+    soundfile.write(root / "b.wav", make_noise(1.0), RATE)
+    soundfile.write(root / "deep" / "a.flac", make_noise(1.2), RATE)
+    (root / "notes.md").write_text("not a recording")
+    return root

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Iterator
-from copy import copy
 from itertools import pairwise
 
 import numpy as np
@@ -12,11 +11,11 @@ import torch
 
 from asr.decoder.hypothesis import Hypothesis
 from asr.encoder import EncoderConfig
-from asr.endpoint import EndpointConfig
+from asr.errors import AsrError
 from asr.features import FeaturesConfig
 from asr.model import AcousticModel
-from asr.recognizer import Recognizer
-from asr.stream import Partial
+from asr.recognizer import OperatingPoint, Recognizer
+from asr.stream import Partial, Segment
 
 RATES = (8_000, 16_000, 44_100, 48_000)
 # The smallest step of a 16-bit sample.
@@ -91,6 +90,15 @@ def to_wav(samples: np.ndarray, rate: int) -> bytes:
     return file.getvalue()
 
 
+def make_wav(samples: int, seed: int = 0, sample_rate: int = 16_000) -> bytes:
+    """Noise that swells and fades, so that frames differ."""
+    noise = np.random.default_rng(seed).standard_normal(samples)
+    swell = np.sin(np.arange(samples) * 25 / sample_rate) ** 8
+    file = io.BytesIO()
+    soundfile.write(file, 0.3 * swell * noise, sample_rate, format="WAV", subtype="FLOAT")
+    return file.getvalue()
+
+
 def cut(samples: np.ndarray, longest: int, seed: int = 0) -> Iterator[np.ndarray]:
     """Cut samples into pieces of random sizes from 0 to `longest`."""
     generator = np.random.default_rng(seed)
@@ -104,15 +112,6 @@ def cut(samples: np.ndarray, longest: int, seed: int = 0) -> Iterator[np.ndarray
 def words_of(text: str) -> list[str]:
     """The words of a text; none if it is empty."""
     return text.split(" ") if text else []
-
-
-def at(
-    recognizer: Recognizer, latency_ms: float | None, endpoint: EndpointConfig | None
-) -> Recognizer:
-    """The recognizer at another operating point."""
-    other = copy(recognizer)
-    other.set_operating_point(latency_ms, endpoint)
-    return other
 
 
 def check_stable(partials: list[Partial], final: str) -> None:
@@ -136,3 +135,24 @@ def check_same(streamed: Hypothesis, whole: Hypothesis) -> None:
     assert [word[:3] for word in streamed.words] == [word[:3] for word in whole.words]
     assert streamed.score == pytest.approx(whole.score, abs=1e-4 * max(1, len(whole.words)))
     assert streamed.confidence == pytest.approx(whole.confidence, abs=1e-4)
+
+
+def only(segments: list[Segment] | AsrError) -> np.ndarray:
+    """The log-probs (T', V) of a recording of one segment."""
+    assert isinstance(segments, list)
+    [segment] = segments
+    assert segment.first_frame == 0
+    return segment.log_probs
+
+
+def emit(
+    recognizer: Recognizer, recording: bytes, point: OperatingPoint | None = None
+) -> np.ndarray:
+    """The log-probs (T', V) of a recording of one segment."""
+    [(_, segments)] = recognizer.emissions([recording], operating_point=point)
+    return only(segments)
+
+
+def text_of(result: Hypothesis | AsrError) -> str:
+    assert isinstance(result, Hypothesis)
+    return result.text

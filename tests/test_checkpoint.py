@@ -2,12 +2,14 @@
 
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from asr import checkpoint
+from asr.checkpoint import Checkpoint, save_model
+from asr.decoder.config import DecoderConfig
 from asr.encoder import EncoderConfig
 from asr.errors import CheckpointError, FileError
 from asr.features import FeaturesConfig
@@ -28,7 +30,7 @@ def model() -> AcousticModel:
 @pytest.fixture
 def saved(model, tmp_path) -> Path:
     path = tmp_path / "best.pt"
-    checkpoint.save_model(path, model, Vocabulary.english(), {"epoch": 3, "dev_wer": 0.25})
+    save_model(path, model, Vocabulary.english(), {"epoch": 3, "dev_wer": 0.25})
     return path
 
 
@@ -39,8 +41,13 @@ def edited(path: Path, **changes) -> Path:
 
 
 def test_a_loaded_model_is_the_saved_one(model, saved) -> None:
-    loaded, vocabulary = checkpoint.load_model(saved)
-    assert vocabulary == Vocabulary.english()
+    checkpoint = Checkpoint.read(saved)
+    loaded = checkpoint.model()
+    assert checkpoint.vocabulary == Vocabulary.english()
+    assert checkpoint.features == model.features.config
+    assert checkpoint.encoder == model.encoder.config
+    assert checkpoint.facts == {"epoch": 3, "dev_wer": 0.25}
+    assert checkpoint.training is None
     assert not loaded.training
     features, lengths = torch.randn(1, 30, 20), torch.tensor([30])
     assert torch.equal(loaded(features, lengths).log_probs, model(features, lengths).log_probs)
@@ -48,11 +55,49 @@ def test_a_loaded_model_is_the_saved_one(model, saved) -> None:
 
 
 def test_describe_is_plain_data(model, saved) -> None:
-    described = checkpoint.describe(saved)
+    described = Checkpoint.read(saved).describe()
     assert described["parameters"] == sum(p.numel() for p in model.parameters())
     assert described["dev_wer"] == 0.25
     assert described["vocabulary"] == " abcdefghijklmnopqrstuvwxyz'"
     assert described["resumable"] is False
+
+
+def test_differences_are_named_with_the_checkpoints_values(model, saved) -> None:
+    checkpoint = Checkpoint.read(saved)
+    features, encoder = model.features.config, model.encoder.config
+    assert checkpoint.find_differences(features, encoder, Vocabulary.english()) == {}
+    ours = replace(features, mels=24), replace(encoder, hidden=16, dropout=0.9)
+    other = Vocabulary.from_transcripts(["abc"])
+    assert checkpoint.find_differences(*ours, other) == {
+        "features.mels": 20,
+        "encoder.hidden": 8,
+        "vocabulary": Vocabulary.english().to_list(),
+    }
+
+
+def test_another_process_reads_the_file_itself(saved, monkeypatch) -> None:
+    pickled = pickle.dumps([Checkpoint.read(saved)] * 3)
+    assert len(pickled) < 500
+    reads = []
+    honest = torch.load
+    monkeypatch.setattr(torch, "load", lambda *a, **k: reads.append(a) or honest(*a, **k))
+    one, *others = pickle.loads(pickled)
+    assert one.facts == {"epoch": 3, "dev_wer": 0.25}
+    assert all(other is one for other in others)
+    assert len(reads) == 1
+
+
+def test_written_with_another_decoder_all_else_stays(saved, tmp_path) -> None:
+    checkpoint = Checkpoint.read(saved)
+    decoder = DecoderConfig("beam", beta=1.5, language_model="/here/only.lm")
+    checkpoint.write(tmp_path / "tuned.pt", decoder)
+    tuned = Checkpoint.read(tmp_path / "tuned.pt")
+    assert tuned.decoder == DecoderConfig("beam", beta=1.5)
+    assert checkpoint.decoder == DecoderConfig()
+    assert list(tuned.payload) == list(checkpoint.payload)
+    assert tuned.facts == checkpoint.facts
+    for name, weight in checkpoint.weights.items():
+        assert torch.equal(tuned.weights[name], weight)
 
 
 class Malice:
@@ -69,7 +114,7 @@ def test_a_pickle_that_would_run_code_is_refused_unrun(tmp_path) -> None:
         path = tmp_path / "malicious.pt"
         write(path)
         with pytest.raises(CheckpointError, match=r"malicious\.pt: "):
-            checkpoint.load_model(path)
+            Checkpoint.read(path).model()
         assert not owned.exists()
 
 
@@ -78,31 +123,31 @@ def test_truncated(saved, part: float) -> None:
     whole = saved.read_bytes()
     saved.write_bytes(whole[: int(len(whole) * part)])
     with pytest.raises(CheckpointError, match="truncated, damaged or not a checkpoint"):
-        checkpoint.load_model(saved)
+        Checkpoint.read(saved).model()
 
 
 def test_missing_folder_and_foreign(tmp_path) -> None:
     with pytest.raises(CheckpointError, match="there is no such checkpoint"):
-        checkpoint.load_model(tmp_path / "none.pt")
-    with pytest.raises(CheckpointError, match="is a folder but no released model"):
-        checkpoint.load_model(tmp_path)
+        Checkpoint.read(tmp_path / "none.pt").model()
+    with pytest.raises(CheckpointError, match="is a folder but not a released model"):
+        Checkpoint.read(tmp_path).model()
     torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
     with pytest.raises(CheckpointError, match="was not written by asr"):
-        checkpoint.load_model(tmp_path / "foreign.pt")
+        Checkpoint.read(tmp_path / "foreign.pt").model()
     (tmp_path / "text.pt").write_text("not a checkpoint at all")
     with pytest.raises(CheckpointError, match=r"text\.pt: "):
-        checkpoint.load_model(tmp_path / "text.pt")
+        Checkpoint.read(tmp_path / "text.pt").model()
 
 
 def test_parts_that_do_not_fit_together(saved) -> None:
     with pytest.raises(CheckpointError, match="do not fit together"):
-        checkpoint.load_model(edited(saved, vocabulary=["<blank>", "a", "b"]))
+        Checkpoint.read(edited(saved, vocabulary=["<blank>", "a", "b"])).model()
     with pytest.raises(CheckpointError, match="do not fit together"):
-        checkpoint.load_model(edited(saved, vocabulary=["<blank>", "a", "a"]))
+        Checkpoint.read(edited(saved, vocabulary=["<blank>", "a", "a"])).model()
     with pytest.raises(CheckpointError, match="do not fit together"):
-        checkpoint.load_model(edited(saved, encoder={"hidden": 8, "color": "red"}))
+        Checkpoint.read(edited(saved, encoder={"hidden": 8, "color": "red"})).model()
     with pytest.raises(CheckpointError, match="format version 99"):
-        checkpoint.load_model(edited(saved, version=99))
+        Checkpoint.read(edited(saved, version=99)).model()
 
 
 def test_a_part_that_is_missing(saved) -> None:
@@ -110,7 +155,7 @@ def test_a_part_that_is_missing(saved) -> None:
     del payload["facts"]
     torch.save(payload, saved)
     with pytest.raises(CheckpointError, match="lacks facts"):
-        checkpoint.load_model(saved)
+        Checkpoint.read(saved).model()
 
 
 def test_a_failed_write_leaves_the_old_file(saved) -> None:

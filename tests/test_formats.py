@@ -13,7 +13,7 @@ from asr.decoder.hypothesis import Hypothesis, Word
 from asr.formats import to_ctm, to_json, to_srt, to_textgrid, to_txt, to_vtt
 
 
-def hear(*words: tuple[str, float, float]) -> Hypothesis:
+def make_hypothesis(*words: tuple[str, float, float]) -> Hypothesis:
     found = tuple(Word(text, start, end, 0.87654) for text, start, end in words)
     return Hypothesis(" ".join(word.text for word in found), found, 0.5, -1.0)
 
@@ -28,7 +28,7 @@ def hypotheses(draw: st.DrawFn) -> Hypothesis:
         start = frame + draw(st.integers(0, 40))
         frame = start + draw(st.integers(1, 20))
         words.append((text, start * seconds, frame * seconds))
-    return hear(*words)
+    return make_hypothesis(*words)
 
 
 def read_textgrid(document: str) -> dict[str, Any]:
@@ -46,12 +46,12 @@ def read_textgrid(document: str) -> dict[str, Any]:
 
 
 def test_txt_is_the_text() -> None:
-    assert to_txt(hear(("well", 0, 1), ("said", 1, 2))) == "well said\n"
-    assert to_txt(hear()) == "\n"
+    assert to_txt(make_hypothesis(("well", 0, 1), ("said", 1, 2))) == "well said\n"
+    assert to_txt(make_hypothesis()) == "\n"
 
 
 def test_json_is_one_line_with_path_and_seconds() -> None:
-    hypothesis = hear(("ça", 0.04, 0.12))
+    hypothesis = make_hypothesis(("ça", 0.04, 0.12))
     document = to_json(hypothesis, "x/é.wav", 1.23456)
     assert document.count("\n") == 1
     assert "é.wav" in document
@@ -80,7 +80,7 @@ class TestSubtitles:
 
     @pytest.mark.parametrize(("letters", "cues"), [(20, 1), (21, 2)])
     def test_a_line_holds_42_characters(self, letters: int, cues: int) -> None:
-        hypothesis = hear(("a" * 21, 0, 1), ("b" * letters, 1, 2))
+        hypothesis = make_hypothesis(("a" * 21, 0, 1), ("b" * letters, 1, 2))
         assert to_srt(hypothesis).count("-->") == cues
 
     @given(hypotheses())
@@ -97,14 +97,14 @@ class TestSubtitles:
 
 class TestCtm:
     def test_a_line_for_each_word(self) -> None:
-        hypothesis = hear(("well", 0.04, 0.4), ("said", 3661.5, 3662))
+        hypothesis = make_hypothesis(("well", 0.04, 0.4), ("said", 3661.5, 3662))
         assert to_ctm(hypothesis, "calls/take.2.wav") == (
             "take.2 1 0.040 0.360 well 0.8765\ntake.2 1 3661.500 0.500 said 0.8765\n"
         )
-        assert to_ctm(hear(), "x.wav") == ""
+        assert to_ctm(make_hypothesis(), "x.wav") == ""
 
-    def test_white_space_in_a_name_does_not_part_fields(self) -> None:
-        (line,) = to_ctm(hear(("a", 0, 1)), "my calls/call\tno  1.wav").splitlines()
+    def test_white_space_in_a_name_does_not_separate_fields(self) -> None:
+        (line,) = to_ctm(make_hypothesis(("a", 0, 1)), "my calls/call\tno  1.wav").splitlines()
         assert line.split() == ["call_no__1", "1", "0.000", "1.000", "a", "0.8765"]
 
     @given(hypotheses())
@@ -121,7 +121,7 @@ class TestCtm:
 
 class TestTextGrid:
     def test_the_long_format_by_hand(self) -> None:
-        assert to_textgrid(hear(('say"', 0.04, 0.4)), 1.5) == (
+        assert to_textgrid(make_hypothesis(('say"', 0.04, 0.4)), 1.5) == (
             'File type = "ooTextFile"\n'
             'Object class = "TextGrid"\n'
             "\n"
@@ -170,14 +170,14 @@ class TestTextGrid:
             assert (start, end) == pytest.approx((word.start, word.end), abs=0.0006)
 
     def test_silence_is_one_empty_interval(self) -> None:
-        assert read_textgrid(to_textgrid(hear(), 2.5))["intervals"] == [(0, 2.5, "")]
+        assert read_textgrid(to_textgrid(make_hypothesis(), 2.5))["intervals"] == [(0, 2.5, "")]
 
     def test_a_last_frame_that_reaches_further_is_cut_at_the_end(self) -> None:
-        grid = read_textgrid(to_textgrid(hear(("a", 0, 0.5), ("b", 0.5, 1.52)), 1.505))
+        grid = read_textgrid(to_textgrid(make_hypothesis(("a", 0, 0.5), ("b", 0.5, 1.52)), 1.505))
         assert grid["xmax"] == 1.505
         assert grid["intervals"] == [(0, 0.5, "a"), (0.5, 1.505, "b")]
 
     def test_a_word_after_the_stated_end_is_not_lost(self) -> None:
-        grid = read_textgrid(to_textgrid(hear(("a", 0, 1), ("b", 1.52, 1.56)), 1.505))
+        grid = read_textgrid(to_textgrid(make_hypothesis(("a", 0, 1), ("b", 1.52, 1.56)), 1.505))
         assert grid["xmax"] == 1.56
         assert grid["intervals"] == [(0, 1, "a"), (1, 1.52, ""), (1.52, 1.56, "b")]

@@ -1,4 +1,4 @@
-"""Streams: law 2 from samples to words, endpoints, what is stable stays, and bad input."""
+"""Streams: law 2 from samples to words, endpoints, stable words stay stable, and bad input."""
 
 import re
 from collections.abc import Iterable
@@ -19,7 +19,6 @@ from signals import (
     RATES,
     SAMPLE,
     SPOKEN,
-    at,
     check_same,
     check_stable,
     cut,
@@ -30,18 +29,17 @@ from signals import (
     words_of,
 )
 
-from asr.decoder.beam import BeamDecoder, BeamState
+from asr.decoder.beam import BeamDecoder
 from asr.decoder.config import DecoderConfig
 from asr.decoder.greedy import GreedyDecoder
 from asr.decoder.hypothesis import Hypothesis, join_hypotheses
 from asr.encoder import Context
 from asr.endpoint import EndpointConfig
 from asr.errors import AsrError, AudioError, ConfigError
-from asr.lm.model import LanguageModel
 from asr.model import advance_models
-from asr.recognizer import Recognizer
-from asr.stream import Partial, Stream, accept_many
-from asr.text import BLANK, Vocabulary
+from asr.recognizer import OperatingPoint, Recognizer
+from asr.stream import Partial, Stream, advance_streams
+from asr.text import Vocabulary
 
 LATENCY_MS = 55.0  # one encoder frame: the least
 PAUSE = EndpointConfig(silence=0.3)
@@ -110,7 +108,7 @@ def test_any_pieces_give_what_transcribe_gives(
         (samples, 200.0, PAUSE, (rate // 10, rate)),
         (integers, 640.0, None, (rate // 4,)),
     ):
-        whole = at(recognizer, latency, endpoint).transcribe(to_wav(signal, rate))
+        whole = recognizer.transcribe(to_wav(signal, rate), OperatingPoint(latency, endpoint))
         assert len(whole.words) > 3
         for longest in sizes:
             pieces = cut(signal, longest, seed=longest)
@@ -135,7 +133,7 @@ def test_sample_by_sample(
         part = samples[begin:end]
         pieces += [part] if turn % 2 else np.split(part, len(part))
     segments, _ = follow(recognizer.stream(LATENCY_MS, PAUSE), pieces, rate)
-    whole = at(recognizer, LATENCY_MS, PAUSE).transcribe(to_wav(samples, rate))
+    whole = recognizer.transcribe(to_wav(samples, rate), OperatingPoint(LATENCY_MS, PAUSE))
     check_segments(segments, whole, 3.3)
     assert len(segments) == 2
 
@@ -165,7 +163,7 @@ def test_at_any_operating_point(
     endpoint = EndpointConfig(silence=silence, longest=longest)
     pieces = np.split(samples, sorted(int(cut * len(samples)) for cut in cuts))
     segments, _ = follow(recognizer.stream(latency, endpoint), pieces, rate)
-    whole = at(recognizer, latency, endpoint).transcribe(to_wav(samples, rate))
+    whole = recognizer.transcribe(to_wav(samples, rate), OperatingPoint(latency, endpoint))
     check_segments(segments, whole, 3.3)
 
 
@@ -183,7 +181,8 @@ def test_real_speech(
         samples = soxr.resample(talk, found, rate).astype(np.float32)
         pieces = cut(samples, rate // 5, seed=rate)
         segments, partials = follow(recognizer.stream(300, PAUSE), pieces, rate)
-        check_segments(segments, at(recognizer, 300, PAUSE).transcribe(to_wav(samples, rate)), 7.0)
+        point = OperatingPoint(300, PAUSE)
+        check_segments(segments, recognizer.transcribe(to_wav(samples, rate), point), 7.0)
         assert len(segments) > 1
         assert any(words_of(partial.stable) for partial in partials)
 
@@ -193,11 +192,12 @@ def test_real_speech(
 def test_an_endpoint_forgets_everything(
     both: dict[str, dict[str, Recognizer]], encoder: str, decoder: str
 ) -> None:
-    """A segment is what is heard, by whoever has heard nothing before, from where it begins."""
-    recognizer = at(both[encoder][decoder], 300, PAUSE)
-    model, context = recognizer.model, recognizer.context
+    """A segment has the log-probs and words of a signal that begins where the segment does."""
+    recognizer = both[encoder][decoder]
+    model, context = recognizer.model, recognizer.model.context(300)
     samples = make_talk(7.0, 16_000)
-    [(_, segments)] = recognizer.emissions([to_wav(samples, 16_000)])
+    recordings, point = [to_wav(samples, 16_000)], OperatingPoint(300, PAUSE)
+    [(_, segments)] = recognizer.emissions(recordings, operating_point=point)
     assert isinstance(segments, list)
     assert len(segments) > 2
     heard, _ = follow(recognizer.stream(300, PAUSE), [samples], 16_000)
@@ -249,7 +249,7 @@ def test_segments_are_told_once(recognizers: dict[str, Recognizer]) -> None:
 
 
 class TestTogether:
-    """`accept_many`."""
+    """`advance_streams`."""
 
     @pytest.mark.parametrize("encoder", ENCODERS)
     @pytest.mark.parametrize("decoder", ["greedy", "guided"])
@@ -279,7 +279,7 @@ class TestTogether:
             if turn % 3 == 0:
                 places[2] -= len(pieces[2])
                 pieces[2] = bad[turn % len(bad)]
-            results = accept_many(streams, pieces)
+            results = advance_streams(streams, pieces)
             for stream, piece, result in zip(alone, pieces, results, strict=True):
                 if isinstance(result, AsrError):
                     with pytest.raises(type(result), match=re.escape(str(result))):
@@ -303,7 +303,7 @@ class TestTogether:
         slow.accept(np.zeros(10, np.float32), 8_000)
         samples = make_signal(1.0, 16_000)
         pieces = [samples, samples, samples, np.full(16_000, 3e38, np.float32)]
-        results = accept_many([good, finished, slow, loud], pieces, 16_000)
+        results = advance_streams([good, finished, slow, loud], pieces, 16_000)
         kinds = [Partial, AudioError, AudioError, AudioError]
         assert [type(result) for result in results] == kinds
         for result, sentence in zip(
@@ -316,11 +316,11 @@ class TestTogether:
         check_same(good.finish(), other.finish())
 
     def test_as_many_pieces_as_streams(self, recognizers: dict[str, Recognizer]) -> None:
-        assert accept_many([], []) == []
+        assert advance_streams([], []) == []
         streams = [recognizers["greedy"].stream() for _ in range(2)]
         for count in (1, 3):
             with pytest.raises(ValueError, match=r"pieces"):
-                accept_many(streams, [np.zeros(5, np.float32)] * count)
+                advance_streams(streams, [np.zeros(5, np.float32)] * count)
 
 
 @pytest.mark.parametrize("kind", DECODERS)
@@ -336,119 +336,6 @@ def test_partials_come_while_it_is_heard(recognizers: dict[str, Recognizer], kin
             [log_probs] = advance_models([emissions])
             recognizer.decoder.advance(state, log_probs)
         assert partial.text == recognizer.decoder.best(state).text
-
-
-# What is stable, on random log-probs
-
-
-def log_probs_of(frames: int, symbols: int, seed: int, peak: float) -> np.ndarray:
-    """Random (T', V) log-probs with a likely symbol in each frame."""
-    generator = np.random.default_rng(seed)
-    logits = generator.normal(size=(frames, symbols))
-    logits[np.arange(frames), generator.integers(0, symbols, frames)] += peak
-    return (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)).astype(np.float32)
-
-
-def spell_all(state: BeamState, decoder: BeamDecoder) -> list[str]:
-    """Every text of the beam, each read symbol by symbol: an independent look at the history."""
-    texts = []
-    beam = state.beam
-    for slot in beam.active[: beam.progress["prefixes"][0]]:
-        prefix = beam.prefixes[slot]
-        symbols, node = [int(prefix["last_symbol"])], int(prefix["parent_node"])
-        while node:
-            symbols.append(int(beam.history["symbol"][node]))
-            node = int(beam.history["parent"][node])
-        letters = [decoder.vocabulary.symbols[symbol] for symbol in reversed(symbols) if symbol]
-        texts.append("".join(letters))
-    return texts
-
-
-def ended_in_all(state: BeamState, decoder: BeamDecoder) -> list[str]:
-    texts = spell_all(state, decoder)
-    first, last = min(texts), max(texts)  # what these two share, all share
-    pairs = enumerate(zip(first, last, strict=False))
-    shared = next((place for place, (a, b) in pairs if a != b), len(first))
-    # A text may begin with a space or without: while the beam holds both kinds, nothing is shared.
-    return first[:shared].lstrip(" ").split(" ")[:-1]
-
-
-@pytest.fixture(scope="module")
-def language_model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    path = tmp_path_factory.mktemp("models") / "ab.arpa"
-    path.write_text(ARPA.replace("jz", "ba").replace("lf", "a").replace("z", "b"))
-    return LanguageModel.read(path)
-
-
-@given(
-    seed=st.integers(0, 10_000),
-    peak=st.sampled_from([0.0, 2.0, 4.0, 8.0]),
-    beam=st.sampled_from([1, 2, 5, 30]),
-    guided=st.booleans(),
-    hot=st.booleans(),
-    letters=st.sampled_from([" ab", " ", "ab"]),
-    longest=st.sampled_from([1, 3, 40]),
-)
-@settings(deadline=None, max_examples=120)
-def test_words_that_all_texts_share_are_stable(
-    language_model: LanguageModel,
-    seed: int,
-    peak: float,
-    beam: int,
-    guided: bool,
-    hot: bool,
-    letters: str,
-    longest: int,
-) -> None:
-    guided, hot = guided and letters == " ab", hot and letters == " ab"
-    decoder = BeamDecoder(
-        Vocabulary.from_list([BLANK, *letters]),
-        0.04,
-        DecoderConfig("beam", beam=beam),
-        language_model if guided else None,
-        None,
-        {"ab": 2.0, "a b": 1.0} if hot else None,
-    )
-    state, untouched = decoder.start(), decoder.start()
-    short = state.beam.history[: 6 * beam + 20]  # compacted often
-    state.beam = state.beam._replace(history=short)
-    log_probs = log_probs_of(80, len(letters) + 1, seed, peak)
-    before: list[str] = []
-    for piece in cut(log_probs, longest, seed):
-        decoder.advance(state, piece)
-        decoder.advance(untouched, piece)
-        stable, tail = decoder.partial(state)
-        words = words_of(stable)
-        assert words == ended_in_all(state, decoder)
-        assert words[: len(before)] == before
-        best = decoder.best(state)
-        assert words + words_of(tail) == words_of(best.text)
-        assert best == decoder.best(untouched)
-        before = words
-    assert decoder.partial(untouched) == decoder.partial(state)
-    if letters == "ab":
-        assert not before
-
-
-@pytest.mark.parametrize("kind", ["greedy", "beam"])
-def test_stable_words_do_not_wait_for_the_end(kind: str) -> None:
-    """A beam that knows words soon compares texts that differ only in what is long ago."""
-    text = "one two " * 40
-    vocabulary = Vocabulary.english()
-    log_probs = np.full((len(text), len(vocabulary)), np.log(0.01 / 28), np.float32)
-    log_probs[np.arange(len(text)), vocabulary.encode(text)] = np.log(0.99)
-    reader: Any = GreedyDecoder(vocabulary, 0.04)
-    if kind == "beam":
-        reader = BeamDecoder(vocabulary, 0.04, lexicon=["one", "two"])
-    state = reader.start()
-    for frame in range(len(text)):
-        reader.advance(state, log_probs[frame : frame + 1])
-        stable, tail = reader.partial(state)
-        assert words_of(stable) + words_of(tail) == words_of(text[: frame + 1].strip())
-        if frame < 3:
-            assert not stable
-        late = 0 if kind == "greedy" else 2
-        assert len(words_of(stable)) >= text[: frame + 1].count(" ") - late
 
 
 # Bad input
@@ -479,7 +366,7 @@ class TestRefused:
             (None, None, "not NoneType"),
             (np.zeros((5, 2), np.float32), None, r"shape \(5, 2\) are not one channel"),
             (np.float32(0.5) * np.ones((), np.float32), None, "not"),
-            (np.zeros(5, np.float32), 8_000, "began with 16,000 .* cannot go on with 8,000"),
+            (np.zeros(5, np.float32), 8_000, "began with 16,000 .* cannot change to 8,000"),
             (np.zeros(5, np.float32), 0, "0 samples per second is impossible"),
             (np.zeros(5, np.float32), -16_000, "impossible"),
             (np.zeros(5, np.float32), 16_000.5, "impossible"),

@@ -20,7 +20,6 @@ BLOCK_FRAMES = 65_536  # samples per channel in a decoded block; larger ones lea
 TOLERANCE_SECONDS = 0.05  # of a length in a header: two MP3 frames, by which encoders disagree
 MEDIA_TOLERANCE_SECONDS = 0.25  # mp4 and webm count the codec's delay of up to 0.15 s as duration
 
-AudioSource = str | os.PathLike[str] | bytes | BinaryIO | npt.NDArray[Any]
 Waveform = npt.NDArray[np.float32]  # (N,)
 
 
@@ -36,6 +35,15 @@ class Recording:
     blocks: Iterator[Block]
     frames: int | None  # samples per channel; None if only decoding can count them
     estimated_seconds: float = 0.0  # duration in the header if `frames` is None; 0 if unknown
+
+    @property
+    def seconds(self) -> float | None:
+        """The duration that the header states; None if only decoding tells it."""
+        return (
+            self.estimated_seconds or None
+            if self.frames is None
+            else self.frames / self.sample_rate
+        )
 
     def check_length(self, decoded: int, sample_rate: int | None = None) -> None:
         """Raise AudioError if `decoded` frames are less than promised.
@@ -55,31 +63,47 @@ class Recording:
             )
 
 
+AudioSource = str | os.PathLike[str] | bytes | BinaryIO | npt.NDArray[Any] | Recording
+
+
 @contextmanager
 def open_recording(source: AudioSource) -> Iterator[Recording]:
-    """Open a recording and check its header. Raises AudioError, also from within the block."""
+    """Open a recording and check its header. Raises AudioError, also from within the block.
+
+    A recording that is open already is yielded unchanged.
+    """
+    if isinstance(source, Recording):
+        with _translate_errors(source.name):
+            yield source
+        return
     name = _describe(source)
-    with ExitStack() as stack:
+    with ExitStack() as stack, _translate_errors(name):
         file = stack.enter_context(_open_bytes(source, name))
         magic = file.read(12)
         if not magic:
             raise AudioError(f"{name} is empty (0 bytes); record or copy it again")
-        try:
-            recording = _choose_decoder(file, magic, name, stack)
-            if not 1_000 <= recording.sample_rate <= 1_000_000:
-                raise AudioError(
-                    f"{name} has an impossible sample rate in its header"
-                    f" ({recording.sample_rate:,} samples per second); export it again"
-                )
-            yield recording
-        except soundfile.LibsndfileError as error:
-            if error.code == 1:  # SF_ERR_UNRECOGNISED_FORMAT
-                raise AudioError(
-                    f"{name} is not audio in a known format; convert it to wav, flac, mp3 or ogg"
-                ) from error
+        recording = _choose_decoder(file, magic, name, stack)
+        if not 1_000 <= recording.sample_rate <= 1_000_000:
             raise AudioError(
-                f"{name} is damaged and cannot be decoded; copy or export it again"
+                f"{name} has an impossible sample rate in its header"
+                f" ({recording.sample_rate:,} samples per second); export it again"
+            )
+        yield recording
+
+
+@contextmanager
+def _translate_errors(name: str) -> Iterator[None]:
+    """Turn errors of libsndfile into AudioErrors."""
+    try:
+        yield
+    except soundfile.LibsndfileError as error:
+        if error.code == 1:  # SF_ERR_UNRECOGNISED_FORMAT
+            raise AudioError(
+                f"{name} is not audio in a known format; convert it to wav, flac, mp3 or ogg"
             ) from error
+        raise AudioError(
+            f"{name} is damaged and cannot be decoded; copy or export it again"
+        ) from error
 
 
 def _describe(source: AudioSource) -> str:

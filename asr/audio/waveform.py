@@ -8,7 +8,7 @@ length is checked against the header: an error is better than a sentence that si
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -86,6 +86,7 @@ def read_blocks(
     sample_rate: int = SAMPLE_RATE,
     *,
     expected_seconds: float | None = None,
+    on_end: Callable[[float], object] | None = None,
 ) -> Iterator[Waveform]:
     """Yield a recording as consecutive waveforms (n,), decoded in blocks of a fixed size.
 
@@ -93,9 +94,10 @@ def read_blocks(
     that ends early, when decoding meets them.
 
     Args:
-        source: as in `load_audio`.
+        source: as in `load_audio`; an open `Recording` is read once.
         sample_rate: as in `load_audio`.
         expected_seconds: as in `load_audio`.
+        on_end: called at the end with the duration in seconds that `inspect_audio` gives.
 
     Yields:
         Mono float32 samples (n,), n >= 1.
@@ -108,6 +110,8 @@ def read_blocks(
         if not len(waveform):
             raise AudioError("the array holds no samples; give at least one")
         _check_seconds("the array", len(waveform) / sample_rate, expected_seconds)
+        if on_end:
+            on_end(len(waveform) / sample_rate)
         yield waveform
         return
     with open_recording(source) as recording:
@@ -127,6 +131,9 @@ def read_blocks(
         if len(waveform):
             yield waveform
         _check_seconds(recording.name, samples / sample_rate, expected_seconds)
+        if on_end:
+            frames = decoded if recording.frames is None else recording.frames
+            on_end(frames / recording.sample_rate)
 
 
 def _mix_channels(block: Block, recording: Recording, before: int) -> Waveform:

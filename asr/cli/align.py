@@ -1,14 +1,14 @@
-"""The command `asr align`: find out when each word of a transcript is said."""
+"""The command `asr align`: find when each word of a transcript is spoken."""
 
 import argparse
 from pathlib import Path
 
 from asr.cli.inputs import find_inputs, read_transcript
 from asr.cli.options import add_model_options, add_profile_option, load_recognizer
-from asr.cli.output import ALIGNED_FORMATS, render, write_document
+from asr.cli.output import ALIGNED_FORMATS, render
 from asr.errors import AsrError, AudioError
+from asr.files import write_text
 from asr.progress import say
-from asr.text import normalize
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -17,47 +17,39 @@ def declare(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "text",
         metavar="TEXT",
-        help="what is said in it: the words themselves in quotes, a file whose name ends in .txt, "
-        "or - for standard input",
+        help="what is said in the recording: the words themselves in quotes, a .txt file, or - for "
+        "standard input",
     )
     add_model_options(command)
     add_profile_option(command, "english", "how the text is normalized before it is aligned")
     command.add_argument(
-        "--format", choices=ALIGNED_FORMATS, default="json", help="(default: json)"
+        "--format", choices=ALIGNED_FORMATS, default="json", help="output format (default: json)"
     )
     command.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="write to this file instead of stdout"
+        "-o", "--output", type=Path, metavar="FILE", help="write to this file (default: to stdout)"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code. Raises AsrError."""
-    from asr.decoder.alignment import align
+    from asr.checkpoint import Checkpoint
+    from asr.decoder.config import DecoderConfig
 
     if arguments.audio == arguments.text == "-":
-        raise AsrError("Standard input (-) can be read only once; name a file for the other.")
+        raise AsrError("standard input (-) can be read only once; name a file for the other")
     if Path(arguments.audio).is_dir():
-        raise AudioError(f"{arguments.audio} is a folder; name one recording.")
+        raise AudioError(f"{arguments.audio} is a folder; name one recording")
     if arguments.output and arguments.output.is_dir():
-        raise AsrError(f"{arguments.output} is a folder; name a file for --output.")
-    text = normalize(read_transcript(arguments.text), arguments.profile)
+        raise AsrError(f"{arguments.output} is a folder; name a file for --output")
+    text = read_transcript(arguments.text)
     [given], _ = find_inputs([arguments.audio])
-    recognizer = load_recognizer(arguments)
-    recognizer.endpoint = None  # the transcript is one piece, and so must be the recording
-    [(_, segments)] = recognizer.emissions([given.open()])
-    if isinstance(segments, AsrError):
-        raise segments
-    [(_, log_probs)] = segments
-    hypothesis = align(
-        log_probs,
-        text,
-        recognizer.vocabulary,
-        recognizer.model.frame_seconds,
-        where=f"The transcript of {given.name}",
-    )
-    document = render(given, hypothesis, arguments.format)
+    checkpoint = Checkpoint.read(arguments.checkpoint)
+    recognizer = load_recognizer(arguments, checkpoint, DecoderConfig())  # it only aligns
+    where = f"the transcript of {given.name}"
+    hypothesis = recognizer.align(given.open(), text, arguments.profile, where)
+    document = render(given.name, hypothesis, arguments.format)
     if arguments.output:
-        write_document(arguments.output, document)
+        write_text(arguments.output, document)
     else:
         say(document.removesuffix("\n"))
     return 0

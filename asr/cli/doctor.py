@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr.cli.output import write_document
-from asr.errors import AsrError, DataError
-from asr.files import check_writable
+from asr.defaults import BATCH_SECONDS, SPEEDS
+from asr.errors import SOME_FAILED, AsrError, DataError
+from asr.files import check_writable, write_text
 from asr.progress import Bar, say
 from asr.text import Vocabulary, normalize
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from asr.data.manifest import Utterance
     from asr.doctor.findings import Diagnosis
     from asr.doctor.requirements import Requirements
-
-ERRORS_FOUND = 1
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -42,17 +40,19 @@ def declare(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--batch-seconds",
         type=float,
-        default=40.0,
+        default=BATCH_SECONDS,
         metavar="SECONDS",
-        help="length of the longest utterance, as training.batch_seconds (default: 40)",
+        help="length of the longest utterance, as training.batch_seconds "
+        f"(default: {BATCH_SECONDS:g})",
     )
     command.add_argument(
         "--fastest",
         type=float,
-        default=1.1,
+        default=max(SPEEDS),
         metavar="FACTOR",
         help="highest factor by which augmentation speeds recordings up: the highest of "
-        "augment.speeds times 1 + augment.tempo (default: 1.1)",
+        "augment.speeds times 1 + augment.tempo "
+        f"(default: {max(SPEEDS):g})",
     )
     command.add_argument(
         "--threads",
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     _write_reports(arguments, diagnosis)
     if arguments.write:
         _write_cleaned(arguments, splits[training], len(refused[training]), diagnosis)
-    return ERRORS_FOUND if diagnosis.count(ERROR) else 0
+    return SOME_FAILED if diagnosis.count(ERROR) else 0
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
@@ -160,10 +160,10 @@ def _write_reports(arguments: argparse.Namespace, diagnosis: "Diagnosis") -> Non
     from asr.doctor.report import render_json, render_page
 
     if arguments.json:
-        write_document(arguments.json, render_json(diagnosis))
+        write_text(arguments.json, render_json(diagnosis))
         say(f"report as JSON: {arguments.json}")
     if arguments.html:
-        write_document(arguments.html, render_page(diagnosis))
+        write_text(arguments.html, render_page(diagnosis))
         say(f"report with all ids and histograms: {arguments.html}")
 
 

@@ -1,13 +1,14 @@
 """The command `asr evaluate`: transcribe a manifest and measure the errors."""
 
 import argparse
+import contextlib
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from asr.cli.options import (
-    WHOLE_SECONDS,
     add_compared_profile_option,
     add_decoder_options,
     add_latency_options,
@@ -15,19 +16,28 @@ from asr.cli.options import (
     choose_operating_point,
     thread_count,
 )
-from asr.cli.output import list_failures, print_report, to_json, to_sentence, write_document
+from asr.cli.output import list_failures, print_report, to_json, to_sentence
 from asr.errors import AsrError
-from asr.progress import track
+from asr.files import write_text
+from asr.progress import Bar
 
 if TYPE_CHECKING:
-    pass
+    from asr.checkpoint import Checkpoint
+    from asr.data.manifest import Utterance
+    from asr.decoder.config import DecoderConfig
+    from asr.decoder.hypothesis import Hypothesis
+    from asr.evaluation import Evaluation
+    from asr.recognizer import OperatingPoint
+    from asr.runtime.distributed import RuntimeConfig
 
 
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    command.add_argument("manifest", metavar="MANIFEST", help="JSONL, as asr.data reads it")
+    command.add_argument(
+        "manifest", metavar="MANIFEST", help="a manifest (JSONL) with the reference texts"
+    )
     add_model_options(command)
-    add_latency_options(command, f"default: recordings up to {WHOLE_SECONDS:g} s are heard whole")
+    add_latency_options(command)
     add_decoder_options(command)
     add_compared_profile_option(command)
     command.add_argument(
@@ -42,97 +52,111 @@ def declare(command: argparse.ArgumentParser) -> None:
         type=thread_count,
         default=1,
         metavar="N",
-        help="share the utterances out among so many processes; on GPUs, one each (default: 1)",
+        help="number of processes that share the utterances; on GPUs, one per GPU (default: 1)",
     )
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every process of an evaluation is given."""
+
+    checkpoint: "Checkpoint"
+    batches: "list[list[Utterance]]"
+    runtime: "RuntimeConfig"
+    decoder: "DecoderConfig"
+    hotwords: dict[str, float]
+    operating_point: "OperatingPoint | None"
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code. Raises AsrError."""
-    from asr.checkpoint import load_model
+    from asr.checkpoint import Checkpoint
     from asr.cli.options import choose_decoder
     from asr.data.manifest import read_manifest
+    from asr.evaluation import group_batches, score_hypotheses
     from asr.files import check_writable
-    from asr.recognizer import BATCH_SECONDS, group_by_seconds
     from asr.runtime.device import choose_device, count_cores
     from asr.runtime.distributed import RuntimeConfig, launch
-    from asr.scoring import score
 
     if arguments.output:
         check_writable(arguments.output / "report.json")
     utterances = read_manifest(arguments.manifest)
-    load_model(arguments.checkpoint)  # one complaint about it, rather than one of each process
-    longest_first = sorted(utterances, key=lambda utterance: -utterance.seconds)
-    batches = list(group_by_seconds(((u.seconds, u) for u in longest_first), BATCH_SECONDS))
+    checkpoint = Checkpoint.read(arguments.checkpoint)
+    batches = group_batches(utterances)
     processes = min(arguments.processes, len(batches))
+    if processes > 1:
+        checkpoint.model()  # so that a damaged one gives one message, not one per process
     runtime = RuntimeConfig(
         device=choose_device(arguments.device),
         processes=processes,
         threads=arguments.threads or max(1, count_cores() // processes),
     )
     point = choose_operating_point(arguments)
-    task = (arguments.checkpoint, batches, runtime, choose_decoder(arguments), point)
-    found: dict[str, dict[str, Any]] = launch(transcribe_share, task, processes)
-    report = score(
-        {utterance.id: utterance.text for utterance in utterances},
-        {utterance.id: found[utterance.id]["pred_text"] for utterance in utterances},
-        arguments.profile,
-    )
-    unread = {u.id: found[u.id]["error"] for u in utterances if "error" in found[u.id]}
+    task = Task(checkpoint, batches, runtime, *choose_decoder(arguments, checkpoint), point)
+    hypotheses, errors = launch(transcribe_share, task, processes)
+    evaluation = score_hypotheses(utterances, hypotheses, errors, arguments.profile)
     if arguments.output:
-        lines = [
-            to_json(
-                {
-                    "id": utterance.id,
-                    "audio_filepath": os.path.abspath(utterance.audio),
-                    "duration": utterance.seconds,
-                    "text": utterance.text,
-                    **found[utterance.id],
-                }
-            )
-            for utterance in utterances
-        ]
-        write_document(
-            arguments.output / "hypotheses.jsonl", "".join(f"{line}\n" for line in lines)
-        )
-        facts = {"checkpoint": arguments.checkpoint, "manifest": arguments.manifest}
-        document = {**facts, "unread": unread, **report.to_dict()}
-        write_document(
-            arguments.output / "report.json", json.dumps(document, indent=1, ensure_ascii=False)
-        )
-    print_report(report, len(unread))
-    failures = [f"{name}: {sentence}" for name, sentence in unread.items()]
+        _write_results(utterances, evaluation, arguments)
+    print_report(evaluation.report, len(evaluation.errors))
+    failures = [f"{name}: {to_sentence(error)}" for name, error in evaluation.errors.items()]
     return list_failures(failures, len(utterances))
 
 
-def transcribe_share(
-    task: tuple[str, list[list[Any]], Any, tuple[Any, Any], Any],
-) -> dict[str, dict[str, Any]]:
-    """What every process does: its share of the batches; returns the results of all by id.
-
-    The batches are the same whatever the number of processes, so the texts are too.
-    """
+def transcribe_share(task: Task) -> "tuple[dict[str, Hypothesis], dict[str, AsrError]]":
+    """Transcribe this process's share; returns the hypotheses and errors of all processes by id."""
     from asr.cli.options import prepare
+    from asr.evaluation import compute_hypotheses, take_share
     from asr.recognizer import Recognizer
     from asr.runtime.distributed import gather, join
 
-    checkpoint, batches, runtime, decoder, point = task
-    with join(runtime) as place:
-        first = len(batches) * place.rank // place.processes
-        last = len(batches) * (place.rank + 1) // place.processes
-        share = [utterance for batch in batches[first:last] for utterance in batch]
-        recognizer = Recognizer.load(checkpoint, str(place.device), None, *decoder)
-        if point:
-            recognizer.set_operating_point(*point)
-        if place.first and decoder[0].kind == "beam":
-            prepare(recognizer)
-        results = recognizer.transcribe_many((u.audio, u.seconds) for u in share)
-        if place.first:
-            results = track(results, "transcribing", total=len(share), unit="utterances")
-        found: dict[str, dict[str, Any]] = {}
-        for index, result in results:
-            found[share[index].id] = (
-                {"pred_text": "", "error": to_sentence(result)}
-                if isinstance(result, AsrError)
-                else {"pred_text": result.text, "confidence": round(result.confidence, 4)}
-            )
-        return {name: result for part in gather(found) for name, result in part.items()}
+    with join(task.runtime) as process, contextlib.ExitStack() as stack:
+        share = take_share(task.batches, process.rank, process.processes)
+        recognizer = Recognizer.load(
+            task.checkpoint, str(process.device), None, task.decoder, task.hotwords
+        )
+        if task.operating_point:
+            recognizer.check_operating_point(task.operating_point)
+        on_progress = None
+        if process.first:
+            if task.decoder.kind == "beam":
+                prepare(recognizer)
+            bar = stack.enter_context(Bar("transcribing", len(share), "utterances"))
+            on_progress = bar.advance
+        errors: dict[str, AsrError] = {}
+        found = compute_hypotheses(recognizer, share, task.operating_point, errors, on_progress)
+        hypotheses = {utterance.id: hypothesis for utterance, hypothesis in found}
+        stack.close()  # the bar ends before the other processes are waited for
+        shares = gather((hypotheses, errors))
+    return (
+        {name: hypothesis for part, _ in shares for name, hypothesis in part.items()},
+        {name: error for _, part in shares for name, error in part.items()},
+    )
+
+
+def _write_results(
+    utterances: "list[Utterance]", evaluation: "Evaluation", arguments: argparse.Namespace
+) -> None:
+    """Write hypotheses.jsonl and report.json. Raises FileError."""
+    lines = []
+    for utterance in utterances:
+        if hypothesis := evaluation.hypotheses.get(utterance.id):
+            text, confidence = hypothesis.text, round(hypothesis.confidence, 4)
+            result: dict[str, object] = {"pred_text": text, "confidence": confidence}
+        else:
+            error = evaluation.errors[utterance.id]
+            result = {"pred_text": "", "error": to_sentence(error)}
+        facts = {
+            "id": utterance.id,
+            "audio_filepath": os.path.abspath(utterance.audio),
+            "duration": utterance.seconds,
+            "text": utterance.text,
+        }
+        lines.append(f"{to_json(facts | result)}\n")
+    write_text(arguments.output / "hypotheses.jsonl", "".join(lines))
+    document = {
+        "checkpoint": arguments.checkpoint,
+        "manifest": arguments.manifest,
+        "unread": {name: to_sentence(error) for name, error in evaluation.errors.items()},
+        **evaluation.report.to_dict(),
+    }
+    write_text(arguments.output / "report.json", json.dumps(document, indent=1, ensure_ascii=False))

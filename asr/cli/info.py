@@ -2,15 +2,19 @@
 
 import argparse
 from collections import Counter
+from contextlib import ExitStack
+from math import log10
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
-from asr.cli.options import released_folder
 from asr.cli.output import check_picture, print_facts, save_picture
 from asr.errors import AsrError, AudioError
 from asr.progress import say
+from asr.release import RELEASED, read_card
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -19,15 +23,15 @@ def declare(command: argparse.ArgumentParser) -> None:
         "path",
         type=Path,
         nargs="?",
-        default=released_folder(),
+        default=RELEASED,
         metavar="CHECKPOINT|MANIFEST|AUDIO",
-        help="(default: the English model that comes with asr)",
+        help="what to describe (default: the English model that comes with asr)",
     )
     command.add_argument(
         "--picture",
         type=Path,
         metavar="FILE.png",
-        help="draw a recording's waveform and spectrogram, or a manifest's durations",
+        help="draw a recording's waveform and spectrogram, or a histogram of a manifest's durations",
     )
 
 
@@ -35,26 +39,27 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code. Raises AsrError."""
     path, picture = arguments.path, arguments.picture
     check_picture(picture)
-    _KINDS[_find_kind(path)](path, picture)
+    kind = _find_kind(path)
+    if kind == "checkpoint":
+        _describe_checkpoint(path, picture)
+    elif kind == "manifest":
+        _describe_manifest(path, picture)
+    else:
+        _describe_recording(path, picture, kind)
     return 0
 
 
-def _plain(name: str) -> str:
-    """A file's name in characters that the picture's font has."""
-    return name.encode("latin-1", "backslashreplace").decode("latin-1")
-
-
 def _find_kind(path: Path) -> str:
-    """What a file is, by its ending if that is known, else by its first bytes."""
-    from asr.audio.waveform import EXTENSIONS, inspect_audio
+    """The kind of a file by its ending if that is known, otherwise by its first bytes."""
+    from asr.audio.waveform import EXTENSIONS
 
     try:
         with path.open("rb") as file:
             head = file.read(512)
     except IsADirectoryError:
-        return "checkpoint"  # a released model, or what says that it is none
+        return "checkpoint"  # a released model, or else a folder that reading refuses
     except OSError as error:
-        raise AsrError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+        raise AsrError(f"{path} cannot be read ({error.strerror}); check the path") from error
     ending = path.suffix.lower()
     if ending in EXTENSIONS:
         return "recording"
@@ -62,22 +67,15 @@ def _find_kind(path: Path) -> str:
         return "checkpoint"
     if ending == ".jsonl" or head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
         return "manifest"
-    try:
-        inspect_audio(path)
-    except AudioError as error:
-        raise AsrError(
-            f"{path} is neither a checkpoint, nor a manifest (JSONL), nor a recording; name one."
-        ) from error
-    return "recording"
+    return "unknown"
 
 
 def _describe_checkpoint(path: Path, picture: Path | None) -> None:
-    from asr.checkpoint import describe
-    from asr.release import read_card
+    from asr.checkpoint import Checkpoint
 
     if picture:
-        raise AsrError(f"{path} is a checkpoint, of which there is no picture; omit --picture.")
-    facts = describe(path)
+        raise AsrError(f"{path} is a checkpoint, for which there is no picture; omit --picture")
+    facts = Checkpoint.read(path).describe()
     if card := read_card(path):
         say(card)
     print_facts(facts)
@@ -118,44 +116,52 @@ def _describe_manifest(path: Path, picture: Path | None) -> None:
         save_picture(figure, picture)
 
 
-def _describe_recording(path: Path, picture: Path | None) -> None:
+def _describe_recording(path: Path, picture: Path | None, kind: str) -> None:
+    """Describe a recording; raises AsrError for a file of unknown kind that is not one."""
     import numpy as np
 
-    from asr.audio.waveform import inspect_audio, load_audio
+    from asr.audio.containers import open_recording
+    from asr.audio.waveform import read_blocks
 
-    info = inspect_audio(path)
-    waveform = load_audio(path, info.sample_rate)  # (N,)
+    durations: list[float] = []
+    with ExitStack() as stack:
+        try:
+            recording = stack.enter_context(open_recording(path))
+        except AudioError as error:
+            if kind == "recording":
+                raise
+            raise AsrError(
+                f"{path} is not a checkpoint, a manifest (JSONL) or a recording; name one"
+            ) from error
+        rate = recording.sample_rate
+        waveform = np.concatenate(list(read_blocks(recording, rate, on_end=durations.append)))
     print_facts(
         {
-            "format": f"{info.format}, {info.subtype}",
-            "sample rate": f"{info.sample_rate:,} Hz",
-            "channels": info.channels,
-            "seconds": round(info.seconds, 3),
-            "peak": _decibels(float(np.abs(waveform).max())),
-            "level": f"{_decibels(float(np.sqrt(np.square(waveform, dtype=float).mean())))} (RMS)",
+            "format": f"{recording.format}, {recording.subtype}",
+            "sample rate": f"{rate:,} Hz",
+            "channels": recording.channels,
+            "seconds": round(durations[0], 3),
+            "peak": _to_decibels(float(np.abs(waveform).max())),
+            "level": f"{_to_decibels(float(np.sqrt(np.square(waveform, dtype=float).mean())))} (RMS)",
         }
     )
     if picture:
-        _draw_recording(waveform, info.sample_rate, path.name, picture)
+        _draw_recording(waveform, rate, path.name, picture)
 
 
-_KINDS = {
-    "checkpoint": _describe_checkpoint,
-    "manifest": _describe_manifest,
-    "recording": _describe_recording,
-}
-
-
-def _decibels(amplitude: float) -> str:
-    from math import log10
-
+def _to_decibels(amplitude: float) -> str:
     return f"{20 * log10(amplitude):.1f} dBFS" if amplitude else "silence"
+
+
+def _plain(name: str) -> str:
+    """A file name in characters that the picture's font has."""
+    return name.encode("latin-1", "backslashreplace").decode("latin-1")
 
 
 def _draw_recording(
     waveform: "npt.NDArray[np.float32]", sample_rate: int, title: str, picture: Path
 ) -> None:
-    """The waveform (N,) above its mel spectrogram, both over the whole recording."""
+    """Draw the waveform (N,) above its mel spectrogram."""
     import librosa
     import librosa.display
     import numpy as np
@@ -166,7 +172,7 @@ def _draw_recording(
     librosa.display.waveshow(waveform, sr=sample_rate, ax=above)
     above.set(xlabel="", ylabel="amplitude")
     above.set_title(_plain(title), parse_math=False)
-    hop = max(sample_rate // 100, len(waveform) // 4000)  # as many columns as can be seen
+    hop = max(sample_rate // 100, len(waveform) // 4000)  # no more columns than can be seen
     window = 1 << (sample_rate // 40).bit_length()
     power = librosa.feature.melspectrogram(
         y=np.pad(waveform, (0, max(0, window - len(waveform)))),

@@ -1,4 +1,4 @@
-"""What is named on the command line: recordings, transcripts and files of texts."""
+"""Inputs that the command line names: recordings, transcripts and files of texts."""
 
 import io
 import json
@@ -7,8 +7,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from asr.errors import AsrError, AudioError, DataError, TextError
+from asr.errors import AsrError, DataError, TextError
+from asr.files import read_lines
 
 
 class _NamedBytes(io.BytesIO):
@@ -19,35 +21,25 @@ class _NamedBytes(io.BytesIO):
 
 @dataclass(frozen=True)
 class Input:
-    """A recording to transcribe: `output` is its transcript's name, without the ending."""
+    """A recording to transcribe; `output` is the path of its transcript without the ending."""
 
     name: str
     output: Path
-    content: bytes | None = None  # of what can be read only once
+    content: bytes | None = None  # the bytes of standard input or of a named pipe
 
     def open(self) -> str | _NamedBytes:
-        """A path, or the bytes that were read, named for error messages."""
+        """The source of the audio: a path, or bytes that error messages can name."""
         if self.content is None:
             return self.name
         return _NamedBytes(self.content, "standard input" if self.name == "-" else self.name)
 
 
-def sort_by_seconds(given: Input) -> float:
-    """The seconds that a recording lasts; 0 where it cannot be read, as whoever reads it will say."""
-    from asr.audio.waveform import inspect_audio
-
-    try:
-        return inspect_audio(given.open()).seconds
-    except AudioError:
-        return 0.0
-
-
 def find_inputs(names: list[str]) -> tuple[list[Input], list[str]]:
-    """The recordings that are meant, and a sentence for each folder without any."""
+    """The recordings that are named, and a sentence for each folder that holds none."""
     from asr.audio.waveform import find_audio
 
     if names.count("-") > 1:
-        raise AsrError("Standard input (-) can be read only once; name it once.")
+        raise AsrError("standard input (-) can be read only once; name it once")
     inputs, failures = [], []
     for name in names:
         path = Path(name)
@@ -66,45 +58,35 @@ def find_inputs(names: list[str]) -> tuple[list[Input], list[str]]:
 
 
 def read_transcript(given: str) -> str:
-    """The words that are given themselves, in a .txt file or on standard input."""
+    """A transcript that is given as words, as a .txt file or on standard input (-)."""
+    advice = "give the transcript as plain text"
     if given == "-":
-        name, content = "Standard input", sys.stdin.buffer.read()
-    elif given.lower().endswith(".txt"):
         try:
-            name, content = given, Path(given).read_bytes()
-        except OSError as error:
-            raise TextError(
-                f"{given} cannot be read ({error.strerror}); check the path."
-            ) from error
-    elif Path(given).suffix and os.path.isfile(given):
+            return sys.stdin.buffer.read().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise TextError(f"standard input is not UTF-8 text; {advice}") from error
+    if given.lower().endswith(".txt"):
+        return "\n".join(line for _, line in read_lines(given, TextError, advice))
+    if Path(given).suffix and os.path.isfile(given):
         raise TextError(
-            f"{given} is a file, but no .txt: rename it, or give its text on standard input (-)."
+            f"{given} is a file, but not a .txt file; rename it, or give its text on standard input"
         )
-    else:
-        return given
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TextError(f"{name} is not UTF-8 text; give the transcript as plain text.") from error
+    return given
 
 
 def read_texts(path: Path, keys: Sequence[str]) -> dict[str, str]:
-    """Texts by id, from JSONL (the first of `keys` that an object has) or lines `id words ...`."""
-    try:
-        lines = path.read_text("utf-8-sig").split("\n")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text; name a manifest or Kaldi text file.") from error
+    """Read texts by id, from JSONL (the first of `keys` that an object has) or Kaldi lines."""
     texts: dict[str, str] = {}
-    is_json = next((line for line in lines if line.strip()), "").startswith("{")
-    for number, line in enumerate(lines, start=1):
+    is_json = None
+    for number, line in read_lines(path, DataError, "name a manifest or a Kaldi text file"):
         if not line.strip():
             continue
+        if is_json is None:
+            is_json = line.startswith("{")
         where = f"{path}, line {number}"
         name, text = _parse_json_text(line, keys, where) if is_json else _parse_kaldi_text(line)
         if name in texts:
-            raise DataError(f"{where}: the id {name!r} occurs twice; give every text its own.")
+            raise DataError(f"{where}: the id {name!r} occurs twice; give each text its own id")
         texts[name] = text
     return texts
 
@@ -116,15 +98,15 @@ def _parse_kaldi_text(line: str) -> tuple[str, str]:
 
 def _parse_json_text(line: str, keys: Sequence[str], where: str) -> tuple[str, str]:
     try:
-        record = json.loads(line)
+        record: Any = json.loads(line)
     except ValueError as error:
-        raise DataError(f"{where} is not JSON ({error}); mend or remove it.") from error
+        raise DataError(f"{where} is not JSON ({error}); fix or remove it") from error
     if not isinstance(record, dict):
-        raise DataError(f"{where} is not a JSON object; write one as {{...}} on each line.")
+        raise DataError(f"{where} is not a JSON object; write one as {{...}} on each line")
     name = record.get("id", Path(str(record.get("audio_filepath", ""))).stem)
     if name == "":
-        raise DataError(f'{where} has neither "id" nor "audio_filepath"; a text needs a name.')
+        raise DataError(f'{where} has neither "id" nor "audio_filepath"; give each text an id')
     text = next((record[key] for key in keys if key in record), None)
     if not isinstance(text, str):
-        raise DataError(f'{where} has no string "{keys[-1]}"; write what was said there.')
+        raise DataError(f'{where} has no string "{keys[-1]}"; add the text of the utterance')
     return str(name), text

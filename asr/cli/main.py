@@ -1,4 +1,4 @@
-"""The entry point of the command line: commands, exit codes and the last line of defense."""
+"""The entry point of the command line: its commands, and how errors become exit codes."""
 
 import argparse
 import errno
@@ -9,24 +9,22 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from asr.errors import EXIT_CODE, AsrError
+from asr.errors import EXIT_CODE, INTERRUPTED, READER_GONE, AsrError
 from asr.progress import complain
 
-INTERRUPTED = 130  # as shells report SIGINT
-READER_GONE = 141  # as shells report SIGPIPE
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 COMMANDS = {  # The module asr.cli.NAME has declare(parser) and run(arguments) -> exit code.
-    "transcribe": "write down what is said in recordings",
-    "stream": "write down what is said while it is heard",
-    "align": "find out when each word of a transcript is said",
+    "transcribe": "transcribe recordings",
+    "stream": "transcribe speech while it arrives",
+    "align": "find when each word of a transcript is spoken",
     "evaluate": "transcribe a manifest and measure the errors",
-    "score": "compare two files of texts",
-    "doctor": "find what is wrong with manifests",
-    "tune": "find the beam decoder's weights on a manifest",
-    "average": "average the weights of checkpoints",
-    "release": "make a model for others out of a training",
-    "lm": "make, describe, measure and convert language models",
+    "score": "measure the word errors of existing transcripts",
+    "doctor": "check manifests and their recordings for errors",
+    "tune": "tune the weights of the beam decoder on a manifest",
+    "average": "average the weights of several checkpoints",
+    "release": "turn a trained checkpoint into a model to share",
+    "lm": "train, describe, measure and convert language models",
     "info": "describe a checkpoint, a manifest or a recording",
 }
 
@@ -44,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             arguments, unknown = _build_parser(argv).parse_known_args(argv)
-            if unknown:  # told by the command's own usage, options rather than what follows them
+            if unknown:  # the command's own parser reports them: options rather than their values
                 names = [word for word in unknown if word.startswith("-")] or unknown
                 arguments.parser.error(f"unrecognized arguments: {' '.join(names)}")
             code: int = arguments.run(arguments)
@@ -57,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         complain("asr: interrupted.")
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read our results has seen enough
+    except BrokenPipeError:  # the reader of stdout has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
     except OSError as error:
@@ -77,7 +75,7 @@ class _Version(argparse.Action):
 
 
 def _build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser of all commands, of which only the one that `argv` names is imported."""
+    """The parser of all commands; only the module of the command in `argv` is imported."""
     parser = argparse.ArgumentParser(
         prog="asr",
         description="Speech recognition with an LSTM acoustic model and CTC.",
@@ -88,7 +86,10 @@ def _build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     named = next((word for word in argv if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(
-            name, help=summary, description=f"{summary}.", allow_abbrev=False
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            allow_abbrev=False,
         )
         if name == named:
             module: Any = import_module(f"asr.cli.{name}")

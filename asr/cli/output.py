@@ -5,18 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asr.cli.inputs import Input
-from asr.errors import AsrError
+from asr import formats
+from asr.decoder.hypothesis import Hypothesis
+from asr.errors import SOME_FAILED, AsrError
+from asr.files import save_figure
 from asr.progress import complain, say
 
 if TYPE_CHECKING:
-    from asr.decoder.hypothesis import Hypothesis
     from asr.scoring import Report
 
-
-SOME_FAILED = 1
-
-FORMATS = {  # of a transcript, each with the ending of its files
+FORMATS = {  # format of a transcript -> ending of its files
     "txt": "txt",
     "json": "json",
     "srt": "srt",
@@ -24,20 +22,13 @@ FORMATS = {  # of a transcript, each with the ending of its files
     "ctm": "ctm",
     "textgrid": "TextGrid",
 }
-ALIGNED_FORMATS = [name for name in FORMATS if name != "txt"]  # those that hold times
-ALONE_FORMATS = ("srt", "vtt", "textgrid")  # those whose files are about one recording
+ALIGNED_FORMATS = [name for name in FORMATS if name != "txt"]  # formats with times
+ALONE_FORMATS = ("srt", "vtt", "textgrid")  # formats that describe one recording per file
 
 
 def to_sentence(error: AsrError) -> str:
-    """An error's message with its full stop."""
+    """An error's message with a full stop."""
     return f"{str(error).removesuffix('.')}."
-
-
-def write_document(path: Path, text: str) -> None:
-    """Write a text to a file atomically. Raises FileError."""
-    from asr.files import write_atomically
-
-    write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
 def list_failures(sentences: Sequence[str], total: int) -> int:
@@ -52,18 +43,15 @@ def list_failures(sentences: Sequence[str], total: int) -> int:
     return SOME_FAILED
 
 
-def render(given: Input, hypothesis: "Hypothesis", kind: str) -> str:
-    """The transcript as a file of this format holds it."""
-    from asr import formats
-    from asr.audio.waveform import inspect_audio
-
+def render(name: str, hypothesis: Hypothesis, kind: str) -> str:
+    """The transcript of the recording `name` as the content of a file of this format."""
     match kind:
         case "json":
-            return formats.to_json(hypothesis, given.name, inspect_audio(given.open()).seconds)
+            return formats.to_json(hypothesis, name, hypothesis.seconds or 0.0)
         case "textgrid":
-            return formats.to_textgrid(hypothesis, inspect_audio(given.open()).seconds)
+            return formats.to_textgrid(hypothesis, hypothesis.seconds or 0.0)
         case "ctm":
-            return formats.to_ctm(hypothesis, given.name)
+            return formats.to_ctm(hypothesis, name)
     plain = {"txt": formats.to_txt, "srt": formats.to_srt, "vtt": formats.to_vtt}
     return plain[kind](hypothesis)
 
@@ -74,14 +62,14 @@ def to_json(value: object) -> str:
 
 
 def print_report(report: "Report", unread: int = 0) -> None:
-    """The summary line, the table of errors, the worst utterances."""
+    """Print the summary, the table of errors and the worst utterances."""
     say(report.summary())
     low, high = report.wer_interval()
     say(f"95 % interval of the WER, over utterances: {100 * low:.2f} to {100 * high:.2f} %")
     if unread:
         say(
-            f"{unread} of {len(report.utterances)} recordings could not be transcribed: "
-            "these rates count all their words as deleted."
+            f"{unread} of {len(report.utterances)} recordings could not be transcribed; all their "
+            "words are counted as deleted."
         )
     say("")
     rows = {
@@ -99,14 +87,12 @@ def print_report(report: "Report", unread: int = 0) -> None:
 def check_picture(picture: Path | None) -> None:
     """Raise AsrError unless the picture's name ends in .png."""
     if picture and picture.suffix.lower() != ".png":
-        raise AsrError(f"{picture} is not the name of a PNG picture; let it end in .png.")
+        raise AsrError(f"{picture} is not the name of a PNG picture; let it end in .png")
 
 
 def save_picture(figure: Any, path: Path) -> None:
     """Save a figure as PNG and print its path."""
-    from asr.files import write_atomically
-
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=100))
+    save_figure(path, figure)
     say(f"picture: {path}")
 
 
@@ -118,10 +104,10 @@ def print_facts(facts: dict[str, Any], indent: str = "") -> None:
             say(f"{indent}{name}")
             print_facts(value, f"{indent}  ")
         else:
-            say(f"{indent}{name:<{width}}{_show(value)}")
+            say(f"{indent}{name:<{width}}{_format_value(value)}")
 
 
-def _show(value: object) -> str:
+def _format_value(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

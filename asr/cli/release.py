@@ -1,58 +1,60 @@
-"""What the command `asr release` does: a training's model made into a folder for others, with its card.
-
-Only light modules are imported here: the command line reads the declaration of every command.
-"""
+"""The command `asr release`: turn a trained checkpoint into a model folder to share, with a card."""
 
 import argparse
 from pathlib import Path
 
 from asr.errors import AsrError
 from asr.progress import say
-from asr.release import read_results, read_text, write_card
 
 
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     command.add_argument(
-        "checkpoint", type=Path, metavar="RUN", help="a run's folder (its best.pt), or a checkpoint"
+        "checkpoint",
+        type=Path,
+        metavar="RUN",
+        help="folder of a training run, whose best.pt is used, or a checkpoint",
     )
-    command.add_argument("output", type=Path, metavar="FOLDER", help="the released model")
     command.add_argument(
-        "--lm", type=Path, metavar="FILE", help="language model that goes with it, a binary"
+        "output", type=Path, metavar="FOLDER", help="folder to write the released model to"
+    )
+    command.add_argument(
+        "--lm", type=Path, metavar="FILE", help="binary language model to include in the folder"
     )
     command.add_argument(
         "--results",
         type=Path,
         metavar="FILE",
-        help="what evaluate.py measured (JSON): the card's tables",
+        help="JSON that a recipe's evaluate.py wrote, for the tables of the model card",
     )
     command.add_argument(
         "--notes",
         type=Path,
         metavar="FILE",
-        help="Markdown for the card: data and licenses, commands, what the model cannot do",
+        help="Markdown for the model card: data and licenses, commands, limitations",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the released model; the exit code. Raises AsrError before anything is written."""
-    from asr import checkpoint
+    """Run the command and return the exit code. Raises AsrError before anything is written."""
+    from asr.checkpoint import Checkpoint
     from asr.lm.model import LanguageModel
-    from asr.release import CONFIGURATION, save_release
+    from asr.release import CONFIGURATION, read_results, read_text, save_release, write_card
 
     source, output = arguments.checkpoint, arguments.output
     if source.is_dir() and (source / "best.pt").exists():
         source = source / "best.pt"
     if source.is_dir():
-        raise AsrError(f"{source} is a released model already; name a training's checkpoint.")
-    payload = checkpoint.read(source)
+        raise AsrError(f"{source} is a released model already; name a checkpoint of a training run")
+    payload = Checkpoint.read(source).payload
     if output.exists() and not (output / CONFIGURATION).is_file():
-        raise AsrError(f"{output} exists and is no released model; name another folder.")
+        raise AsrError(f"{output} exists and is not a released model; name another folder")
     if arguments.lm:
         LanguageModel.read(arguments.lm)
         if arguments.lm.suffix != ".lm":
             raise AsrError(
-                f"{arguments.lm} is no binary; make one with: asr lm convert {arguments.lm} OUT.lm"
+                f"{arguments.lm} is not a binary language model; make one with: "
+                f"asr lm convert {arguments.lm} OUT.lm"
             )
     results = read_results(arguments.results) if arguments.results else {}
     notes = read_text(arguments.notes) if arguments.notes else ""

@@ -1,4 +1,4 @@
-"""The command `asr score`: compare two files of texts."""
+"""The command `asr score`: measure the word errors of existing transcripts."""
 
 import argparse
 import json
@@ -12,9 +12,13 @@ from asr.progress import say
 
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    command.add_argument("reference", metavar="REF", help="manifest (JSONL) or Kaldi text file")
     command.add_argument(
-        "hypothesis", metavar="HYP", help='the same; a "pred_text" goes before a "text"'
+        "reference", metavar="REF", help="correct texts: a manifest (JSONL) or a Kaldi text file"
+    )
+    command.add_argument(
+        "hypothesis",
+        metavar="HYP",
+        help='recognized texts in either format (JSONL: "pred_text" if there is one, otherwise "text")',
     )
     add_compared_profile_option(command)
     command.add_argument("--json", action="store_true", help="print the whole report as JSON")

@@ -1,35 +1,40 @@
-"""What the command `asr stream` does: pieces of a signal go in, partial texts come out."""
+"""The command `asr stream`: transcribe speech while it arrives."""
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from io import BufferedReader
 from queue import Queue
 from time import monotonic, sleep
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-import numpy as np
-import numpy.typing as npt
-
-from asr.audio.containers import AudioSource
-from asr.audio.waveform import read_blocks
 from asr.cli.options import (
     add_decoder_options,
     add_latency_options,
     add_model_options,
+    choose_decoder,
     choose_endpoint,
     load_recognizer,
     positive,
+    prepare,
 )
-from asr.cli.output import list_failures, to_sentence
+from asr.cli.output import list_failures, to_json, to_sentence
 from asr.decoder.hypothesis import Hypothesis
+from asr.defaults import STREAM_LATENCY_MS
 from asr.errors import AsrError, AudioError
 from asr.progress import LiveLine, say
-from asr.stream import Stream
 
-DEFAULT_RATE = 16_000  # samples per second, of raw ones
-DEFAULT_LATENCY_MS = 640.0  # of a stream
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from asr.audio.containers import AudioSource
+    from asr.stream import Stream
+
+DEFAULT_RATE = 16_000  # hertz of raw samples
+PIECE_SECONDS = 0.1  # duration of the signal between two partial texts
+SAMPLE_BYTES = 2
+FILES = (b"RIFF", b"fLaC", b"OggS", b"\x1aE\xdf\xa3")  # first bytes of audio files, besides mp4
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -39,85 +44,78 @@ def declare(command: argparse.ArgumentParser) -> None:
         metavar="FILE|-",
         nargs="?",
         help="a recording, or - for raw samples on standard input (one channel, 16 bits, "
-        "little-endian): ffmpeg -i ... -f s16le -ac 1 -ar 16000 - | asr stream -",
+        "little-endian), as in: ffmpeg -i ... -f s16le -ac 1 -ar 16000 - | asr stream -",
     )
     add_model_options(command)
-    add_latency_options(command, f"default: {DEFAULT_LATENCY_MS:g}")
+    add_latency_options(command, f"default: {STREAM_LATENCY_MS:g}")
     add_decoder_options(command)
     command.add_argument(
         "--rate",
         type=positive,
         metavar="HZ",
-        help=f"samples per second on standard input (default: {DEFAULT_RATE})",
+        help=f"sample rate of standard input (default: {DEFAULT_RATE})",
     )
     command.add_argument(
         "--microphone",
         action="store_true",
-        help="listen to the microphone until Ctrl-C (pip install 'lstm-asr[microphone]')",
+        help="transcribe the microphone until Ctrl-C (pip install 'lstm-asr[microphone]')",
     )
     command.add_argument(
-        "--realtime", action="store_true", help="listen to the recording at the speed of speech"
+        "--realtime", action="store_true", help="read the recording at the speed of speech"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code. Raises AsrError."""
-    from asr.cli.options import choose_decoder, prepare
+    from asr.checkpoint import Checkpoint
 
     if arguments.microphone == (arguments.input is not None):
-        raise AsrError("Name a recording, - for standard input, or --microphone: one of them.")
+        raise AsrError("give one input: a recording, - for standard input, or --microphone")
     is_piped = arguments.input == "-"
     if arguments.realtime and (is_piped or arguments.microphone):
-        raise AsrError("--realtime plays a recording; what is heard live comes at its own speed.")
+        raise AsrError("--realtime is for recordings; live input has a speed of its own")
     if arguments.rate and not is_piped:
-        raise AsrError("--rate is that of standard input (-); a recording states its own.")
-    decoder, hotwords = choose_decoder(arguments)
-    recognizer = load_recognizer(arguments, decoder, hotwords)
-    latency_ms = DEFAULT_LATENCY_MS if arguments.latency is None else arguments.latency
+        raise AsrError("--rate is for standard input (-); a recording states its own rate")
+    checkpoint = Checkpoint.read(arguments.checkpoint)
+    decoder, hotwords = choose_decoder(arguments, checkpoint)
+    recognizer = load_recognizer(arguments, checkpoint, decoder, hotwords)
+    latency_ms = STREAM_LATENCY_MS if arguments.latency is None else arguments.latency
     stream = recognizer.stream(latency_ms, choose_endpoint(arguments))
     if decoder.kind == "beam":
         prepare(recognizer)
     rate = arguments.rate or (DEFAULT_RATE if is_piped else recognizer.sample_rate)
     try:
         if arguments.microphone:
-            listen(stream, read_microphone(rate), rate)
+            show_stream(stream, read_microphone(rate), rate)
         elif is_piped:
-            listen(stream, read_samples(sys.stdin.buffer, rate), rate)
+            show_stream(stream, read_samples(sys.stdin.buffer, rate), rate)
         else:
-            listen(stream, read_pieces(arguments.input, rate, arguments.realtime), rate)
+            show_stream(stream, read_pieces(arguments.input, rate, arguments.realtime), rate)
     except AudioError as error:
         return list_failures([to_sentence(error)], 1)
     except KeyboardInterrupt:
-        if not arguments.microphone:  # which nothing else ends
+        if not arguments.microphone:  # the only input that Ctrl-C ends as intended
             raise
     return 0
 
 
-PIECE_SECONDS = 0.1  # of the signal between two partial texts
-SAMPLE_BYTES = 2
-FILES = (
-    b"RIFF",
-    b"fLaC",
-    b"OggS",
-    b"\x1aE\xdf\xa3",
-)  # and mp4: how files begin, and samples do not
+def read_samples(file: BinaryIO, sample_rate: int) -> "Iterator[npt.NDArray[np.int16]]":
+    """Yield samples (n,) of one channel, 16 bits, little-endian, as they arrive in `file`.
 
-
-def read_samples(file: BinaryIO, sample_rate: int) -> Iterator[npt.NDArray[np.int16]]:
-    """The samples (n,) of one channel, 16 bits, little-endian, as they arrive in `file`.
-
-    Raises AudioError where it ends within a sample.
+    Raises AudioError if the file is an audio file or ends within a sample.
     """
-    size = SAMPLE_BYTES * _piece(sample_rate)
+    import numpy as np
+
+    size = SAMPLE_BYTES * _piece_samples(sample_rate)
     rest = b""
-    begun = False
+    is_first = True
     while data := cast(BufferedReader, file).read1(size):  # without waiting for more
-        if not begun and (data[:4] in FILES or data[4:8] == b"ftyp"):
+        if is_first and (data[:4] in FILES or data[4:8] == b"ftyp"):
             raise AudioError(
-                "standard input is a file of sound, and its bytes would be taken for samples; give "
-                "its name instead of -, or send samples, as ffmpeg -f s16le -ac 1 does"
+                "standard input is an audio file, not raw samples; give its name instead of -, or "
+                "send samples, as ffmpeg -f s16le -ac 1 does"
             )
-        begun = True
+        is_first = False
         data = rest + data
         samples = len(data) // SAMPLE_BYTES
         rest = data[samples * SAMPLE_BYTES :]
@@ -130,15 +128,17 @@ def read_samples(file: BinaryIO, sample_rate: int) -> Iterator[npt.NDArray[np.in
 
 
 def read_pieces(
-    source: AudioSource, sample_rate: int, realtime: bool
-) -> Iterator[npt.NDArray[np.float32]]:
-    """The samples (n,) of a recording in short pieces, block after block.
+    source: "AudioSource", sample_rate: int, realtime: bool
+) -> "Iterator[npt.NDArray[np.float32]]":
+    """Yield the samples (n,) of a recording in short pieces, each block of it in turn.
 
-    `realtime`: no piece comes before the time at which it would have been spoken. Raises the
-    AudioErrors of `read_blocks`.
+    With `realtime` a piece comes no earlier than it would have been spoken. Raises the AudioErrors
+    of `read_blocks`.
     """
+    from asr.audio.waveform import read_blocks
+
     begin, spoken = monotonic(), 0
-    size = _piece(sample_rate)
+    size = _piece_samples(sample_rate)
     for block in read_blocks(source, sample_rate):
         for place in range(0, len(block), size):
             piece = block[place : place + size]
@@ -148,54 +148,55 @@ def read_pieces(
             yield piece
 
 
-def read_microphone(sample_rate: int) -> Iterator[npt.NDArray[np.int16]]:
-    """The samples (n,) that the default microphone hears, until Ctrl-C.
+def read_microphone(sample_rate: int) -> "Iterator[npt.NDArray[np.int16]]":
+    """Yield samples (n,) from the default microphone until Ctrl-C.
 
-    Raises AudioError without the extra `microphone`, and where there is no microphone.
+    Raises AudioError without the extra `microphone`, and if there is no microphone.
     """
     try:
         import sounddevice
-    except (ImportError, OSError) as error:  # OSError: PortAudio itself is missing
+    except (ImportError, OSError) as error:  # OSError if PortAudio itself is missing
         raise AudioError(
             f"the microphone needs sounddevice and PortAudio ({error}): pip install "
             "'lstm-asr[microphone]'"
         ) from error
     pieces: Queue[npt.NDArray[np.int16]] = Queue()
 
-    def keep(samples: npt.NDArray[np.int16], *_: object) -> None:  # (n, 1), in another thread
+    def keep(samples: "npt.NDArray[np.int16]", *_: object) -> None:  # (n, 1), in another thread
         pieces.put(samples[:, 0].copy())
 
     try:
         with sounddevice.InputStream(
-            sample_rate, _piece(sample_rate), channels=1, dtype="int16", callback=keep
+            sample_rate, _piece_samples(sample_rate), channels=1, dtype="int16", callback=keep
         ):
             while True:
                 yield pieces.get()
     except sounddevice.PortAudioError as error:
-        raise AudioError(f"there is no microphone to listen to ({error}): connect one") from error
+        raise AudioError(f"no microphone can be read ({error}); connect one") from error
 
 
-def listen(stream: Stream, pieces: Iterable[npt.NDArray[Any]], sample_rate: int) -> None:
-    """Show what is said while pieces arrive, what each endpoint ended, and the rest at their end.
+def show_stream(stream: "Stream", pieces: "Iterable[npt.NDArray[Any]]", sample_rate: int) -> None:
+    """Feed pieces to a stream and show its texts: partial ones, each segment, and the last one.
 
-    A terminal gets one line that changes and then the text, for each segment; anything else gets
-    lines of JSON: one for each change, one for each segment ("segment"), and one for the last
-    ("final"). After an AudioError of the pieces or Ctrl-C, which are raised on, the text of what
-    was heard until then is shown first. A rate that is impossible is an AudioError before anything
-    is read.
+    A terminal shows a line that changes and keeps the text of each finished segment. Otherwise each
+    change, each segment ("segment") and the end ("final") is a line of JSON. After an AudioError of
+    the pieces or Ctrl-C, the text of the samples so far is shown before the exception goes on.
+    Raises AudioError for an impossible sample rate before anything is read.
     """
+    import numpy as np
+
     stream.accept(np.zeros(0, np.float32), sample_rate)
     with LiveLine() as line:
         try:
-            _follow(stream, pieces, line)
+            _show_partials(stream, pieces, line)
         except (AudioError, KeyboardInterrupt):
             if stream.seconds:
-                _conclude(stream, line)
+                _show_final(stream, line)
             raise
-        _conclude(stream, line)
+        _show_final(stream, line)
 
 
-def _follow(stream: Stream, pieces: Iterable[npt.NDArray[Any]], line: LiveLine) -> None:
+def _show_partials(stream: "Stream", pieces: "Iterable[npt.NDArray[Any]]", line: LiveLine) -> None:
     shown = ("", "")
     for samples in pieces:
         partial = stream.accept(samples)
@@ -209,7 +210,7 @@ def _follow(stream: Stream, pieces: Iterable[npt.NDArray[Any]], line: LiveLine) 
             line.show(*shown)
         else:
             seconds = round(partial.seconds, 3)
-            say(_to_json({"seconds": seconds, "stable": shown[0], "tail": shown[1]}))
+            say(to_json({"seconds": seconds, "stable": shown[0], "tail": shown[1]}))
 
 
 def _show_segments(segments: Iterable[Hypothesis], line: LiveLine) -> None:
@@ -219,10 +220,10 @@ def _show_segments(segments: Iterable[Hypothesis], line: LiveLine) -> None:
         if line.is_live:
             line.print(hypothesis.text)
         else:
-            say(_to_json({"segment": True, **hypothesis.to_dict()}))
+            say(to_json({"segment": True, **hypothesis.to_dict()}))
 
 
-def _conclude(stream: Stream, line: LiveLine) -> None:
+def _show_final(stream: "Stream", line: LiveLine) -> None:
     hypothesis = stream.finish()
     _show_segments(stream.take_segments(), line)
     line.close()
@@ -230,12 +231,8 @@ def _conclude(stream: Stream, line: LiveLine) -> None:
         if hypothesis.text:
             say(hypothesis.text)
     else:
-        say(_to_json({"final": True, **hypothesis.to_dict()}))
+        say(to_json({"final": True, **hypothesis.to_dict()}))
 
 
-def _piece(sample_rate: int) -> int:
+def _piece_samples(sample_rate: int) -> int:
     return round(sample_rate * PIECE_SECONDS)
-
-
-def _to_json(record: dict[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False)

@@ -1,36 +1,32 @@
-"""The command `asr transcribe`: write down what is said in recordings."""
+"""The command `asr transcribe`: transcribe recordings."""
 
 import argparse
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr.cli.inputs import Input, find_inputs, sort_by_seconds
+from asr.cli.inputs import Input, find_inputs
 from asr.cli.options import (
-    WHOLE_SECONDS,
     add_decoder_options,
     add_latency_options,
     add_model_options,
+    choose_decoder,
     choose_operating_point,
     load_recognizer,
     positive,
+    prepare,
 )
-from asr.cli.output import (
-    ALONE_FORMATS,
-    FORMATS,
-    list_failures,
-    render,
-    to_sentence,
-    write_document,
-)
+from asr.cli.output import ALONE_FORMATS, FORMATS, list_failures, render, to_sentence
+from asr.decoder.hypothesis import Hypothesis
 from asr.errors import AsrError, AudioError
+from asr.files import write_text
 from asr.progress import Bar, say, track
 
 if TYPE_CHECKING:
-    from asr.decoder.hypothesis import Hypothesis
+    from asr.recognizer import OperatingPoint, Recognizer
 
-
-LONG_SECONDS = 60.0  # a recording of more is shown a bar of its own
+LONG_SECONDS = 60.0  # a single recording that is longer gets a bar
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -39,21 +35,26 @@ def declare(command: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="+",
         metavar="FILE|FOLDER|-",
-        help="recordings, folders that are searched for recordings, - for standard input",
+        help="recordings, folders that are searched for recordings, or - for standard input",
     )
     add_model_options(command)
-    add_latency_options(command, f"default: recordings up to {WHOLE_SECONDS:g} s are heard whole")
+    add_latency_options(command)
     add_decoder_options(command)
     command.add_argument(
-        "--nbest", type=positive, metavar="N", help="show the N best texts (json; beam decoder)"
+        "--nbest",
+        type=positive,
+        metavar="N",
+        help="number of best texts to write (beam decoder and --format json only)",
     )
-    command.add_argument("--format", choices=FORMATS, default="txt", help="(default: txt)")
+    command.add_argument(
+        "--format", choices=FORMATS, default="txt", help="format of the transcripts (default: txt)"
+    )
     command.add_argument(
         "-o",
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="write a file for each recording into this folder instead of all to stdout",
+        help="write one file per recording into this folder (default: all to stdout)",
     )
 
 
@@ -61,31 +62,29 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code. Raises AsrError."""
     inputs, failures = find_inputs(arguments.inputs)
     total = len(inputs) + len(failures)
-    alone = len(arguments.inputs) == 1 and not Path(arguments.inputs[0]).is_dir()
+    is_single = len(arguments.inputs) == 1 and not Path(arguments.inputs[0]).is_dir()
     if arguments.nbest and arguments.format != "json":
-        raise AsrError(f"--nbest shows nothing as {arguments.format}; choose --format json.")
+        raise AsrError(f"--nbest shows nothing as {arguments.format}; choose --format json")
     if arguments.output:
         _check_outputs(inputs, arguments.output, FORMATS[arguments.format])
-    elif arguments.format in ALONE_FORMATS and not alone:
+    elif arguments.format in ALONE_FORMATS and not is_single:
         raise AsrError(
-            f"Several recordings cannot go to one stream as {arguments.format}; choose a folder "
-            "for them with --output."
+            f"several recordings cannot be written to stdout as {arguments.format}; choose a folder "
+            "for them with --output"
         )
     elif arguments.format == "ctm":
         _check_ctm_names(inputs)
     for given, result in _recognize(inputs, arguments):
-        try:
-            if isinstance(result, AsrError):
-                raise result
-            document = render(given, result, arguments.format)
-        except AudioError as error:
-            failures.append(to_sentence(error))
+        if isinstance(result, AudioError):
+            failures.append(to_sentence(result))
             continue
+        if isinstance(result, AsrError):
+            raise result
+        document = render(given.name, result, arguments.format)
         if arguments.output:
-            write_document(
-                _output_path(given, arguments.output, FORMATS[arguments.format]), document
-            )
-        elif arguments.format == "txt" and not alone:
+            path = _output_path(given, arguments.output, FORMATS[arguments.format])
+            write_text(path, document)
+        elif arguments.format == "txt" and not is_single:
             say(f"{given.name}\t{result.text}")
         elif document:
             say(document.removesuffix("\n"))
@@ -94,27 +93,57 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _recognize(
     inputs: list[Input], arguments: argparse.Namespace
-) -> Iterator[tuple[Input, "Hypothesis | AsrError"]]:
-    from asr.cli.options import choose_decoder, prepare
+) -> Iterator[tuple[Input, Hypothesis | AsrError]]:
+    """Transcribe the recordings in their order, showing progress."""
+    from asr.checkpoint import Checkpoint
 
-    decoder, hotwords = choose_decoder(arguments)
-    recognizer = load_recognizer(arguments, decoder, hotwords)
-    if point := choose_operating_point(arguments):
-        recognizer.set_operating_point(*point)
+    checkpoint = Checkpoint.read(arguments.checkpoint)
+    decoder, hotwords = choose_decoder(arguments, checkpoint)
+    recognizer = load_recognizer(arguments, checkpoint, decoder, hotwords)
+    point = choose_operating_point(arguments)
+    if point:
+        recognizer.check_operating_point(point)
     if decoder.kind == "beam":
         prepare(recognizer)
-    sources = (given.open() for given in inputs)
-    seconds = sort_by_seconds(inputs[0]) if len(inputs) == 1 else 0.0
-    if seconds > LONG_SECONDS:
-        with Bar("transcribing", seconds, "s") as bar:
-            for _, result in recognizer.transcribe_many(sources, heard=bar.advance):
-                yield inputs[0], result
+    if len(inputs) == 1:
+        yield inputs[0], _recognize_one(recognizer, inputs[0], point)
         return
-    results = recognizer.transcribe_many(sources)
-    if len(inputs) > 1:
+    sources = (given.open() for given in inputs)
+    results = recognizer.transcribe_many(sources, operating_point=point)
+    if inputs:
         results = track(results, "transcribing", total=len(inputs), unit="recordings")
     for index, result in results:
         yield inputs[index], result
+
+
+def _recognize_one(
+    recognizer: "Recognizer", given: Input, point: "OperatingPoint | None"
+) -> Hypothesis | AsrError:
+    """Transcribe one recording, with a bar of its seconds if it is long."""
+    from asr.audio.containers import open_recording
+
+    read = 0.0  # seconds
+    bar: Bar | None = None
+    with ExitStack() as stack:
+
+        def show(seconds: float) -> None:
+            nonlocal read, bar
+            read += seconds
+            if bar:
+                bar.advance(seconds)
+            elif read > LONG_SECONDS:  # although the header states no duration
+                bar = stack.enter_context(Bar("transcribing", None, "s", done=round(read)))
+
+        try:
+            recording = stack.enter_context(open_recording(given.open()))
+            if recording.seconds and recording.seconds > LONG_SECONDS:
+                bar = stack.enter_context(Bar("transcribing", recording.seconds, "s"))
+            hypothesis = recognizer.transcribe(recording, point, on_progress=show)
+        except AsrError as error:
+            return error
+        if bar:
+            bar.complete()
+        return hypothesis
 
 
 def _output_path(given: Input, folder: Path, ending: str) -> Path:
@@ -122,9 +151,9 @@ def _output_path(given: Input, folder: Path, ending: str) -> Path:
 
 
 def _check_outputs(inputs: list[Input], folder: Path, ending: str) -> None:
-    """Refuse, before any work is done, to write a transcript over another."""
+    """Raise AsrError before any work if one transcript would overwrite another."""
     if folder.exists() and not folder.is_dir():
-        raise AsrError(f"{folder} is a file; name a folder for --output.")
+        raise AsrError(f"{folder} is a file; name a folder for --output")
     written: dict[Path, Input] = {}
     for given in inputs:
         path = _output_path(given, folder, ending)
@@ -132,17 +161,17 @@ def _check_outputs(inputs: list[Input], folder: Path, ending: str) -> None:
         if other is not given:
             raise AsrError(
                 f"{other.name} and {given.name} would both be written to {path}; transcribe them "
-                "into different folders, or name a folder that holds both."
+                "into different folders, or name a folder that holds both"
             )
 
 
 def _check_ctm_names(inputs: list[Input]) -> None:
-    """Refuse recordings that one stream of CTM could not tell apart."""
+    """Raise AsrError for recordings that would have the same name in one stream of CTM."""
     named: dict[str, Input] = {}
     for given in inputs:
         other = named.setdefault(Path(given.name).stem, given)
         if other is not given:
             raise AsrError(
                 f"{other.name} and {given.name} would have the same name in one CTM stream; write "
-                "a file for each into a folder with --output."
+                "a file for each into a folder with --output"
             )

@@ -1,11 +1,10 @@
-"""The decoder on the command line: which one is meant, its first use, its tuning."""
+"""The command `asr tune`: find the beam decoder's weights on a dev set."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from asr.cli.options import (
     WEIGHTS,
@@ -16,11 +15,14 @@ from asr.cli.options import (
     positive,
 )
 from asr.cli.output import check_picture
-from asr.data.manifest import Utterance
-from asr.decoder.config import DecoderConfig
 from asr.errors import AsrError
-from asr.progress import Bar, say, track
-from asr.recognizer import Recognizer
+from asr.progress import Bar, say
+
+if TYPE_CHECKING:
+    from asr.data.manifest import Utterance
+    from asr.decoder.config import DecoderConfig
+    from asr.decoder.tuning import Trial, Tuning
+    from asr.recognizer import Recognizer
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -29,13 +31,19 @@ def declare(command: argparse.ArgumentParser) -> None:
     add_model_options(command)
     add_decoder_options(command)
     add_compared_profile_option(command)
-    command.add_argument("--trials", type=positive, default=100, metavar="N", help="(default: 100)")
+    command.add_argument(
+        "--trials",
+        type=positive,
+        default=100,
+        metavar="N",
+        help="number of settings to try (default: 100)",
+    )
     command.add_argument(
         "-o",
         "--output",
         type=Path,
         metavar="CHECKPOINT",
-        help="a copy of the checkpoint to keep the weights in (default: the checkpoint itself)",
+        help="save the weights in this copy of the checkpoint (default: in the checkpoint itself)",
     )
     command.add_argument(
         "--picture", type=Path, metavar="FILE.png", help="draw the trials' word error rates"
@@ -44,33 +52,33 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code. Raises AsrError."""
-    from asr.checkpoint import save_decoder_config
+    from asr.checkpoint import Checkpoint
     from asr.cli.options import choose_decoder, prepare
     from asr.data.manifest import read_manifest
     from asr.files import check_writable
     from asr.runtime.device import count_cores
 
     check_picture(arguments.picture)
-    if (arguments.output or Path(arguments.checkpoint)).is_dir():
-        raise AsrError(
-            f"{arguments.output or arguments.checkpoint} is a folder, a released model stays as it "
-            "is; name a file for the tuned copy with --output."
-        )
     output = arguments.output or Path(arguments.checkpoint)
+    if output.is_dir():
+        raise AsrError(
+            f"{output} is a folder, and a released model is not changed; name a file for the tuned "
+            "copy with --output"
+        )
     check_writable(output)
     utterances = read_manifest(arguments.manifest)
-    config, hotwords = choose_decoder(arguments)
+    checkpoint = Checkpoint.read(arguments.checkpoint)
+    config, hotwords = choose_decoder(arguments, checkpoint)
     if config.kind != "beam":
-        raise AsrError("Only the beam decoder has weights to tune; give it a model with --lm.")
-    recognizer = load_recognizer(arguments, config, hotwords)
+        raise AsrError("only the beam decoder has weights to tune; give it a model with --lm")
+    recognizer = load_recognizer(arguments, checkpoint, config, hotwords)
     prepare(recognizer)
     threads = arguments.threads or count_cores()
-    best, lines = tune_decoder(
-        recognizer, utterances, arguments.trials, threads, arguments.profile, arguments.picture
-    )
-    save_decoder_config(arguments.checkpoint, best, output)
-    for line in lines:
-        say(line)
+    tuning = tune_decoder(recognizer, utterances, arguments.trials, threads, arguments.profile)
+    if arguments.picture:
+        _draw_trials(tuning.trials, tuning.config, arguments.picture)
+    checkpoint.write(output, decoder=tuning.config)
+    _say_result(tuning)
     use = ["asr transcribe", f"--checkpoint {output}"]
     use += [f"--lm {config.language_model}"] if config.language_model else []
     use += [f"--lexicon {config.lexicon}"] if config.lexicon else []
@@ -81,63 +89,65 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def tune_decoder(
-    recognizer: Recognizer,
-    utterances: Sequence[Utterance],
+    recognizer: "Recognizer",
+    utterances: "Sequence[Utterance]",
     trials: int,
     threads: int,
     profile: str,
-    picture: Path | None,
-) -> tuple[DecoderConfig, list[str]]:
-    """Tune the recognizer's beam on utterances: the winner, and lines that tell how it was found.
+) -> "Tuning":
+    """Tune the recognizer's beam decoder on utterances.
 
-    Raises AsrError where one of the recordings cannot be read.
+    Raises AsrError if one of the recordings cannot be read.
     """
-    from asr.decoder.beam import BeamDecoder
-    from asr.decoder.tuning import Trial, tune
+    import numpy as np
 
-    decoder = recognizer.decoder
-    assert isinstance(decoder, BeamDecoder)
-    ordered = sorted(utterances, key=lambda utterance: -utterance.seconds)
-    log_probs = {}
-    emissions = recognizer.emissions((u.audio, u.seconds) for u in ordered)
-    for index, emission in track(emissions, "listening", len(ordered), "utterances"):
-        if isinstance(emission, AsrError):
-            raise emission
-        log_probs[ordered[index].id] = np.concatenate([segment.log_probs for segment in emission])
+    from asr.decoder.beam import BeamDecoder
+    from asr.decoder.tuning import tune
+    from asr.evaluation import compute_emissions
+
+    assert isinstance(recognizer.decoder, BeamDecoder)
+    with Bar("computing log-probabilities", len(utterances), "utterances") as bar:
+        log_probs = {
+            utterance.id: np.concatenate([segment.log_probs for segment in segments])  # (T', V)
+            for utterance, segments in compute_emissions(
+                recognizer, utterances, on_progress=bar.advance
+            )
+        }
     references = {utterance.id: utterance.text for utterance in utterances}
     with Bar("tuning", trials, "trials") as bar:
-        lowest = np.inf
+        lowest = math.inf
 
-        def show(trial: Trial) -> None:
+        def show(trial: "Trial") -> None:
             nonlocal lowest
             lowest = min(lowest, trial.wer)
             bar.advance(1, f"WER {100 * lowest:.2f} %")
 
-        tuning = tune(decoder, log_probs, references, trials, threads, profile, each=show)
-    if picture:
-        _draw_trials(tuning.trials, tuning.config, picture)
+        return tune(
+            recognizer.decoder, log_probs, references, trials, threads, profile, on_trial=show
+        )
+
+
+def _say_result(tuning: "Tuning") -> None:
     first, best = tuning.trials[0], tuning.config
-    lines = [
-        "Lowest WER (%) of the trials, by weights:",
-        "",
-        tuning.surface(),
-        "",
-        f"before:  {_weights(first)}: WER {100 * first.wer:.2f} %",
-        f"winner:  {_weights(best)}: {tuning.report.summary()}",
-        f"confidence: slope {best.confidence_slope:g}, offset {best.confidence_offset:g}",
-    ]
-    return best, lines
+    say("Lowest WER (%) of the trials, by weights:\n")
+    say(f"{tuning.surface()}\n")
+    say(f"before:  {_list_weights(first)}: WER {100 * first.wer:.2f} %")
+    say(f"winner:  {_list_weights(best)}: {tuning.report.summary()}")
+    say(f"confidence: slope {best.confidence_slope:g}, offset {best.confidence_offset:g}")
 
 
-def _weights(of: Any) -> str:
-    return ", ".join(f"{name} {getattr(of, name):g}" for name in WEIGHTS)
+def _list_weights(source: "Trial | DecoderConfig") -> str:
+    return ", ".join(f"{name} {getattr(source, name):g}" for name in WEIGHTS)
 
 
-def _draw_trials(trials: Sequence[Any], winner: DecoderConfig, path: Path) -> None:
-    """All trials: two weights on the axes of each panel, the WER as color, a cross at the winner."""
+def _draw_trials(trials: "Sequence[Trial]", winner: "DecoderConfig", path: Path) -> None:
+    """Draw all trials: two weights on the axes of each panel, the WER as color, a cross at the
+    winner.
+    """
+    import numpy as np
     from matplotlib.figure import Figure
 
-    from asr.files import write_atomically
+    from asr.files import save_figure
 
     wers = 100 * np.array([trial.wer for trial in trials])
     order = np.argsort(-wers)  # the best on top
@@ -151,4 +161,4 @@ def _draw_trials(trials: Sequence[Any], winner: DecoderConfig, path: Path) -> No
         axes.plot(getattr(winner, across), getattr(winner, up), "r+", markersize=14)
         axes.set(xlabel=across, ylabel=up)
     figure.colorbar(dots, ax=panels, label="WER, %")
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    save_figure(path, figure, dpi=110)

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.audio.waveform import find_audio, load_audio
+from asr.defaults import SPEEDS
 from asr.errors import AudioError, ConfigError
 
 Array = npt.NDArray[np.float32]
@@ -69,7 +70,7 @@ class AugmentConfig:
         1.1
     """
 
-    speeds: list[float] = field(default_factory=lambda: [0.9, 1.0, 1.1])
+    speeds: list[float] = field(default_factory=lambda: list(SPEEDS))
     silence_seconds: float = 0.0
     gain_db: float = 0.0
     noise_folder: str = ""

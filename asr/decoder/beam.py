@@ -219,6 +219,12 @@ class BeamDecoder:
         )
         self._scorer = Scorer(rules, lexicon, self._ngrams, self._hotwords)
 
+    def warm_up(self) -> None:
+        """Compile the search, which otherwise delays the first use by some seconds."""
+        symbols = len(self.vocabulary)
+        self.decode(np.full((2, symbols), -np.log(symbols), np.float32))
+        self.partial(self.start())
+
     def start(self) -> BeamState:
         """The state before the first frame."""
         return BeamState(self._scorer.rules, self._begin_state)

@@ -1,4 +1,4 @@
-"""A decoder's configuration and its files become a decoder."""
+"""Build a decoder from its configuration and its files."""
 
 from collections.abc import Mapping
 
@@ -14,16 +14,17 @@ def load_decoder(
     frame_seconds: float,
     hotwords: Mapping[str, float] | None = None,
 ) -> Decoder:
-    """The decoder that `config` describes, its files read, with `hotwords` and their weights.
+    """Build the decoder that `config` describes, reading its files.
 
-    Raises LanguageError for a language model, DataError for another file that cannot be used,
-    ConfigError for what does not go together.
+    `hotwords` and their bonuses in nats are added to those of the file. Raises LanguageError for a
+    language model that cannot be used, DataError for another such file, ConfigError for settings
+    that exclude each other.
     """
     if config.kind == "greedy":
         if hotwords:
-            raise ConfigError("the greedy decoder knows no hotwords: choose decoder.kind 'beam'")
+            raise ConfigError("the greedy decoder has no hotwords; choose decoder.kind 'beam'")
         return GreedyDecoder(vocabulary, frame_seconds)
-    from asr.decoder.beam import BeamDecoder  # not needed, and not loaded, for greedy decoding
+    from asr.decoder.beam import BeamDecoder  # greedy decoding does not load numba
     from asr.decoder.hotwords import read_hotwords
     from asr.decoder.lexicon import read_words
     from asr.lm.model import LanguageModel

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 
@@ -48,6 +48,7 @@ class Hypothesis:
     confidence: float
     score: float
     alternatives: tuple["Hypothesis", ...] = ()
+    seconds: float | None = field(default=None, compare=False)  # duration of the whole recording
 
     def shifted(self, seconds: float) -> "Hypothesis":
         """The same hypothesis with all times moved by `seconds`."""

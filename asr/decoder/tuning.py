@@ -1,10 +1,10 @@
-"""Finding a beam decoder's numbers on a dev set: weights by word error rate, then confidence.
+"""Tuning of a beam decoder on a dev set: its weights by word error rate, then its confidence.
 
-The log-probabilities are computed once; a trial only decodes them again. How good a confidence is:
-`reliability`, `calibration_error`, `auroc`.
+The log-probabilities are computed once; a trial only decodes them again.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -25,17 +25,17 @@ RANGES = {
     "unknown": (-12.0, 0.0),
     "prior": (0.0, 0.8),
 }
-"""Where the first trials lie; what is best may lie outside."""
+"""Ranges of the first trials; the best weights may lie outside."""
 
 LEAST_SHARE = 1e-5
-"""Of the frames, for a symbol that is hardly ever said."""
+"""Lower bound of a symbol's prior, for symbols that are hardly ever said."""
 
-_SHRINK = 0.95  # of the steps around the best, from trial to trial
+_SHRINK = 0.95  # factor on the size of the random steps, from trial to trial
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """The weights that were tried, and the errors that they led to."""
+    """The weights that were tried, and the word errors with them."""
 
     alpha: float
     beta: float
@@ -47,20 +47,20 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuning:
-    """All trials, the first with the numbers that the search began with; and the winner."""
+    """The trials, the first with the weights before the search, and the winner with its report."""
 
     trials: tuple[Trial, ...]
     config: DecoderConfig
     report: Report
 
     def surface(self, columns: int = 6) -> str:
-        """The lowest WER (%) of the trials by alpha and beta, as a table; dots: not tried there."""
+        """A table of the trials' lowest WER (%) by alpha and beta; a dot: no trial there."""
         alphas = np.array([trial.alpha for trial in self.trials])
         betas = np.array([trial.beta for trial in self.trials])
         wers = 100 * np.array([trial.wer for trial in self.trials])
         row_edges, column_edges = _edges(alphas, columns), _edges(betas, columns)
-        rows = _places(alphas, row_edges)
-        cells = _places(betas, column_edges)
+        rows = _find_cells(alphas, row_edges)
+        cells = _find_cells(betas, column_edges)
         lines = ["alpha \\ beta" + "".join(f"{edge:>8.2f}" for edge in _middles(column_edges))]
         for row, middle in enumerate(_middles(row_edges)):
             line = f"{middle:>12.2f}"
@@ -79,73 +79,108 @@ def tune(
     threads: int = 1,
     profile: str = "plain",
     seed: int = 1,
-    each: Callable[[Trial], object] = lambda _: None,
+    on_trial: Callable[[Trial], object] = lambda _: None,
 ) -> Tuning:
-    """The weights of `decoder` with the fewest word errors, and a confidence that fits them.
+    """Find the weights of `decoder` with the fewest word errors, and a confidence that fits them.
 
-    `log_probs` are the matrices (T', V) by utterance id, `references` the texts. Half of the trials
-    spread evenly over `RANGES` (Halton 1960), the others step at random around the best so far, in
-    steps that shrink. Weights that the decoder does not use are left alone. The symbols' priors are
-    those of `log_probs`. Equal errors: the earlier trial wins. `each` is told of every trial. The
-    result depends on nothing but the arguments; not on `threads`.
+    Half of the trials spread evenly over `RANGES` (Halton 1960); the others step at random around
+    the best so far, in steps that shrink. Weights that the decoder does not use are left alone. The
+    symbols' priors are measured on `log_probs`. If errors are equal, the earlier trial wins. The
+    result is the same for any number of threads.
 
-    Raises DataError without an utterance, or where the decoder has neither a language model nor a
-    lexicon, and so nothing to tune.
+    Args:
+        decoder: The decoder to tune, with a language model or a lexicon.
+        log_probs: The matrices (T', V) of log-probabilities by utterance id.
+        references: The reference texts by utterance id.
+        trials: Number of trials, the first with the decoder's own weights.
+        threads: Number of threads that decode.
+        profile: How both sides are normalized before they are compared.
+        seed: Seed of the trials.
+        on_trial: Called with every trial.
+
+    Raises:
+        DataError: There are no utterances, or the decoder has no weights to tune.
     """
     if not log_probs:
-        raise DataError("there is no utterance to tune on: give a manifest that holds some")
-    names = [name for name in RANGES if _acts(decoder, name)]
+        raise DataError("there is no utterance to tune on; give a manifest that holds some")
+    names = [name for name in RANGES if _has_effect(decoder, name)]
     if not names:
-        raise DataError("a beam without language model or lexicon has no weights to tune: give one")
+        raise DataError("a beam without language model or lexicon has no weights to tune; give one")
     texts = {name: references[name] for name in log_probs}
-    start = replace(decoder.config, priors=measure_priors(log_probs))
 
     def decode(config: DecoderConfig) -> tuple[list[Hypothesis], Report]:
         found = decoder.configured(config).decode_many(list(log_probs.values()), threads)
         hypotheses = {name: h.text for name, h in zip(log_probs, found, strict=True)}
         return found, score(texts, hypotheses, profile)
 
-    low, high = np.array([RANGES[name] for name in names]).T
-    spread = qmc.scale(qmc.Halton(len(names), seed=seed).random(max(1, trials // 2)), low, high)
-    random = np.random.default_rng(seed)
-    steps = (high - low) / 6
+    best = replace(decoder.config, priors=measure_priors(log_probs))
+    search = _Search(best, names, trials, seed)
     done: list[Trial] = []
-    best, best_report = start, None
-    for number in range(trials):
-        config = start
-        if number > len(spread):
-            center = np.array([getattr(best, name) for name in names])
-            config = _at(best, names, center + random.normal(size=len(names)) * steps)
-            steps = steps * _SHRINK
-        elif number:
-            config = _at(best, names, spread[number - 1])
+    fewest = math.inf
+    for config in search:
         report = decode(config)[1]
         weights = (config.alpha, config.beta, config.unknown, config.prior)
         done.append(Trial(*weights, report.wer, report.errors))
-        each(done[-1])
-        if best_report is None or report.errors < best_report.errors:
-            best, best_report = config, report
-    posteriors = replace(best, confidence_slope=1.0, confidence_offset=0.0)
+        on_trial(done[-1])
+        if report.errors < fewest:
+            search.best, fewest = config, report.errors
+    posteriors = replace(search.best, confidence_slope=1.0, confidence_offset=0.0)
     found, report = decode(posteriors)
-    pairs = zip(found, report.utterances, strict=True)
+    return Tuning(tuple(done), _fit_confidence(search.best, found, report), report)
+
+
+class _Search:
+    """The settings to try, one after the other; the caller sets the `best` so far."""
+
+    def __init__(self, start: DecoderConfig, names: list[str], trials: int, seed: int) -> None:
+        self.best = start
+        self._start, self._names, self._trials, self._seed = start, names, trials, seed
+
+    def __iter__(self) -> Iterator[DecoderConfig]:
+        names = self._names
+        low, high = np.array([RANGES[name] for name in names]).T
+        halton = qmc.Halton(len(names), seed=self._seed)
+        spread = qmc.scale(halton.random(max(1, self._trials // 2)), low, high)
+        random = np.random.default_rng(self._seed)
+        steps = (high - low) / 6
+        for number in range(self._trials):
+            if number == 0:
+                yield self._start
+            elif number <= len(spread):
+                yield _replace_weights(self.best, names, spread[number - 1])
+            else:
+                center = np.array([getattr(self.best, name) for name in names])
+                step = random.normal(size=len(names)) * steps
+                yield _replace_weights(self.best, names, center + step)
+                steps = steps * _SHRINK
+
+
+def _fit_confidence(
+    config: DecoderConfig, posteriors: list[Hypothesis], report: Report
+) -> DecoderConfig:
+    """Fit the confidence to hypotheses whose words have their posteriors as confidence.
+
+    The configuration is unchanged if there is nothing to fit.
+    """
+    pairs = zip(posteriors, report.utterances, strict=True)
     judged = [word for hypothesis, utterance in pairs for word in judge(hypothesis, utterance)]
     if judged:
         confidences, right = (np.array(column) for column in zip(*judged, strict=True))
         if fitted := fit_confidence(confidences, right):
-            best = replace(best, confidence_slope=fitted[0], confidence_offset=fitted[1])
-    return Tuning(tuple(done), best, report)
+            return replace(config, confidence_slope=fitted[0], confidence_offset=fitted[1])
+    return config
 
 
 def measure_priors(log_probs: Mapping[str, Any]) -> list[float]:
-    """Each symbol's mean probability (V values) over all frames of the matrices (T', V)."""
+    """Each symbol's mean probability, V values, over all frames of the matrices (T', V)."""
     shares = [np.exp(np.asarray(matrix, np.float64)).sum(axis=0) for matrix in log_probs.values()]
     total = np.sum(shares, axis=0)
     mean = np.clip(total / max(total.sum(), 1.0), LEAST_SHARE, 1.0)
     return [float(f"{share:.4g}") for share in mean]
 
 
-def _acts(decoder: BeamDecoder, name: str) -> bool:
-    """Whether a weight changes what the decoder finds."""
+def _has_effect(decoder: BeamDecoder, name: str) -> bool:
+    """Return whether a weight changes what the decoder finds."""
     return {
         "alpha": decoder.language_model is not None,
         "beta": decoder.guided,
@@ -154,8 +189,8 @@ def _acts(decoder: BeamDecoder, name: str) -> bool:
     }[name]
 
 
-def _at(config: DecoderConfig, names: list[str], point: Floats) -> DecoderConfig:
-    """`config` with other weights, rounded: more digits than these have no meaning."""
+def _replace_weights(config: DecoderConfig, names: list[str], point: Floats) -> DecoderConfig:
+    """`config` with other weights, rounded to the digits that matter."""
     values = {name: round(float(value), 3) for name, value in zip(names, point, strict=True)}
     values = {name: abs(v) if name in ("alpha", "prior") else v for name, v in values.items()}
     return DecoderConfig(**{**asdict(config), **values})
@@ -169,5 +204,5 @@ def _middles(edges: Floats) -> Floats:
     return (edges[1:] + edges[:-1]) / 2
 
 
-def _places(values: Floats, edges: Floats) -> npt.NDArray[np.int64]:
+def _find_cells(values: Floats, edges: Floats) -> npt.NDArray[np.int64]:
     return np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)

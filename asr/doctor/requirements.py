@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from asr.checkpoint import load_model
+from asr.checkpoint import Checkpoint
 from asr.data.augment import AugmentConfig
 from asr.data.manifest import StrPath
+from asr.defaults import BATCH_SECONDS
 from asr.encoder import EncoderConfig
 from asr.features import FeaturesConfig
 from asr.model import AcousticModel
@@ -27,14 +28,14 @@ class Requirements:
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     fastest: float = field(default_factory=lambda: AugmentConfig().fastest)
-    batch_seconds: float = 40.0
+    batch_seconds: float = BATCH_SECONDS
 
     @classmethod
     def of_checkpoint(cls, path: StrPath, fastest: float, batch_seconds: float) -> "Requirements":
         """The requirements of a trained model. Raises CheckpointError."""
-        model, vocabulary = load_model(path)
-        configs = model.features.config, model.encoder.config
-        return cls(vocabulary, *configs, fastest, batch_seconds)
+        checkpoint = Checkpoint.read(path)
+        configs = checkpoint.features, checkpoint.encoder
+        return cls(checkpoint.vocabulary, *configs, fastest, batch_seconds)
 
     def build_model(self) -> AcousticModel:
         """A model with random weights, whose sizes and frame rate are those of the training."""

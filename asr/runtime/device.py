@@ -6,15 +6,14 @@ from collections.abc import Iterator
 
 import torch
 
+from asr.defaults import LARGEST_COUNT
 from asr.errors import ConfigError
-
-MOST = 1024  # threads or processes on a machine
 
 
 def check_count(name: str, count: int, least: int) -> None:
     """Raise ConfigError for a number of threads or processes that no machine has."""
-    if not least <= count <= MOST:
-        raise ConfigError(f"{name} is {count}; it must be from {least} to {MOST:,}.")
+    if not least <= count <= LARGEST_COUNT:
+        raise ConfigError(f"{name} is {count}; it must be from {least} to {LARGEST_COUNT:,}.")
 
 
 def count_cores() -> int:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from asr.defaults import BATCH_SECONDS
 from asr.errors import ConfigError
 
 
@@ -14,7 +15,7 @@ class TrainingConfig:
     epochs: int = 40
     # Audio in a batch, with added silence and padding, all processes' shares together; also the
     # longest utterance admitted.
-    batch_seconds: float = 40.0
+    batch_seconds: float = BATCH_SECONDS
     # Micro-batches into which each process cuts its part of a batch, one in memory after the other,
     # for batches that are larger than the memory. But for rounding and dropout the step is the same.
     accumulate: int = 1

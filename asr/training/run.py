@@ -33,7 +33,7 @@ from asr.errors import AsrError, ConfigError, DataError, TrainingError
 from asr.features import FeaturesConfig
 from asr.files import lock_folder, remove_leftovers, write_atomically
 from asr.model import AcousticModel
-from asr.recognizer import Recognizer
+from asr.recognizer import WHOLE, Recognizer
 from asr.release import RELEASED
 from asr.runtime.distributed import (
     Process,
@@ -355,9 +355,9 @@ class _Run:
         texts, loss, symbols, frames, blanks = {}, 0.0, 0, 0, 0
         mine = self.dev_set[self.place.rank :: self.place.processes]
         recognizer = Recognizer(self.trainer.result.eval(), self.task.vocabulary, self.task.decoder)
-        # An utterance has no pause to forget in, and the loss needs each of its frames.
-        recognizer.endpoint = None
-        for index, segments in recognizer.emissions([(u.audio, u.seconds) for u in mine]):
+        sources = [(u.audio, u.seconds) for u in mine]
+        # Without endpoints, because the loss needs every frame of an utterance.
+        for index, segments in recognizer.emissions(sources, operating_point=WHOLE):
             if isinstance(segments, AsrError):
                 raise segments
             if interruption.asked:
@@ -535,7 +535,7 @@ class _Run:
 
         Raises ConfigError where it is another model.
         """
-        payload = checkpoint.read(path)
+        payload = checkpoint.Checkpoint.read(path).payload
         differences = []
         for section, ours in (("features", self.task.features), ("encoder", self.task.encoder)):
             differences += [
@@ -605,7 +605,7 @@ class _Run:
                     "move it away, or train in another folder."
                 )
             return None
-        saved = checkpoint.read(path)
+        saved = checkpoint.Checkpoint.read(path).payload
         if saved["training"] is None:
             raise ConfigError(f"{path} holds no training to go on with; choose another folder.")
         before = saved["training"]["fingerprint"]

@@ -1,4 +1,4 @@
-"""False alarms: the words that a recognizer finds where nobody speaks."""
+"""Sounds without speech, in which every word that a recognizer finds is a false alarm."""
 
 import io
 import math
@@ -11,31 +11,32 @@ import soundfile
 from asr.audio.waveform import find_audio, load_audio
 from asr.errors import DataError
 
-FAINT_DB = -60.0  # of full scale, the white noise's root mean square
+FAINT_DB = -60.0  # level (RMS) of the white noise relative to full scale
 
 Waveform = np.ndarray  # (N,) float32
 
 
 def find_noises(folder: Path) -> dict[str, list[Path]]:
-    """The recordings of each kind of noise: a file of the folder by itself, or a folder in it.
+    """Find the recordings of each kind of noise: a file in the folder, or a folder in it.
 
-    Raises DataError where there is none.
+    Raises DataError if there are none.
     """
     noises: dict[str, list[Path]] = {}
     for path in find_audio(folder):
         top = path.relative_to(folder).parts[0]
         noises.setdefault(Path(top).stem, []).append(path)
     if not noises:
-        raise DataError(f"{folder} holds no recording of noise: run prepare.py, or name a --noise")
+        raise DataError(f"{folder} holds no recording of noise; run prepare.py, or name a --noise")
     return noises
 
 
 def make_sounds(
     noises: dict[str, list[Path]], seconds: float, sample_rate: int
 ) -> Iterator[tuple[str, bytes]]:
-    """Recordings (WAV) of so many seconds in which nobody speaks, by name.
+    """Yield the names and WAV files of sounds without speech, each of this many seconds.
 
-    Digital silence, faint white noise, and each kind of noise, repeated. Raises AudioError.
+    They are digital silence, faint white noise, and each kind of noise, repeated to that length.
+    Raises AudioError.
     """
     samples = math.ceil(seconds * sample_rate)
     yield "digital silence", encode(np.zeros(samples, np.float32), sample_rate)
@@ -47,7 +48,7 @@ def make_sounds(
 
 
 def encode(waveform: Waveform, sample_rate: int) -> bytes:
-    """A WAV file of 16 bits with these samples (N,)."""
+    """Encode samples (N,) as a WAV file of 16 bits."""
     file = io.BytesIO()
     soundfile.write(file, waveform, sample_rate, "PCM_16", format="WAV")
     return file.getvalue()

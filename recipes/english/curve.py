@@ -1,4 +1,4 @@
-"""The errors of a training over its time: runs that go on from one another, as one line."""
+"""The learning curve of a training: errors over time, for runs that each start from the last one."""
 
 import json
 import re
@@ -16,9 +16,15 @@ AUDIO_HOURS = re.compile(r"Training set: \d+ utterances, ([\d.]+) h\.")
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch's end. Hours are those of all the runs until then; `audio_hours`: None if unknown.
+    """The state at the end of an epoch.
 
-    `hours` are of the wall clock, validation included, pauses between calls of a run left out.
+    Attributes:
+        run: Name of the run's folder.
+        epoch: The epoch, counted from 1.
+        hours: Wall-clock hours of all runs so far, with validation, without pauses between calls.
+        audio_hours: Hours of audio in the epochs of all runs so far; None if unknown.
+        wer: Word error rate on dev, as a fraction.
+        cer: Character error rate on dev, as a fraction.
     """
 
     run: str
@@ -30,11 +36,12 @@ class Epoch:
 
 
 def read_runs(folders: Iterable[Path]) -> list[Epoch]:
-    """The epochs of runs, each begun with the weights that the one before it left.
+    """Read the epochs of runs, of which each starts from the weights of the one before it.
 
-    Times are those of a run's TensorBoard files: metrics.jsonl holds none, so that it can be
-    compared. The hours of audio in an epoch are in metrics.jsonl; for runs of before that, in what
-    training printed, if that was kept as `train.log`. Raises DataError for a folder without.
+    Times come from a run's TensorBoard files, because metrics.jsonl holds none, so that runs can be
+    compared. The hours of audio in an epoch are in metrics.jsonl; older runs only printed them, and
+    they are read from that output if it was saved as `train.log`. Raises DataError for a folder
+    without a run.
     """
     epochs: list[Epoch] = []
     hours = 0.0
@@ -44,7 +51,8 @@ def read_runs(folders: Iterable[Path]) -> list[Epoch]:
             rows = [row for row in read_metrics(folder) if row["kind"] == "epoch"]
         except (OSError, json.JSONDecodeError, KeyError) as error:
             raise DataError(
-                f"{folder} is no folder of a run: its metrics.jsonl cannot be read ({error})"
+                f"{folder} is not the folder of a run (its metrics.jsonl cannot be read: {error}); "
+                "name one that training wrote"
             ) from error
         times, total = read_times(folder)
         printed = read_audio_hours(folder)
@@ -53,20 +61,23 @@ def read_runs(folders: Iterable[Path]) -> list[Epoch]:
             audio_hours = None if more is None or audio_hours is None else audio_hours + more
             if row["step"] not in times:
                 raise DataError(
-                    f"{folder}: its TensorBoard files do not have step {row['step']}, nor its time"
+                    f"{folder} has no TensorBoard entry, and so no time, of step {row['step']}; leave "
+                    "the run out"
                 )
             at = hours + times[row["step"]] / 3600
             epochs.append(Epoch(folder.name, row["epoch"], at, audio_hours, row["wer"], row["cer"]))
         hours += total / 3600
     if not epochs:
-        raise DataError("none of the runs has finished an epoch: there is no curve to draw")
+        raise DataError(
+            "none of the runs has finished an epoch; wait for one, or leave out --curve"
+        )
     return epochs
 
 
 def read_times(folder: Path) -> tuple[dict[int, float], float]:
-    """When each step of a run was logged, in seconds of its work, and how many those are in all.
+    """When each step of a run was logged, in seconds of work, and the seconds of work in all.
 
-    Each call of a training has a file of its own. What a crash cost counts: it was done twice.
+    Each call of a training has a file of its own. Steps that a crash lost count twice.
     """
     from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
@@ -84,16 +95,16 @@ def read_times(folder: Path) -> tuple[dict[int, float], float]:
 
 
 def read_audio_hours(folder: Path) -> float | None:
-    """The hours of a run's training set by what it printed, if that is there."""
+    """The hours of a run's training set as its `train.log` has them; None without that."""
     path = folder / "train.log"
     found = AUDIO_HOURS.search(path.read_text("utf-8")) if path.exists() else None
     return float(found[1]) if found else None
 
 
 def draw(panels: Sequence[Any], epochs: Sequence[Epoch]) -> None:
-    """WER and CER over the hours of training and over those of audio, on two panels."""
+    """Draw WER and CER over the hours of training and over those of audio, on two panels."""
     axes: Mapping[str, Any] = dict(zip(("hours", "audio_hours"), panels, strict=True))
-    labels = {"hours": "hours of training, wall clock", "audio_hours": "hours of audio heard"}
+    labels = {"hours": "hours of training, wall clock", "audio_hours": "hours of audio"}
     for key, panel in axes.items():
         known = [epoch for epoch in epochs if getattr(epoch, key) is not None]
         x = [getattr(epoch, key) for epoch in known]

@@ -3,12 +3,12 @@
     python recipes/english/latency.py                   # the dev sets that prepare.py wrote
     python recipes/english/latency.py --manifest tests=tests.jsonl --forward runs/forward/best.pt
 
-The latency is the algorithm's own: how long after a sound its text can come, if computing took no
-time (`AcousticModel.latency_seconds`). A source at another sample rate than the model's waits for
-its resampler as well. Recordings are heard without endpoints, so that nothing but the encoder's
-chunk and right context differs. The second table shares one latency out in other ways.
+The latency is the algorithm's own: how long after a sound its text can come if computing took no
+time (`AcousticModel.latency_seconds`). A source with another sample rate than the model's waits for
+its resampler as well. Recordings are read without endpoints, so that only the encoder's chunk and
+right context differ. The second table divides one latency between the two in other ways.
 
-A forward encoder (`--forward`, or as the checkpoint itself) has one WER: that of its least latency.
+A forward encoder (`--forward`, or the checkpoint itself) has one WER: that of its lowest latency.
 """
 
 import argparse
@@ -24,45 +24,55 @@ from typing import Any
 
 import numpy as np
 from evaluate import Rates, rates
+from measuring import (
+    add_sets,
+    finish,
+    list_failures,
+    load,
+    make_parser,
+    measure_set,
+    read_sets,
+    write_document,
+)
 
 from asr.audio.containers import TOLERANCE_SECONDS
 from asr.audio.waveform import Resampler, read_blocks
+from asr.checkpoint import Checkpoint
+from asr.cli.options import positive
 from asr.data.manifest import Utterance
 from asr.encoder import Context
 from asr.errors import AsrError, ConfigError, DataError
 from asr.files import write_atomically
-from asr.measuring import (
-    add_sets,
-    decode,
-    finish,
-    hear,
-    list_failures,
-    load,
-    make_parser,
-    positive,
-    read_sets,
-    write_document,
-)
 from asr.progress import Bar, say
-from asr.scoring import Report, compare_wer, score
+from asr.recognizer import OperatingPoint
+from asr.scoring import Report, compare_wer
 from asr.stream import Stream
 
-QUARTERS = 4  # right context in quarters of a latency's frames
-PIECE_SECONDS = 0.1  # of the stream whose computing is timed
+QUARTERS = 4  # right contexts to try, in quarters of a latency's frames
+STYLES = {"greedy": "o-", "beam": "s--"}  # of lines, by decoder
+PIECE_SECONDS = 0.1  # length of the pieces of the stream whose computing is timed
 
 Reports = dict[str, dict[str, Report]]
-"""By set, then by decoder."""
+"""Reports by set, then by decoder."""
 
 
 @dataclass
 class Point:
-    """An operating point and what it gives. None as latency: the whole recording."""
+    """What was measured at one operating point.
+
+    Attributes:
+        context: The encoder's chunk and right context.
+        latency_ms: The algorithm's latency; None: the whole recording.
+        reports: The reports by set and decoder.
+        rates: The rates of these reports.
+        cpu: Seconds of CPU time per second of a stream.
+    """
 
     context: Context
     latency_ms: float | None
     reports: Reports
-    rates: dict[str, dict[str, Rates]]  # those of the reports
-    cpu: float | None  # seconds of a CPU per second of a stream
+    rates: dict[str, dict[str, Rates]]
+    cpu: float | None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,7 +94,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         metavar="MS",
         default=[160.0, 320.0, 640.0, 1280.0],
-        help="between the least and the whole recording (160 320 640 1280)",
+        help="latencies between the lowest and the whole recording (160 320 640 1280)",
     )
     parser.add_argument(
         "--split",
@@ -92,7 +102,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="*",
         metavar="MS",
         default=[640.0],
-        help="latencies to share out between chunk and right context in other ways (640)",
+        help="latencies to divide between chunk and right context in other ways (640)",
     )
     parser.add_argument(
         "--source-rate",
@@ -100,7 +110,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="*",
         metavar="HZ",
         default=[8_000, 44_100, 48_000],
-        help="sample rates whose resampler is measured (8000 44100 48000)",
+        help="sample rates of sources whose resampler is measured (8000 44100 48000)",
     )
     parser.add_argument(
         "--live-seconds",
@@ -113,6 +123,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def above_zero(text: str) -> float:
+    """Parse a finite number above 0, for argparse."""
     number = float(text)
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
@@ -120,14 +131,14 @@ def above_zero(text: str) -> float:
 
 
 def measure(options: argparse.Namespace) -> int:
-    """Print the tables, write the file and the picture; the exit code."""
+    """Print the tables, write the file and the picture, and return the exit code."""
     manifests, sets = read_sets(options)
     meter = Meter(options.checkpoint, sets, options)
     forward = Meter(options.forward, sets, options) if options.forward else None
     if forward and forward.kind != "forward":
         raise ConfigError(
-            f"{options.forward} holds no forward encoder but a {forward.kind} one; give it as "
-            "--checkpoint."
+            f"{options.forward} holds a {forward.kind} encoder, not a forward one; give it as "
+            "--checkpoint"
         )
     contexts = meter.operating_points(options.latency)
     splits = meter.divide(options.split)
@@ -169,7 +180,7 @@ def measure(options: argparse.Namespace) -> int:
 
 
 class Meter:
-    """A checkpoint, its decoders, and the sets that it hears at one operating point or another."""
+    """A checkpoint and its decoders, to be measured on the sets at several operating points."""
 
     def __init__(
         self,
@@ -177,25 +188,29 @@ class Meter:
         sets: Mapping[str, Sequence[Utterance]],
         options: argparse.Namespace,
     ) -> None:
-        """Raises AsrError for a checkpoint that cannot stream, and for files that are no good."""
-        self.threads = options.threads
-        self.recognizer, self.decoders, self.config = load(checkpoint, options, options.lm)
-        self.recognizer.set_operating_point(None, endpoint=None)
+        """Raises AsrError if the checkpoint cannot stream, or a file cannot be used."""
+        loaded = load(Checkpoint.read(checkpoint), options, options.lm)
+        self.recognizer, self.decoders, self.config = (
+            loaded.recognizer,
+            loaded.decoders,
+            loaded.config,
+        )
+        self.recognizer.model.encoder.require_streaming()
         self.failures: dict[str, str] = {}  # by set and id
+        self._options = options
         self._sets = sets
         longest = max(utterance.seconds for utterance in chain.from_iterable(sets.values()))
         frame = self.recognizer.model.frame_seconds
         self._whole = Context(math.ceil((longest + TOLERANCE_SECONDS) / frame))
-        self._profile = options.profile
         self._live_seconds = options.live_seconds
 
     @property
     def kind(self) -> str:
-        """Of the encoder."""
+        """The kind of the encoder."""
         return self.recognizer.model.encoder.config.kind
 
     def operating_points(self, latencies: Sequence[float]) -> list[Context]:
-        """From a single frame to the whole recording; of a forward encoder the frame alone.
+        """The contexts from a single frame to the whole recording; for a forward encoder one frame.
 
         Raises ConfigError for a latency in milliseconds that the model cannot keep.
         """
@@ -205,9 +220,9 @@ class Meter:
         return list(dict.fromkeys([Context(1), *between, self._whole]))
 
     def divide(self, latencies: Sequence[float]) -> dict[float, list[Context]]:
-        """Each latency with no right context, and with a quarter, a half, three quarters of it.
+        """The contexts of each latency, of which 0 to 3 quarters are right context.
 
-        A forward encoder has nothing to divide. Raises ConfigError as `operating_points`.
+        A forward encoder has nothing to divide. Raises ConfigError as `operating_points` does.
         """
         found = {}
         for latency in latencies:
@@ -217,10 +232,10 @@ class Meter:
         return {} if self.kind == "forward" else found
 
     def measure(self, context: Context) -> Point:
-        """Hear all sets at an operating point."""
+        """Transcribe all sets with one context of the encoder."""
         label = f"{context.chunk} + {context.right} frames"
-        self.recognizer.context = context
-        reports = {name: self._hear(name, label) for name in self._sets}
+        point = OperatingPoint(context=context, endpoint=None)
+        reports = {name: self._evaluate(name, label, point) for name in self._sets}
         found = {
             name: {kind: rates(report) for kind, report in each.items()}
             for name, each in reports.items()
@@ -230,22 +245,22 @@ class Meter:
         latency_ms = 1000 * self.recognizer.model.latency_seconds(context)
         return Point(context, latency_ms, reports, found, self._time(context, label))
 
-    def _hear(self, name: str, label: str) -> dict[str, Report]:
+    def _evaluate(self, name: str, label: str, point: OperatingPoint) -> dict[str, Report]:
         """The report of each decoder on a set."""
-        heard = hear(self.recognizer, self._sets[name], f"{name}, {label}")
-        for id, error in heard.items():
-            if isinstance(error, AsrError):
-                self.failures[f"{name}, {id}"] = f"{name}, {id}: {error}"
-        references = {utterance.id: utterance.text for utterance in self._sets[name]}
-        reports = {}
-        for kind, decoder in self.decoders.items():
-            found = decode(self.recognizer, decoder, heard, self.threads)
-            texts = {id: hypothesis.text for id, hypothesis in found.items()}
-            reports[kind] = score(references, texts, self._profile)
-        return reports
+        measured = measure_set(
+            self.recognizer,
+            self.decoders,
+            self._sets[name],
+            self._options,
+            f"{name}, {label}",
+            point,
+        )
+        for id, error in measured.errors.items():
+            self.failures[f"{name}, {id}"] = f"{name}, {id}: {error}"
+        return measured.reports
 
     def _time(self, context: Context, label: str) -> float:
-        """Seconds of a CPU, all its cores together, per second of one greedy stream."""
+        """Measure the CPU seconds, of all cores together, per second of one greedy stream."""
         stream = Stream(self.recognizer.model, self.decoders["greedy"], context)
         step = round(PIECE_SECONDS * self.recognizer.sample_rate)
         used = 0.0
@@ -258,24 +273,26 @@ class Meter:
                 if stream.seconds >= self._live_seconds:
                     break
             if not stream.seconds:
-                raise DataError("none of the recordings can be read: look at the paths in them")
+                raise DataError(
+                    "none of the recordings can be read; check the paths in the manifests"
+                )
             began = time.process_time()
             stream.finish()
         return (used + time.process_time() - began) / stream.seconds
 
     def _pieces(self, step: int) -> Iterator[np.ndarray]:
-        """The sets' recordings, as far as they can be read, one after the other in pieces (n,)."""
+        """Yield the sets' readable recordings one after the other, in pieces (n,)."""
         for utterance in chain.from_iterable(self._sets.values()):
             try:
                 for block in read_blocks(utterance.audio, self.recognizer.sample_rate):
                     for begin in range(0, len(block), step):
                         yield block[begin : begin + step]
             except AsrError:
-                continue  # told where its words are scored
+                continue  # reported when its words are scored
 
 
 def resampler_wait(source_rate: int, target_rate: int) -> float:
-    """Seconds that a sound at most waits in the resampler, measured sample by sample."""
+    """Measure, sample by sample, the most seconds that a sound waits in the resampler."""
     resampler = Resampler(source_rate, target_rate)
     longest = 0.0
     done = 0
@@ -289,14 +306,14 @@ def resampler_wait(source_rate: int, target_rate: int) -> float:
 
 
 def heading(waits: Mapping[int, float], decoders: Iterable[str]) -> str:
-    """The columns of the first table."""
+    """The titles of the first table's columns."""
     sources = "".join(f"{f'from {rate:,} Hz':>17}" for rate in waits)
     errors = "".join(f"{f'WER {kind}, %':>24}" for kind in decoders)
     return f"{'latency, ms':<11}{sources}{'chunk + right':>15}{'CPU s/s':>9}  {'set':<16}{errors}"
 
 
 def say_point(point: Point, waits: Mapping[int, float]) -> None:
-    """An operating point's rows in those columns: one a set."""
+    """Print an operating point's rows of the first table, one per set."""
     latencies = ["whole", *[""] * len(waits)]
     if point.latency_ms is not None:
         latencies = [f"{point.latency_ms + 1000 * wait:.0f}" for wait in (0, *waits.values())]
@@ -309,8 +326,8 @@ def say_point(point: Point, waits: Mapping[int, float]) -> None:
 
 
 def say_shares(latency: float, points: Sequence[Point], even: Context) -> None:
-    """The second table: the ways to share a latency out, each against the even one."""
-    say(f"\n{latency:g} ms, shared out; differences: to the even split, with 95 % intervals")
+    """Print the second table: the ways to divide a latency, each compared with the even one."""
+    say(f"\n{latency:g} ms, divided; differences from the even split, with 95 % intervals")
     say(f"{'chunk + right':<15}{'CPU s/s':>8}  {'set':<16}{'decoder':<8}{'WER, %':>8}  difference")
     [middle] = [point for point in points if point.context == even]
     for point in points:
@@ -325,16 +342,18 @@ def say_shares(latency: float, points: Sequence[Point], even: Context) -> None:
 
 
 def share(point: Point) -> str:
+    """A context as the tables show it: "6 + 6"."""
     return f"{point.context.chunk} + {point.context.right}"
 
 
 def interval(found: Rates) -> str:
+    """A WER with its interval, in percent."""
     wer, low, high = (100 * found[key] for key in ("wer", "low", "high"))
     return f"{wer:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def to_dict(point: Point) -> dict[str, Any]:
-    """Plain JSON data."""
+    """An operating point as plain JSON data."""
     return {
         "chunk": point.context.chunk,
         "right": point.context.right,
@@ -350,24 +369,36 @@ def draw(
     divided: Mapping[float, Sequence[Point]],
     path: Path,
 ) -> None:
-    """Left: WER over latency. Right: WER over the part of a latency that is right context."""
+    """Draw the WER over the latency, and over the share of a latency that is right context."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedLocator, NullLocator
 
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     axes, shares = figure.subplots(1, 2)
-    styles = {"greedy": "o-", "beam": "s--"}
+    draw_latencies(axes, points, forward)
+    draw_shares(shares, divided)
+    for panel in (axes, shares):
+        panel.grid(alpha=0.3)
+        if panel.get_lines():
+            panel.set_ylim(bottom=0)
+            panel.legend()
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+
+
+def draw_latencies(axes: Any, points: Sequence[Point], forward: Point | None) -> None:
+    """Draw the WER of each set and decoder over the latency, a forward encoder's as a level."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
     finite = [point.latency_ms for point in points if point.latency_ms is not None]
-    whole = 2 * max(finite)  # where the axis has the whole recording
+    whole = 2 * max(finite)  # position of the whole recording on the axis
+    x = [whole if point.latency_ms is None else point.latency_ms for point in points]
     for number, name in enumerate(points[0].reports):
         for kind in points[0].reports[name]:
-            look: dict[str, Any] = {"color": f"C{number}", "label": f"{name}, {kind}"}
-            x = [whole if point.latency_ms is None else point.latency_ms for point in points]
-            axes.plot(x, wers(points, name, kind), styles[kind], **look)
+            color, label = f"C{number}", f"{name}, {kind}"
+            axes.plot(x, wers(points, name, kind), STYLES[kind], color=color, label=label)
             if forward:
                 [level] = wers([forward], name, kind)
-                look["label"] = f"{name}, {kind}, forward"
-                axes.plot([forward.latency_ms, whole], [level] * 2, ":", **look)
+                label = f"{label}, forward"
+                axes.plot([forward.latency_ms, whole], [level] * 2, ":", color=color, label=label)
     axes.set(
         xscale="log",
         xlabel="latency of the algorithm, ms",
@@ -378,28 +409,23 @@ def draw(
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([*(f"{latency:.0f}" for latency in finite), "whole"])
 
+
+def draw_shares(axes: Any, divided: Mapping[float, Sequence[Point]]) -> None:
+    """Draw the WER over the share of each latency that is right context."""
     number = 0
     for latency, found in divided.items():
         x = [100 * point.context.right / point.context.frames for point in found]
         for name in found[0].reports:
             for kind in found[0].reports[name]:
                 label = f"{name}, {kind}, {latency:g} ms"
-                shares.plot(
-                    x, wers(found, name, kind), styles[kind], color=f"C{number}", label=label
-                )
+                rates = wers(found, name, kind)
+                axes.plot(x, rates, STYLES[kind], color=f"C{number}", label=label)
             number += 1
-    shares.set(
-        xlabel="right context, % of its frames", ylabel="WER, %", title="one latency, shared out"
-    )
-    for panel in (axes, shares):
-        panel.grid(alpha=0.3)
-        if panel.get_lines():
-            panel.set_ylim(bottom=0)
-            panel.legend()
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    axes.set(xlabel="right context, % of its frames", ylabel="WER, %", title="one latency, divided")
 
 
 def wers(points: Sequence[Point], name: str, kind: str) -> list[float]:
+    """The WER, in percent, of a set and a decoder at each operating point."""
     return [100 * point.reports[name][kind].wer for point in points]
 
 

@@ -5,11 +5,11 @@
         --common-voice cv-corpus/en --speechocean speechocean762 \\
         --text books.txt.gz --noise noises --rir rooms
 
-Each corpus that is given adds its training set to train.jsonl and its dev set to dev.jsonl, and its
-dev set gets a manifest of its own. --text adds language-model-small.lm and language-model.lm, made of
-those sentences and the training prompts; no sentence of a dev set gets in. --synthetic has some of
-the sentences spoken by espeak-ng; mixed.jsonl holds train.jsonl and them. --balance repeats the
-utterances of some corpora, and leaves out some of others, in balanced.jsonl.
+Each corpus adds its training set to train.jsonl and its dev set to dev.jsonl; its dev set also gets
+a manifest of its own. --text adds language-model-small.lm and language-model.lm, estimated on those
+sentences and the training prompts, without any sentence of a dev set. --synthetic lets espeak-ng
+speak some of the sentences; mixed.jsonl holds them and train.jsonl. --balance repeats the utterances
+of some corpora, and drops some of others, in balanced.jsonl.
 """
 
 import argparse
@@ -41,25 +41,26 @@ from asr.progress import Bar, complain, say, track
 from asr.text import Vocabulary
 
 LATE_SECONDS = 0.4  # after the direct sound
-LARGEST_LATE_SHARE = 0.1  # of the energy; in a room that is no cathedral less comes so late
+LARGEST_LATE_SHARE = 0.1  # of the energy after LATE_SECONDS; ordinary rooms have less
+INTERRUPTED = 130  # exit code after Ctrl-C
 
 
 class Estimate(NamedTuple):
-    """How a language model is made."""
+    """How a language model is estimated."""
 
     config: EstimationConfig
     quantize: bool
 
 
-# Chosen on 14.8 million words of books (README.md): the small one fits beside a network into a
-# released model of 25 MB, the other is for those who have the space.
+# Chosen on 14.8 million words of books (README.md): the small one and a network fit into a released
+# model of 25 MB, the other is for users who have the space.
 LANGUAGE_MODELS = {
     "language-model-small.lm": Estimate(EstimationConfig(3, [0, 2, 4], 64_000), True),
     "language-model.lm": Estimate(EstimationConfig(4, [0, 0, 1]), False),
 }
 CORPORA = ("librispeech", "common-voice", "speechocean")
-MOST_TIMES = 100  # that an utterance is repeated
-MANY_SENTENCES = 10_000  # between two movements of a bar
+MOST_TIMES = 100  # limit of the repetitions of an utterance
+MANY_SENTENCES = 10_000  # sentences between two updates of the progress bar
 
 Corpora = dict[str, dict[str, list[Utterance]]]
 """Utterances by corpus and role (train, dev)."""
@@ -106,8 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(f"prepare.py: {error}")
         return EXIT_CODE
     except KeyboardInterrupt:
-        complain("Interrupted: start the same command again.")
-        return 130
+        complain("Interrupted; run the same command again.")
+        return INTERRUPTED
     return 0
 
 
@@ -117,17 +118,51 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    add_corpora(parser)
+    add_other_sources(parser)
+    parser.add_argument(
+        "--processes", type=int, default=2, help="processes of --synthetic (%(default)s)"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("data/english"),
+        metavar="FOLDER",
+        help="where everything is written (%(default)s)",
+    )
+    options = parser.parse_args(arguments)
+    if not (options.librispeech or options.common_voice or options.speechocean):
+        parser.error("give at least one of --librispeech, --common-voice and --speechocean")
+    if len({bool(given) for given in (options.librispeech, options.train, options.dev)}) > 1:
+        parser.error("--librispeech, --train and --dev go together")
+    for corpus, _ in options.balance:
+        if not getattr(options, corpus.replace("-", "_")):
+            parser.error(f"--balance names {corpus}, but --{corpus} is not given")
+    if options.synthetic < 0 or options.processes < 1:
+        parser.error("--synthetic must not be negative, and --processes at least 1")
+    if options.synthetic and not options.text:
+        parser.error("--synthetic needs the sentences of --text")
+    return options
+
+
+def add_corpora(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name the corpora."""
     corpora = parser.add_argument_group("corpora, at least one")
     corpora.add_argument(
-        "--librispeech", type=Path, metavar="FOLDER", help="holds subset/speaker/chapter"
-    )
-    corpora.add_argument("--train", nargs="+", default=[], metavar="NAME", help="its subsets")
-    corpora.add_argument("--dev", nargs="+", default=[], metavar="NAME", help="its subsets")
-    corpora.add_argument(
-        "--common-voice", type=Path, metavar="FOLDER", help="holds train.tsv, dev.tsv and clips"
+        "--librispeech", type=Path, metavar="FOLDER", help="folder of subset/speaker/chapter"
     )
     corpora.add_argument(
-        "--speechocean", type=Path, metavar="FOLDER", help="holds the Kaldi folders train and dev"
+        "--train", nargs="+", default=[], metavar="NAME", help="its training subsets"
+    )
+    corpora.add_argument("--dev", nargs="+", default=[], metavar="NAME", help="its dev subsets")
+    corpora.add_argument(
+        "--common-voice", type=Path, metavar="FOLDER", help="folder of train.tsv, dev.tsv and clips"
+    )
+    corpora.add_argument(
+        "--speechocean",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of the Kaldi folders train and dev",
     )
     corpora.add_argument(
         "--balance",
@@ -138,13 +173,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="how often balanced.jsonl holds each training utterance of librispeech, common-voice, "
         "speechocean; 0.5: every other one (default: once)",
     )
-    beside = parser.add_argument_group("beside them")
+
+
+def add_other_sources(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name texts, noise and rooms."""
+    beside = parser.add_argument_group("texts, noise and rooms")
     beside.add_argument(
         "--text",
         nargs="+",
         default=[],
         metavar="FILE",
-        help="normalized sentences, one a line, plain or .gz: makes the language models",
+        help="normalized sentences, one per line, plain or .gz: estimate the language models",
     )
     beside.add_argument(
         "--synthetic",
@@ -154,35 +193,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="speak N of the sentences of --text with espeak-ng and add them to the training set in "
         "mixed.jsonl",
     )
-    beside.add_argument(
-        "--noise", type=Path, metavar="FOLDER", help="recordings of noise, to be copied"
-    )
+    beside.add_argument("--noise", type=Path, metavar="FOLDER", help="recordings of noise to copy")
     beside.add_argument(
         "--rir",
         type=Path,
         metavar="FOLDER",
-        help="impulse responses of rooms, to be copied; left out is what has more than "
-        f"{LARGEST_LATE_SHARE:.0%} of its energy later than {LATE_SECONDS} s".replace("%", " %%"),
+        help="impulse responses of rooms to copy, except those with more than "
+        f"{LARGEST_LATE_SHARE:.0%} of their energy after {LATE_SECONDS} s".replace("%", " %%"),
     )
-    parser.add_argument("--processes", type=int, default=2, help="that speak (%(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("data/english"), help="(%(default)s)")
-    options = parser.parse_args(arguments)
-    if not (options.librispeech or options.common_voice or options.speechocean):
-        parser.error("give at least one of --librispeech, --common-voice and --speechocean")
-    if len({bool(given) for given in (options.librispeech, options.train, options.dev)}) > 1:
-        parser.error("--librispeech, --train and --dev go together")
-    for corpus, _ in options.balance:
-        if not getattr(options, corpus.replace("-", "_")):
-            parser.error(f"--balance names {corpus}, and --{corpus} is not given")
-    if options.synthetic < 0 or options.processes < 1:
-        parser.error("--synthetic must not be negative, and --processes at least 1")
-    if options.synthetic and not options.text:
-        parser.error("--synthetic needs the sentences of --text")
-    return options
 
 
 def proportion(text: str) -> tuple[str, float]:
-    """CORPUS=X as argparse takes it."""
+    """Parse CORPUS=X, for argparse."""
     corpus, _, number = text.partition("=")
     try:
         times = float(number)
@@ -190,14 +212,14 @@ def proportion(text: str) -> tuple[str, float]:
         times = math.nan
     if corpus not in CORPORA or not 0 <= times <= MOST_TIMES:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is none of {', '.join(CORPORA)} with a number from 0 to {MOST_TIMES}: "
-            "common-voice=2"
+            f"{text!r} is none of {', '.join(CORPORA)} with a number from 0 to {MOST_TIMES}; give for "
+            "example common-voice=2"
         )
     return corpus, times
 
 
 def sources(options: argparse.Namespace) -> list[Source]:
-    """What the options name, in the order of the manifests."""
+    """The parts of corpora that the options name, in the order of the manifests."""
     found = []
     if options.librispeech:
         for role in ("train", "dev"):
@@ -217,10 +239,10 @@ def sources(options: argparse.Namespace) -> list[Source]:
 
 
 def gather(sources: Sequence[Source]) -> Corpora:
-    """All utterances, their ids unique; prints what was left out.
+    """Read all utterances, with unique ids, and print what was left out.
 
-    Raises DataError for a set without an utterance, an id that a corpus has twice, and a speaker of
-    both roles: the error rate on dev would not be that of unheard voices.
+    Raises DataError for a set without utterances, an id that a corpus has twice, or a speaker in
+    both train and dev, because the error rate on dev would then not be that of new voices.
     """
     corpora: Corpora = {}
     for source in track(sources, "reading", unit="sets"):
@@ -229,7 +251,7 @@ def gather(sources: Sequence[Source]) -> Corpora:
             say(f"{source.folder}:\n{summarize_rejects(rejects)}")
         if not utterances:
             raise DataError(
-                f"{source.folder} holds no utterance that can be used: see the reasons above"
+                f"{source.folder} holds no utterance that can be used; see the reasons above"
             )
         roles = corpora.setdefault(source.corpus, {"train": [], "dev": []})
         roles[source.role] += utterances
@@ -244,24 +266,24 @@ def check(corpus: str, roles: Mapping[str, Sequence[Utterance]]) -> None:
     twice = [name for name, count in ids.items() if count > 1]
     if twice:
         raise DataError(
-            f"{corpus} holds the id {twice[0]!r} twice: name subsets that share no utterance"
+            f"{corpus} holds the id {twice[0]!r} twice; name subsets that share no utterance"
         )
     both = speakers(roles["train"]) & speakers(roles["dev"])
     if both:
         named = ", ".join(sorted(both)[:3]) + (", ..." if len(both) > 3 else "")
         raise DataError(
-            f"{corpus}: {len(both)} of the speakers are in train and in dev ({named}): "
-            "move each to one of the two, or the error rate on dev will be too good to be true"
+            f"{corpus}: {len(both)} of the speakers are in train and in dev ({named}); move each to "
+            "one of the two, because otherwise the error rate on dev is too low"
         )
 
 
 def speakers(utterances: Iterable[Utterance]) -> set[str]:
-    """Those that are known."""
+    """The speakers that are known."""
     return {utterance.speaker for utterance in utterances} - {""}
 
 
 def with_unique_ids(corpora: Corpora) -> Corpora:
-    """The same, where an id that several corpora use begins with the corpus's name."""
+    """Prefix every id that several corpora use with the corpus's name."""
     ids = Counter(
         name
         for roles in corpora.values()
@@ -279,14 +301,14 @@ def with_unique_ids(corpora: Corpora) -> Corpora:
 
 
 def select(corpora: Corpora, role: str) -> list[Utterance]:
-    """The utterances of all corpora in a role."""
+    """The utterances of all corpora in one role."""
     return [utterance for roles in corpora.values() for utterance in roles[role]]
 
 
 def balance(corpora: Corpora, proportions: Mapping[str, float]) -> Iterator[Utterance]:
-    """The training utterances, those of each corpus so many times; repeats are numbered #0, #1, ...
+    """Repeat each corpus's training utterances in proportion; repeats are numbered #0, #1, ...
 
-    Their ids decide how training damages them: each time in another way.
+    Augmentation depends on the id, so every repeat is augmented differently.
     """
     for corpus, roles in corpora.items():
         times = proportions.get(corpus, 1.0)
@@ -296,17 +318,18 @@ def balance(corpora: Corpora, proportions: Mapping[str, float]) -> Iterator[Utte
 
 
 def write_manifests(corpora: Corpora, output: Path) -> None:
+    """Write train.jsonl, dev.jsonl and a manifest of each corpus's dev set."""
     write_manifest(output / "train.jsonl", select(corpora, "train"))
     write_manifest(output / "dev.jsonl", select(corpora, "dev"))
     for corpus, roles in corpora.items():
         write_manifest(output / f"dev-{corpus}.jsonl", roles["dev"])
-    for stale in output.glob("dev-*.jsonl"):  # of an earlier call with other corpora
+    for stale in output.glob("dev-*.jsonl"):  # from an earlier call with other corpora
         if stale.stem.removeprefix("dev-") not in corpora:
             stale.unlink()
 
 
 def summarize(corpora: Corpora) -> Iterator[str]:
-    """A table of the sets; of a dev set also how much of it was said in training, by others."""
+    """Yield a table of the sets, with how many dev sentences are training prompts too."""
     yield f"{'corpus':<14}{'set':<7}{'utterances':>10}{'hours':>8}{'speakers':>10}{'shared':>8}"
     prompts = {utterance.text for utterance in select(corpora, "train")}
     everything = {"all": {role: select(corpora, role) for role in ("train", "dev")}}
@@ -324,18 +347,18 @@ def summarize(corpora: Corpora) -> Iterator[str]:
 
 
 def copy_recordings(source: Path, folder: Path, keep: Callable[[Path], bool] | None) -> None:
-    """Copy the recordings below `source` that `keep` takes into `folder`, in place of its content.
+    """Replace the content of `folder` by the recordings below `source` that `keep` accepts.
 
-    Raises DataError where there is none, and FileError where the disk refuses.
+    Raises DataError if there are none, and FileError if the disk refuses.
     """
     if not source.is_dir():
-        raise DataError(f"{source} is not a folder; give the one that holds the recordings.")
+        raise DataError(f"{source} is not a folder; give the one that holds the recordings")
     if source.absolute() == folder.absolute():
-        raise DataError(f"{source} is where the recordings would be copied to; name another.")
+        raise DataError(f"{source} is where the recordings are copied to; name another folder")
     found = find_audio(source)
     kept = [path for path in found if keep is None or keep(path)]
     if not kept:
-        raise DataError(f"{source} holds no recording that can be used; name another folder.")
+        raise DataError(f"{source} holds no recording that can be used; name another folder")
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     try:
         if unfinished.exists():  # an earlier run was killed here
@@ -343,36 +366,35 @@ def copy_recordings(source: Path, folder: Path, keep: Callable[[Path], bool] | N
         for path in track(kept, f"copying {folder.name}", unit="recordings"):
             copy = unfinished / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)  # not its permissions, which may forbid to replace it
+            shutil.copyfile(path, copy)  # without its permissions, which may forbid replacing it
         if folder.exists():
             shutil.rmtree(folder)
         unfinished.replace(folder)
     except OSError as error:
         raise FileError(
-            f"{folder} cannot be written ({error.strerror}): make room or name another --output."
+            f"{folder} cannot be written ({error.strerror}); free some space or name another --output"
         ) from error
     left = [path.name for path in found if path not in kept]
-    more = f", {len(left)} left out as no rooms: {', '.join(left)}" if left else ""
+    more = f", {len(left)} left out, not ordinary rooms: {', '.join(left)}" if left else ""
     say(f"{folder}: {len(kept)} recordings{more}")
 
 
 def is_room(path: Path) -> bool:
-    """Whether an impulse response dies away as a room does.
+    """Return whether an impulse response decays as in an ordinary room.
 
-    Echo chambers and spatial effects do not: speech becomes a blur in them that nobody would
-    transcribe. Looked at is what training would make of the file (`asr.data.augment`): its first
-    channel from the direct sound on. Raises AudioError.
+    Echo chambers and spatial effects blur speech until nobody could transcribe it. As in training
+    (`asr.data.augment`), only the first channel counts, from the direct sound on. Raises AudioError.
     """
     try:
         channels, rate = soundfile.read(path, dtype="float32", always_2d=True)  # (N, channels)
     except soundfile.LibsndfileError as error:
         raise AudioError(
             f"{path} cannot be read as an impulse response ({error.error_string}); "
-            "convert it to wav or flac, or take it out of the folder."
+            "convert it to wav or flac, or remove it from the folder"
         ) from error
     if not channels[:, 0].any():
-        raise AudioError(f"{path} is silent; take it out of the folder.")
-    response = align_response(channels[:, 0])  # of energy 1
+        raise AudioError(f"{path} is silent; remove it from the folder")
+    response = align_response(channels[:, 0])  # with energy 1
     late = float(np.square(response[round(LATE_SECONDS * rate) :]).sum())
     return late <= LARGEST_LATE_SHARE
 
@@ -381,7 +403,7 @@ def is_room(path: Path) -> bool:
 
 
 def make_language_models(sentences: Path, corpora: Corpora, output: Path) -> None:
-    """Write both models of the sentences; print how well they foresee each dev set."""
+    """Estimate both models on the sentences, and print their perplexity on each dev set."""
     dev = {corpus: [u.text for u in roles["dev"]] for corpus, roles in corpora.items()}
     for name, (config, quantize) in LANGUAGE_MODELS.items():
         say("")
@@ -392,8 +414,8 @@ def make_language_models(sentences: Path, corpora: Corpora, output: Path) -> Non
     say(f"{'language model':<26}{'dev set':<14}{'perplexity':>10}{'unknown words':>15}")
     for name in LANGUAGE_MODELS:
         model = LanguageModel.read(output / name)
-        for corpus, spoken in dev.items():
-            measured = model.perplexity(spoken)
+        for corpus, transcripts in dev.items():
+            measured = model.perplexity(transcripts)
             words = measured.words - measured.sentences
             unknown = f"{measured.unknown / words:.2%}".replace("%", " %")
             say(f"{name:<26}{corpus:<14}{measured.perplexity:>10.1f}{unknown:>15}")
@@ -405,13 +427,13 @@ def write_sentences(
     training: Sequence[Utterance],
     dev: Sequence[Utterance],
 ) -> None:
-    """Write what the language models are made of: the texts and each prompt once; none of dev's.
+    """Write the text for the language models: the texts and each prompt once, without dev sentences.
 
     Prompts with characters that the model cannot write, such as digits, are left out.
     """
     forbidden = {utterance.text for utterance in dev}
     alphabet = set(Vocabulary.english().symbols)
-    given = read_sentences(texts)  # refuses at once what does not exist
+    given = read_sentences(texts)  # raises at once if a file does not exist
     prompts = [text for text in {u.text: None for u in training} if set(text) <= alphabet]
     dropped = {"the texts": 0, "the training prompts": 0}
 
@@ -426,7 +448,7 @@ def write_sentences(
                     number += 1
                     if number % MANY_SENTENCES == 0:
                         bar.advance(MANY_SENTENCES)
-                    sentence = " ".join(line.split())  # lines of a text keep their line feed
+                    sentence = " ".join(line.split())  # without the line feed
                     if sentence in forbidden:
                         dropped[origin] += 1
                     elif sentence:
@@ -435,7 +457,7 @@ def write_sentences(
 
     write_atomically(path, write)
     counts = " and ".join(f"{count:,} of {origin}" for origin, count in dropped.items())
-    say(f"{path}: dropped as sentences of a dev set: {counts}")
+    say(f"{path}: left out as sentences of a dev set: {counts}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Makes docs/sample.flac, which the README transcribes: a synthetic voice, no room, no noise."""
+"""Make docs/sample.flac for the README's examples: a synthetic voice without room and noise."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ from asr.progress import complain, say
 TEXT = "the old man opened the door and looked out into the rain"
 VOICE = "en-us+f2"
 WORDS_PER_MINUTE, PITCH, INTONATION = 140, 50, 60
-PAUSE_SECONDS = 0.3  # before and after
+PAUSE_SECONDS = 0.3  # of silence before and after the speech
 PEAK = 0.5
 
 

@@ -1,7 +1,7 @@
-"""Synthetic speech beside the recordings: sentences of the texts, in the voices of espeak-ng.
+"""Synthetic speech in addition to the recordings: sentences of the texts in espeak-ng's voices.
 
-A network that begins with ten hours of recordings alone takes long to find out what a letter sounds
-like; from clean synthetic speech it learns that at once, and goes on with people (docs/log.md).
+On ten hours of recordings alone, a network takes long to learn what letters sound like; it learns
+that quickly from clean synthetic speech, and then transfers to people (docs/log.md).
 """
 
 import gzip
@@ -20,16 +20,16 @@ from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.errors import DataError, FileError
 from asr.progress import Bar, say
 
-WORDS = (2, 12)  # of a sentence
+WORDS = (2, 12)  # fewest and most words of a sentence
 SEED = 1
 
 
 def synthesize(sentences: Path, utterances: int, output: Path, processes: int) -> list[Utterance]:
-    """Speak so many of the sentences in a file (one a line, .gz) into `output`/synthetic.
+    """Speak this many sentences of a file (one per line, .gz) into `output`/synthetic.
 
-    The same sentences, number and wheel give the same bytes; what is there already is kept. Raises
-    DataError where there are too few sentences or the voices are not installed, and FileError where
-    the disk refuses.
+    The same sentences, number and version of espeakng-loader give the same bytes; a finished folder
+    is kept. Raises DataError if there are too few sentences or the voices are not installed, and
+    FileError if the disk refuses.
     """
     folder, unfinished = output / "synthetic", output / ".synthetic.unfinished"
     settings = {
@@ -45,7 +45,7 @@ def synthesize(sentences: Path, utterances: int, output: Path, processes: int) -
     if not (stamp.is_file() and json.loads(stamp.read_text()) == settings):
         texts = draw_sentences(sentences, utterances)
         try:
-            shutil.rmtree(unfinished, ignore_errors=True)  # an earlier run was killed here
+            shutil.rmtree(unfinished, ignore_errors=True)  # left over if an earlier run was killed
             unfinished.mkdir(parents=True)
             rows = speak(unfinished, texts, processes)
             write_manifest(unfinished / "manifest.jsonl", rows)
@@ -54,7 +54,8 @@ def synthesize(sentences: Path, utterances: int, output: Path, processes: int) -
             unfinished.replace(folder)
         except OSError as error:
             raise FileError(
-                f"{folder} cannot be written ({error.strerror}): make room or name another --output."
+                f"{folder} cannot be written ({error.strerror}); free some space or name another "
+                "--output"
             ) from error
     spoken = read_manifest(folder / "manifest.jsonl")
     hours = sum(utterance.seconds for utterance in spoken) / 3600
@@ -63,7 +64,7 @@ def synthesize(sentences: Path, utterances: int, output: Path, processes: int) -
 
 
 def speak(folder: Path, texts: Sequence[str], processes: int) -> list[Utterance]:
-    """Write a recording of every text; an utterance for which its voice has no sound is left out."""
+    """Write a recording of every text, except those for which the voice gives no sound."""
     draw = partial(read_out, texts)
     blocks = synthesis.plan(folder, "synthetic", synthesis.voices(), len(texts), (SEED,), draw)
     rows: list[dict[str, Any]] = []
@@ -84,19 +85,19 @@ def speak(folder: Path, texts: Sequence[str], processes: int) -> list[Utterance]
 
 
 def read_out(texts: Sequence[str], number: int, _random: np.random.Generator) -> str:
-    """What is said in the utterance of a number: `asr.data.synthesis.Draw`."""
+    """The text of the utterance with this number; an `asr.data.synthesis.Draw`."""
     return texts[number]
 
 
 def draw_sentences(sentences: Path, count: int) -> list[str]:
-    """So many different sentences of WORDS, in a drawn order; DataError where there are fewer."""
+    """Draw this many different sentences of WORDS, in random order; DataError if there are fewer."""
     low, high = WORDS
     with gzip.open(sentences, "rt", encoding="utf-8") as file:
         fitting = dict.fromkeys(line.strip() for line in file if low <= line.count(" ") + 1 <= high)
     if len(fitting) < count:
         raise DataError(
-            f"{sentences} has {len(fitting):,} sentences of {low} to {high} words, --synthetic asks "
-            f"for {count:,}: ask for fewer or give more --text."
+            f"{sentences} has {len(fitting):,} sentences of {low} to {high} words, fewer than the "
+            f"{count:,} of --synthetic; ask for fewer or give more --text"
         )
     random = np.random.default_rng(SEED)
     texts = list(fitting)

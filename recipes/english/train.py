@@ -1,6 +1,6 @@
 """Train on English: `python recipes/english/train.py [key=value ...]` (conf/english.yaml).
 
-Run prepare.py first. Whatever interrupts it, the same command goes on where it stopped.
+Run prepare.py first. After an interruption, the same command resumes the training.
 """
 
 from asr.recipe import Experiment, recipe

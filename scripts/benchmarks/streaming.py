@@ -6,14 +6,14 @@
 
 Three figures are measured at each latency:
 
-- together: CPU time of 16 streams through `accept_many`, compared with 16 calls of `Stream.accept`
+- together: CPU time of 16 streams through `advance_streams`, compared with 16 calls of `Stream.accept`
   for the same pieces, alternating on one thread, so that noise of the machine affects both alike. In
   each round pocketsphinx 5 decodes one of the streams in the same pieces, in its own environment that
   is built on first use. Figures are medians over the rounds; ratios are medians of the rounds' ratios.
 - live: every stream receives a piece of 100 ms every 100 ms of wall-clock time, and the starts of the
   streams are spread over a chunk. One process with one thread for each core serves its share of the
-  streams: at each tick it passes all new pieces to `accept_many`. The latency of a chunk is the time
-  from the arrival of the piece that completes it to its partial result, which adds to the
+  streams: at each tick it passes all new pieces to `advance_streams`. The latency of a chunk is the
+  time from the arrival of the piece that completes it to its partial result, which adds to the
   algorithmic latency.
 - most: the largest number of streams for which 99 % of the chunks are ready within 300 ms and the
   backlog does not grow, found by doubling and bisection.
@@ -41,7 +41,7 @@ from rivals import Worker, WorkerError, build_environment
 from streaming_report import LIMIT_SECONDS, RIVAL, draw, say_conditions, say_point
 
 from asr.audio.waveform import load_audio
-from asr.checkpoint import load_decoder_config, load_model
+from asr.checkpoint import Checkpoint
 from asr.data.manifest import read_manifest
 from asr.decoder.config import DecoderConfig
 from asr.encoder import EncoderConfig
@@ -50,7 +50,7 @@ from asr.features import FeaturesConfig
 from asr.model import AcousticModel
 from asr.progress import Bar, complain
 from asr.recognizer import Recognizer
-from asr.stream import Partial, Stream, accept_many
+from asr.stream import Partial, Stream, advance_streams
 from asr.text import Vocabulary
 
 RIVAL_RATE = 16_000
@@ -80,7 +80,8 @@ class Setup:
         """Load the recognizer on one thread; without a checkpoint it has random weights."""
         torch.set_num_threads(1)
         if self.checkpoint:
-            model, vocabulary = load_model(self.checkpoint)
+            checkpoint = Checkpoint.read(self.checkpoint)
+            model, vocabulary = checkpoint.model(), checkpoint.vocabulary
         else:
             torch.manual_seed(0)
             vocabulary = Vocabulary.english()
@@ -135,7 +136,7 @@ def run(options: argparse.Namespace) -> None:
     """Measure each decoder at each latency and report the results."""
     setups = {"greedy": Setup(options.checkpoint, DecoderConfig())}
     if options.lm:
-        config = replace(load_decoder_config(options.checkpoint), kind="beam")
+        config = replace(Checkpoint.read(options.checkpoint).decoder, kind="beam")
         setups["beam"] = Setup(options.checkpoint, replace(config, language_model=str(options.lm)))
     points: list[dict[str, Any]] = []
     say_conditions(options, TOGETHER)
@@ -251,7 +252,7 @@ def measure_together(
 
     def together(streams: Sequence[Stream]) -> None:
         for piece in pieces:
-            for answer in accept_many(streams, list(piece), rate):
+            for answer in advance_streams(streams, list(piece), rate):
                 assert isinstance(answer, Partial)
 
     def one_by_one(streams: Sequence[Stream]) -> None:
@@ -336,7 +337,7 @@ def serve_live(recognizer: Recognizer, pool: np.ndarray, order: Order) -> np.nda
         arrived = [max(0, int((now - start) / PIECE_SECONDS)) for start in starts]
         new = [i for i in range(len(streams)) if arrived[i] > given[i]]
         pieces = [sound[places[i] + given[i] * piece : places[i] + arrived[i] * piece] for i in new]
-        accept_many([streams[i] for i in new], pieces, rate)
+        advance_streams([streams[i] for i in new], pieces, rate)
         ready = time.monotonic()
         for i in new:
             given[i] = arrived[i]

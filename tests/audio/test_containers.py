@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from recordings import (
+from sounds import (
     LOSSY_FORMATS,
     PCM_FORMATS,
     encode,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recordings import encode, error_of, no_output, speechlike  # noqa: F401
+from sounds import encode, error_of, no_output, speechlike  # noqa: F401
 
 from asr.audio import mp3
 from asr.audio.waveform import inspect_audio, load_audio

@@ -8,7 +8,7 @@ import pytest
 import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recordings import encode, error_of, no_output, sine, speechlike  # noqa: F401
+from sounds import encode, error_of, no_output, sine, speechlike  # noqa: F401
 
 from asr.audio import containers, waveform
 from asr.audio.waveform import (

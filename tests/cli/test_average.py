@@ -7,10 +7,10 @@ import pytest
 import torch
 from corpus import write_tones
 
-from asr import checkpoint
+from asr.checkpoint import Checkpoint, average_checkpoints, save_model
 from asr.cli.average import measure
 from asr.cli.main import main
-from asr.data.manifest import Utterance, write_manifest
+from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.decoder.config import DecoderConfig
 from asr.encoder import EncoderConfig
 from asr.errors import CheckpointError
@@ -36,7 +36,7 @@ def save(
     facts = {"epoch": seed, "step": 10 * seed, "dev_wer": 0.5}
     decoder = DecoderConfig("beam", beam=10 + seed)
     training = {"weights": model.state_dict()}
-    checkpoint.save_model(path, model, vocabulary, facts, training, decoder)
+    save_model(path, model, vocabulary, facts, training, decoder)
     return str(path)
 
 
@@ -45,23 +45,29 @@ def three(tmp_path) -> list[str]:
     return [save(tmp_path / f"epoch-000{seed}.pt", seed) for seed in (1, 2, 3)]
 
 
+def average(paths: list[str], output: Path) -> Checkpoint:
+    return average_checkpoints([Checkpoint.read(path) for path in paths], output)
+
+
 def test_the_average_is_the_mean_of_the_weights(three, tmp_path) -> None:
-    checkpoint.average_models(three, tmp_path / "average.pt")
-    payloads = [checkpoint.read(path) for path in three]
-    average = checkpoint.read(tmp_path / "average.pt")
-    for name, weight in average["weights"].items():
+    returned = average(three, tmp_path / "average.pt")
+    payloads = [Checkpoint.read(path).payload for path in three]
+    written = Checkpoint.read(tmp_path / "average.pt")
+    assert returned.path == written.path
+    assert returned.facts == written.facts
+    for name, weight in written.weights.items():
+        assert torch.equal(returned.weights[name], weight)
         expected = np.mean([p["weights"][name].numpy() for p in payloads], axis=0, dtype=np.float64)
         assert weight.dtype == torch.float32
         np.testing.assert_array_equal(weight.numpy(), expected.astype(np.float32))
     for part in ("features", "encoder", "decoder", "vocabulary"):
-        assert average[part] == payloads[0][part]
-    assert average["training"] is None
-    assert average["facts"] == {
+        assert written.payload[part] == payloads[0][part]
+    assert written.training is None
+    assert written.facts == {
         "average_of": [f"{path} (epoch {n}, step {n}0)" for n, path in enumerate(three, start=1)]
     }
-    _, vocabulary = checkpoint.load_model(tmp_path / "average.pt")
-    assert vocabulary == VOCABULARY
-    assert checkpoint.describe(tmp_path / "average.pt")["resumable"] is False
+    assert written.vocabulary == VOCABULARY
+    assert written.describe()["resumable"] is False
 
 
 def test_sums_are_of_float64(tmp_path) -> None:
@@ -70,13 +76,11 @@ def test_sums_are_of_float64(tmp_path) -> None:
         payload = torch.load(path, weights_only=True)
         payload["weights"]["head.bias"].fill_(value * 3 * 2**24)
         torch.save(payload, path)
-    checkpoint.average_models(paths, tmp_path / "average.pt")
-    bias = checkpoint.read(tmp_path / "average.pt")["weights"]["head.bias"]
+    bias = average(paths, tmp_path / "average.pt").weights["head.bias"]
     assert bias.tolist() == [float(np.float32(2**24 * (1 + 2e-8)))] * len(VOCABULARY)
-    checkpoint.average_models([paths[0]] * 3, tmp_path / "same.pt")
-    one, same = checkpoint.read(paths[0]), checkpoint.read(tmp_path / "same.pt")
-    for name, weight in one["weights"].items():
-        assert torch.equal(same["weights"][name], weight), name
+    one, same = Checkpoint.read(paths[0]), average([paths[0]] * 3, tmp_path / "same.pt")
+    for name, weight in one.weights.items():
+        assert torch.equal(same.weights[name], weight), name
 
 
 def test_how_they_were_trained_may_differ(tmp_path) -> None:
@@ -85,9 +89,8 @@ def test_how_they_were_trained_may_differ(tmp_path) -> None:
         for dropout, chunk in ((0.1, 4), (0.3, 8))
     )
     paths = [save(tmp_path / f"{n}.pt", n, encoder) for n, encoder in enumerate(kinds)]
-    checkpoint.average_models(paths, tmp_path / "average.pt")
-    one, other = (checkpoint.read(path)["weights"]["head.bias"] for path in paths)
-    bias = checkpoint.read(tmp_path / "average.pt")["weights"]["head.bias"]
+    one, other = (Checkpoint.read(path).weights["head.bias"] for path in paths)
+    bias = average(paths, tmp_path / "average.pt").weights["head.bias"]
     torch.testing.assert_close(bias, (one + other) / 2)
 
 
@@ -96,14 +99,14 @@ def test_how_they_were_trained_may_differ(tmp_path) -> None:
     [
         ({"encoder": EncoderConfig(layers=1, hidden=16, stack=4)}, r"encoder\.hidden"),
         ({"features": FeaturesConfig(mels=24)}, r"features\.mels"),
-        ({"vocabulary": Vocabulary.from_transcripts(["abc"])}, "the vocabulary"),
+        ({"vocabulary": Vocabulary.from_transcripts(["abc"])}, "vocabulary"),
         ({"mean": 0.6}, "the normalization of the features"),
     ],
 )
 def test_what_has_no_average_is_refused_by_name(tmp_path, other, named: str) -> None:
     paths = [save(tmp_path / "a.pt", 1), save(tmp_path / "b.pt", 2, **other)]
-    with pytest.raises(CheckpointError, match=rf"b\.pt: {named} is not as in .*a\.pt"):
-        checkpoint.average_models(paths, tmp_path / "average.pt")
+    with pytest.raises(CheckpointError, match=rf"b\.pt cannot .* .*a\.pt \({named} differs"):
+        average(paths, tmp_path / "average.pt")
     assert not (tmp_path / "average.pt").exists()
 
 
@@ -111,8 +114,8 @@ def test_weights_of_another_shape_are_refused(three, tmp_path) -> None:
     payload = torch.load(three[1], weights_only=True)
     payload["weights"]["head.bias"] = torch.zeros(1)
     torch.save(payload, three[1])
-    with pytest.raises(CheckpointError, match=r"0002\.pt: the shape of its weights"):
-        checkpoint.average_models(three, tmp_path / "average.pt")
+    with pytest.raises(CheckpointError, match=r"0002\.pt .*the shape of the weights"):
+        average(three, tmp_path / "average.pt")
 
 
 # The command
@@ -125,8 +128,8 @@ def test_the_command_averages_and_measures(three, tmp_path, capsys) -> None:
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     for line, name in zip(lines, [*three, str(output)], strict=False):
-        wer, cer = measure(name, manifest)
-        assert line == f"WER {100 * wer:6.2f} %, CER {100 * cer:6.2f} %: {name}"
+        report = measure(Checkpoint.read(name), read_manifest(manifest))
+        assert line == f"WER {100 * report.wer:6.2f} %, CER {100 * report.cer:6.2f} %: {name}"
     assert lines[-1] == f"The average of 3 checkpoints is saved in {output}."
     assert len(lines) == 5
     assert len({line.split(":")[0] for line in lines[:4]}) > 1
@@ -141,18 +144,18 @@ def test_the_command_refuses_in_one_sentence(three, tmp_path, capsys) -> None:
     before = [Path(path).read_bytes() for path in three]
     gone = tmp_path / "gone.jsonl"
     write_manifest(gone, [Utterance("gone", str(tmp_path / "gone.wav"), 1.0, "a")])
-    for arguments, told in (
+    for arguments, named in (
         ([three[0], "-o", str(tmp_path / "x.pt")], "alone has no average"),
         ([*three, "-o", three[0]], "is one of the checkpoints"),
         ([*three, three[1], "-o", str(tmp_path / "x.pt")], "named twice"),
-        ([*three[:2], "-o", three[2]], "holds a training to go on with"),
+        ([*three[:2], "-o", three[2]], "holds a training that can be resumed"),
         ([*three, "-o", str(tmp_path / "x.pt"), "--manifest", str(gone)], "gone.wav of"),
         ([*three, str(tmp_path / "none.pt"), "-o", str(tmp_path / "x.pt")], "no such checkpoint"),
         ([*three, "-o", str(tmp_path / "x.pt"), "--manifest", "none.jsonl"], "cannot be read"),
     ):
         assert main(["average", *arguments]) == 2
         error = capsys.readouterr().err
-        assert told in error
+        assert named in error
         assert error.count("\n") == 1
         assert not (tmp_path / "x.pt").exists()
     assert [Path(path).read_bytes() for path in three] == before

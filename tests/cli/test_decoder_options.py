@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from commands import RunAsr
 
-from asr.checkpoint import load_decoder_config, load_model, save_decoder_config, save_model
-from asr.cli.main import main
+from asr.checkpoint import Checkpoint, save_model
 from asr.data.manifest import Utterance, write_manifest
 from asr.decoder.beam import BeamDecoder
 from asr.decoder.build import load_decoder
@@ -30,7 +29,6 @@ from asr.model import AcousticModel
 from asr.recognizer import Recognizer
 from asr.text import Vocabulary
 
-Run = Callable[..., tuple[int, str, str]]
 RATE = 16_000
 ARPA = """\\data\\
 ngram 1=6
@@ -79,26 +77,10 @@ def folder(tmp_path: Path, noise: np.ndarray) -> Path:
 
 
 @pytest.fixture
-def asr(
-    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Run]:
-    """Run a command with the checkpoint, in its folder: (exit code, stdout, stderr)."""
-    monkeypatch.setattr("asr.runtime.distributed.count_cores", lambda: 1)
+def asr(run_asr: RunAsr, folder: Path, monkeypatch: pytest.MonkeyPatch) -> RunAsr:
+    """`run_asr` with the checkpoint, in its folder."""
     monkeypatch.chdir(folder)
-
-    def run(command: str, *words: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        try:
-            code = main([command, "--checkpoint", "model.pt", *map(str, words)])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    threads = torch.get_num_threads()
-    yield run
-    torch.set_num_threads(threads)
+    return lambda command, *words: run_asr(command, "--checkpoint", "model.pt", *words)
 
 
 def log_probs_of(folder: Path, name: str) -> np.ndarray:
@@ -108,7 +90,7 @@ def log_probs_of(folder: Path, name: str) -> np.ndarray:
     return emission
 
 
-def test_every_door_gives_the_same_text(asr: Run, folder: Path) -> None:
+def test_every_door_gives_the_same_text(asr: RunAsr, folder: Path) -> None:
     """Law 4, with a language model and hotwords: asr transcribe, asr evaluate, Recognizer, decoder."""
     options = ("--lm", "tiny.arpa", "--hotword", "Be Sea", "--hotword-weight", "4", "--beam", "8")
     code, out, _ = asr("transcribe", *options, "--format", "json", "0.wav")
@@ -121,7 +103,7 @@ def test_every_door_gives_the_same_text(asr: Run, folder: Path) -> None:
     hypothesis = Recognizer.load("model.pt", decoder=config, hotwords={"be sea": 4.0}).transcribe(
         "0.wav"
     )
-    _, vocabulary = load_model("model.pt")
+    vocabulary = Checkpoint.read("model.pt").vocabulary
     decoder = BeamDecoder(
         vocabulary, 0.04, replace(config), LanguageModel.read("tiny.arpa"), None, {"be sea": 4.0}
     )
@@ -133,7 +115,7 @@ def test_every_door_gives_the_same_text(asr: Run, folder: Path) -> None:
     assert direct.text != Recognizer.load("model.pt").transcribe("0.wav").text
 
 
-def test_two_processes_decode_as_one(asr: Run) -> None:
+def test_two_processes_decode_as_one(asr: RunAsr) -> None:
     found = []
     for number in ("1", "2"):
         code, _, err = asr(
@@ -144,7 +126,7 @@ def test_two_processes_decode_as_one(asr: Run) -> None:
     assert found[0] == found[1]
 
 
-def test_nbest(asr: Run) -> None:
+def test_nbest(asr: RunAsr) -> None:
     words = ("--lm", "tiny.arpa", "--nbest", "4", "--format", "json", "0.wav")
     _, out, _ = asr("transcribe", *words)
     found = json.loads(out)
@@ -155,7 +137,7 @@ def test_nbest(asr: Run) -> None:
     assert {**found, "alternatives": None} == {**json.loads(out), "alternatives": None}
 
 
-def test_strict_writes_only_words_of_the_lexicon(asr: Run) -> None:
+def test_strict_writes_only_words_of_the_lexicon(asr: RunAsr) -> None:
     Path("words.txt").write_text("a\nBE\n\nsea S IY\n")
     assert read_words("words.txt") == ["a", "be", "sea"]
     for lexicon in (("--lm", "tiny.arpa"), ("--lexicon", "words.txt")):
@@ -167,7 +149,7 @@ def test_strict_writes_only_words_of_the_lexicon(asr: Run) -> None:
     assert not set(out.split()) <= {"a", "be", "sea"}
 
 
-def test_a_lexicon_finds_its_words_in_a_model_of_another_case(asr: Run) -> None:
+def test_a_lexicon_finds_its_words_in_a_model_of_another_case(asr: RunAsr) -> None:
     Path("words.txt").write_text("a\nbe\nsea\n")
     upper = ARPA.replace("be", "BE").replace("sea", "SEA").replace("\ta", "\tA")
     Path("upper.arpa").write_text(upper.replace("<s> a", "<s> A"))
@@ -177,7 +159,7 @@ def test_a_lexicon_finds_its_words_in_a_model_of_another_case(asr: Run) -> None:
     assert json.loads(found[0])["text"]
 
 
-def test_hotwords_from_a_file_have_their_own_weights(asr: Run) -> None:
+def test_hotwords_from_a_file_have_their_own_weights(asr: RunAsr) -> None:
     Path("names.txt").write_text("Sea\t9.5\nbe  a\n\n")
     assert read_hotwords("names.txt", 2.0) == {"sea": 9.5, "be a": 2.0}
     plain = asr("transcribe", "--lm", "tiny.arpa", "0.wav")[1]
@@ -193,38 +175,32 @@ def test_hotwords_from_a_file_have_their_own_weights(asr: Run) -> None:
     ("options", "sentence"),
     [
         (("--alpha", "0.5"), "--alpha weighs a language model"),
-        (("--beta", "1"), "--beta needs to know words"),
-        (("--strict",), "--strict needs to know words"),
-        (("--prior", "0.3"), "--prior needs to know words"),
-        (("--lm", "tiny.arpa", "--prior", "0.3"), "which this checkpoint lacks: run asr tune"),
+        (("--beta", "1"), "--beta needs known words"),
+        (("--strict",), "--strict needs known words"),
+        (("--prior", "0.3"), "--prior needs known words"),
+        (("--lm", "tiny.arpa", "--prior", "0.3"), "which this checkpoint lacks; run `asr tune`"),
         (("--lm", "tiny.arpa", "--strict", "--unknown", "1"), "leave out --unknown"),
-        (("--hotword-weight", "3"), "--hotword-weight weighs hotwords"),
-        (("--decoder", "greedy", "--beam", "4"), "greedy decoder knows no --beam"),
-        (("--decoder", "greedy", "--hotword", "a"), "greedy decoder knows no --hotword"),
-        (("--decoder", "greedy", "--lm", "tiny.arpa"), "greedy decoder knows no --lm"),
+        (("--hotword-weight", "3"), "--hotword-weight needs hotwords"),
+        (("--decoder", "greedy", "--beam", "4"), "greedy decoder has no --beam"),
+        (("--decoder", "greedy", "--hotword", "a"), "greedy decoder has no --hotword"),
+        (("--decoder", "greedy", "--lm", "tiny.arpa"), "greedy decoder has no --lm"),
         (("--lm", "tiny.arpa", "--alpha", "nan"), "decoder.alpha is nan"),
         (("--lm", "tiny.arpa", "--beam", "1000000"), "decoder.beam is 1000000"),
         (("--lm", "missing.lm"), "missing.lm"),
         (("--lm", "0.wav"), "0.wav"),
         (("--lexicon", "missing.txt"), "missing.txt cannot be read"),
-        (("--lexicon", "0.wav"), "0.wav is not UTF-8 text"),
+        (("--lexicon", "0.wav"), "is not UTF-8 text"),
         (("--lexicon", "empty.txt"), "empty.txt holds no word"),
         (("--hotwords", "empty.txt"), "empty.txt holds no word"),
         (("--hotwords", "odd.txt"), "odd.txt has the weight 'loud'"),
         (("--hotword", "π"), "'π' (U+03C0)"),
         (("--hotword", " "), "empty text"),
         (("--lm", "tiny.arpa", "--nbest", "2"), "--nbest shows nothing as txt"),
-        (
-            (
-                "--nbest",
-                "0",
-            ),
-            "'0' is not a whole number above 0",
-        ),
+        (("--nbest", "0"), "'0' is not a whole number above 0"),
     ],
 )
 def test_options_that_would_not_act_are_refused(
-    asr: Run, options: tuple[str, ...], sentence: str
+    asr: RunAsr, options: tuple[str, ...], sentence: str
 ) -> None:
     Path("empty.txt").write_text("\n \n")
     Path("odd.txt").write_text("fine\t1\nname\tloud\n")
@@ -236,8 +212,8 @@ def test_options_that_would_not_act_are_refused(
 
 
 class TestTune:
-    def test_the_winner_is_kept_in_the_checkpoint(self, asr: Run) -> None:
-        before = load_decoder_config("model.pt")
+    def test_the_winner_is_kept_in_the_checkpoint(self, asr: RunAsr, run_asr: RunAsr) -> None:
+        before = Checkpoint.read("model.pt").decoder
         assert before == DecoderConfig()
         options = ("--lm", "tiny.arpa", "--beam", "8")
         code, out, err = asr("tune", *options, "--trials", "12", "--picture", "t.png", "dev.jsonl")
@@ -245,41 +221,41 @@ class TestTune:
         assert "alpha \\ beta" in out
         assert "saved in model.pt" in out
         assert Path("t.png").read_bytes().startswith(b"\x89PNG")
-        kept = load_decoder_config("model.pt")
+        kept = Checkpoint.read("model.pt").decoder
         assert (kept.kind, kept.beam, kept.language_model) == ("beam", 8, "")
         assert f"alpha {kept.alpha:g}, beta {kept.beta:g}, unknown {kept.unknown:g}" in out
         rate = out.split("winner:")[1].split("WER ")[1].split(" ")[0]
         # From now on the weights act without being named, and `asr info` shows them.
         _, evaluated, _ = asr("evaluate", *options, "dev.jsonl")
         assert f"WER {rate} %" in evaluated
-        assert main(["info", "model.pt"]) == 0
+        assert run_asr("info", "model.pt")[0] == 0
         # A greedy transcription stays what it was.
         assert "beam" not in asr("transcribe", "0.wav")[1]
 
-    def test_output_leaves_the_checkpoint_alone(self, asr: Run) -> None:
+    def test_output_leaves_the_checkpoint_alone(self, asr: RunAsr) -> None:
         before = Path("model.pt").read_bytes()
         asr("tune", "--lm", "tiny.arpa", "--trials", "2", "-o", "tuned/new.pt", "dev.jsonl")
         assert Path("model.pt").read_bytes() == before
-        assert load_decoder_config("tuned/new.pt").kind == "beam"
-        old, new = load_model("model.pt")[0], load_model("tuned/new.pt")[0]
-        for name, weights in old.state_dict().items():
-            assert torch.equal(weights, new.state_dict()[name])
+        assert Checkpoint.read("tuned/new.pt").decoder.kind == "beam"
+        old, new = Checkpoint.read("model.pt").weights, Checkpoint.read("tuned/new.pt").weights
+        for name, weights in old.items():
+            assert torch.equal(weights, new[name])
 
     @pytest.mark.parametrize(
         ("options", "sentence"),
         [
-            ((), "Only the beam decoder has weights"),
+            ((), "only the beam decoder has weights"),
             (("--decoder", "beam"), "no weights to tune"),
             (("--lm", "tiny.arpa", "--picture", "t.jpg"), "let it end in .png"),
             (("--lm", "tiny.arpa", "--trials", "none"), "'none' is not a whole number"),
         ],
     )
-    def test_refused(self, asr: Run, options: tuple[str, ...], sentence: str) -> None:
+    def test_refused(self, asr: RunAsr, options: tuple[str, ...], sentence: str) -> None:
         code, _, err = asr("tune", *options, "dev.jsonl")
         assert code == 2
         assert sentence in err
 
-    def test_recording_that_cannot_be_read(self, asr: Run) -> None:
+    def test_recording_that_cannot_be_read(self, asr: RunAsr) -> None:
         Path("1.wav").write_bytes(b"nothing")
         before = Path("model.pt").read_bytes()
         code, _, err = asr("tune", "--lm", "tiny.arpa", "--trials", "2", "dev.jsonl")
@@ -294,11 +270,11 @@ def test_checkpoint_with_an_impossible_decoder_is_refused(folder: Path) -> None:
     for damage in ({"kind": "psychic"}, {"beams": 3}, None):
         torch.save({**payload, "decoder": damage}, path)
         with pytest.raises(CheckpointError, match=r"model\.pt"):
-            load_decoder_config(path)
+            _ = Checkpoint.read(path).decoder
     torch.save(payload, path)
     files = DecoderConfig("beam", language_model="/here/only.lm", hotwords="names", beta=1.5)
-    save_decoder_config(path, files, path)
-    assert load_decoder_config(path) == DecoderConfig("beam", beta=1.5)
+    Checkpoint.read(path).write(path, files)
+    assert Checkpoint.read(path).decoder == DecoderConfig("beam", beta=1.5)
 
 
 def test_greedy_refuses_what_only_a_beam_can_do() -> None:
@@ -327,10 +303,10 @@ def test_a_number_of_the_wrong_kind_is_refused_by_name(name: str, value: object)
         DecoderConfig("beam", **{name: value})
 
 
-def test_first_use_tells_that_it_compiles(
+def test_first_use_reports_that_it_compiles(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What takes longer than a moment is told in one line, what does not is silent."""
+    """A compilation is reported in one line if it takes more than a moment."""
     from asr.cli import options
 
     recognizer = Recognizer.load(folder / "model.pt", decoder=DecoderConfig("beam"))
@@ -347,7 +323,7 @@ def test_first_use_tells_that_it_compiles(
     assert all(line.startswith("compiling the beam decoder, only this once") for line in lines)
 
 
-def test_librispeech_is_decoded_with_its_published_models(asr: Run, folder: Path) -> None:
+def test_librispeech_is_decoded_with_its_published_models(asr: RunAsr, folder: Path) -> None:
     """Greedy, then each 3-gram and 4-gram that was fetched, upper case as published."""
     published = folder / "language-models"
     published.mkdir()

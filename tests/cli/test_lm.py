@@ -1,47 +1,24 @@
 """`asr lm train | info | perplexity | convert`, through the command line as a user types it."""
 
 import gzip
-import io
 import os
 import random
-import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from commands import RunAsr
 from ngrams import HAND, assert_same
 
 from asr import progress
-from asr.cli import lm as modeling
-from asr.cli.main import main
+from asr.cli import lm as lm_commands
 from asr.lm.estimation import EstimationConfig
 from asr.lm.model import LanguageModel
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def lm(capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run `asr lm ...` in this process: (exit code, stdout, stderr)."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        try:
-            code = main(["lm", *map(str, words)])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")
 def sentences() -> list[str]:
-    """Enough frequent and rare words for the discounts of four orders to be told."""
+    """Enough frequent and rare words for the discounts of four orders to be estimated."""
     generator = random.Random(1)
     words = [f"w{rank}" for rank in range(1, 3000)]
     weights = [rank**-1.4 for rank in range(1, 3000)]
@@ -66,13 +43,13 @@ def hand(tmp_path: Path) -> Path:
 
 
 def facts(out: str) -> dict[str, str]:
-    """The printed lines: names and values are parted by at least two spaces."""
+    """The printed lines: names and values are separated by at least two spaces."""
     pairs = (line.split("  ", maxsplit=1) for line in out.splitlines())
     return {name: value.strip() for name, value in pairs}
 
 
 def last_sentence(err: str) -> str:
-    """What asr complains about, after lines of progress."""
+    """The error message after lines of progress."""
     *before, last = err.splitlines()
     assert all(line.startswith("training: ") for line in before), err
     assert last.startswith("asr: ")
@@ -92,14 +69,14 @@ class TestTrain:
     )
     def test_the_model_is_that_of_the_library(
         self,
-        lm: Run,
+        run_asr: RunAsr,
         text: Path,
         sentences: list[str],
         options: list[object],
         config: EstimationConfig,
     ) -> None:
         output = text.with_name("model.lm")
-        code, out, err = lm("train", text, "-o", output, *options)
+        code, out, err = run_asr("lm", "train", text, "-o", output, *options)
         expected = LanguageModel.estimate(sentences, **asdict(config))
         assert code == 0
         assert_same(LanguageModel.read(output), expected)
@@ -119,15 +96,14 @@ class TestTrain:
         assert len(err.splitlines()) == 2
 
     def test_texts_of_every_kind(
-        self, lm: Run, tmp_path: Path, sentences: list[str], monkeypatch: pytest.MonkeyPatch
+        self, run_asr: RunAsr, tmp_path: Path, sentences: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         lines = [f"{sentence}\n".encode() for sentence in sentences]
         (tmp_path / "plain.txt").write_bytes(b"".join(lines[:700]))
         (tmp_path / "compressed").write_bytes(gzip.compress(b"".join(lines[700:1500])))
-        stream = io.BytesIO(b"".join(lines[1500:]))
-        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BufferedReader(stream)))
         texts = [tmp_path / "plain.txt", tmp_path / "compressed", "-"]
-        code, out, _ = lm("train", *texts, "-o", tmp_path / "model.lm")
+        output = tmp_path / "model.lm"
+        code, out, _ = run_asr("lm", "train", *texts, "-o", output, stdin=b"".join(lines[1500:]))
         assert (code, facts(out)["sentences"]) == (0, "2,000")
         assert_same(LanguageModel.read(tmp_path / "model.lm"), LanguageModel.estimate(sentences))
 
@@ -141,26 +117,26 @@ class TestTrain:
         ],
     )
     def test_the_name_says_what_is_written(
-        self, lm: Run, text: Path, sentences: list[str], name: str, start: bytes, kind: str
+        self, run_asr: RunAsr, text: Path, sentences: list[str], name: str, start: bytes, kind: str
     ) -> None:
         output = text.parent / name
-        code, out, _ = lm("train", text, "-o", output)
+        code, out, _ = run_asr("lm", "train", text, "-o", output)
         assert code == 0
         assert f"({kind}, " in facts(out)["file"]
         assert output.read_bytes().startswith(start)
         assert_same(LanguageModel.read(output), LanguageModel.estimate(sentences))
 
-    def test_quantized(self, lm: Run, text: Path) -> None:
-        code, _, _ = lm("train", text, "-o", text.with_name("model.lm"), "--quantize")
+    def test_quantized(self, run_asr: RunAsr, text: Path) -> None:
+        code, _, _ = run_asr("lm", "train", text, "-o", text.with_name("model.lm"), "--quantize")
         assert code == 0
         assert LanguageModel.read(text.with_name("model.lm")).quantized
 
-    def test_its_stages_are_shown(
-        self, lm: Run, text: Path, monkeypatch: pytest.MonkeyPatch
+    def test_the_stages_are_shown(
+        self, run_asr: RunAsr, text: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 0.0)
-        monkeypatch.setattr(modeling, "MANY_SENTENCES", 1000)
-        _, _, err = lm("train", text, "--order", 2, "-o", text.with_name("model.lm"))
+        monkeypatch.setattr(lm_commands, "MANY_SENTENCES", 1000)
+        _, _, err = run_asr("lm", "train", text, "--order", 2, "-o", text.with_name("model.lm"))
         lines = [line.removeprefix("training: ") for line in err.splitlines()]
         assert [(line.split("/")[0], line.split(", ")[-1]) for line in lines[2:-1]] == [
             ("0", "reading the text"),
@@ -174,10 +150,12 @@ class TestTrain:
             ("6", "done"),
         ]
 
-    def test_a_text_that_is_too_small_is_one_line(self, lm: Run, tmp_path: Path) -> None:
+    def test_a_text_that_is_too_small_is_one_line(self, run_asr: RunAsr, tmp_path: Path) -> None:
         (tmp_path / "small.txt").write_text("the cat sat\n\nthe dog\n")
         for _ in range(2):  # every time, not only the first
-            code, out, err = lm("train", tmp_path / "small.txt", "-o", tmp_path / "model.lm")
+            code, out, err = run_asr(
+                "lm", "train", tmp_path / "small.txt", "-o", tmp_path / "model.lm"
+            )
             assert code == 0
             assert (facts(out)["sentences"], facts(out)["words"]) == ("3", "5")
             assert "too small or too repetitive" in last_sentence(err)
@@ -211,7 +189,7 @@ class TestTrain:
     )
     def test_what_cannot_be_done(
         self,
-        lm: Run,
+        run_asr: RunAsr,
         text: Path,
         monkeypatch: pytest.MonkeyPatch,
         options: list[object],
@@ -226,28 +204,28 @@ class TestTrain:
         Path("model.lm").write_bytes(b"as it was")
         files = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
         output = [] if "-o" in options else ["-o", "model.lm"]
-        code, out, err = lm("train", *options, *output)
+        code, out, err = run_asr("lm", "train", *options, *output)
         assert (code, out) == (2, "")
         assert named in last_sentence(err)
         assert {path: path.read_bytes() for path in Path().iterdir() if path.is_file()} == files
 
     def test_texts_beyond_the_memory(
-        self, lm: Run, text: Path, monkeypatch: pytest.MonkeyPatch
+        self, run_asr: RunAsr, text: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def refuse(*_: object, **__: object) -> None:
             raise MemoryError
 
         monkeypatch.setattr(LanguageModel, "estimate", refuse)
-        code, _, err = lm("train", text, "-o", text.with_name("model.lm"))
+        code, _, err = run_asr("lm", "train", text, "-o", text.with_name("model.lm"))
         assert code == 2
-        assert "do not fit into the memory" in last_sentence(err)
+        assert "do not fit into memory" in last_sentence(err)
 
 
 class TestInfo:
-    def test_a_binary(self, lm: Run, hand: Path, tmp_path: Path) -> None:
+    def test_a_binary(self, run_asr: RunAsr, hand: Path, tmp_path: Path) -> None:
         model = LanguageModel.read(hand)
         model.write(tmp_path / "model.lm")
-        code, out, err = lm("info", tmp_path / "model.lm")
+        code, out, err = run_asr("lm", "info", tmp_path / "model.lm")
         assert (code, err) == (0, "")
         size = (tmp_path / "model.lm").stat().st_size
         words = len("<unk>\n<s>\n</s>\na\nb")
@@ -266,7 +244,7 @@ class TestInfo:
             "memory": f"{memory} bytes",
         }
 
-    def test_other_kinds(self, lm: Run, hand: Path, tmp_path: Path) -> None:
+    def test_other_kinds(self, run_asr: RunAsr, hand: Path, tmp_path: Path) -> None:
         (tmp_path / "odd.name").write_bytes(gzip.compress(hand.read_bytes()))
         LanguageModel.read(hand).write(tmp_path / "small.arpa", quantize=True)
         for name, kind, quantized in [
@@ -274,7 +252,7 @@ class TestInfo:
             ("odd.name", "ARPA in gzip", "no"),
             ("small.arpa", "binary", "yes"),
         ]:
-            code, out, _ = lm("info", tmp_path / name)
+            code, out, _ = run_asr("lm", "info", tmp_path / name)
             assert (code, facts(out)["kind"], facts(out)["quantized"]) == (0, kind, quantized)
 
     @pytest.mark.parametrize(
@@ -292,13 +270,13 @@ class TestInfo:
     )
     @pytest.mark.parametrize("command", ["info", "perplexity", "convert"])
     def test_what_is_no_model(
-        self, lm: Run, text: Path, command: str, content: bytes | None, named: str
+        self, run_asr: RunAsr, text: Path, command: str, content: bytes | None, named: str
     ) -> None:
         path, output = text.with_name("bad"), text.with_name("output.lm")
         if content is not None:
             path.write_bytes(content)
         more = {"info": [], "perplexity": [text], "convert": [output]}
-        code, out, err = lm(command, path, *more[command])
+        code, out, err = run_asr("lm", command, path, *more[command])
         assert (code, out) == (2, "")
         assert named in last_sentence(err)
         assert str(path) in err
@@ -307,10 +285,12 @@ class TestInfo:
 
 
 class TestPerplexity:
-    def test_by_hand(self, lm: Run, hand: Path, tmp_path: Path) -> None:
+    def test_by_hand(self, run_asr: RunAsr, hand: Path, tmp_path: Path) -> None:
         (tmp_path / "one.txt").write_text("a b\n")
         (tmp_path / "two.txt").write_bytes(gzip.compress(b"c\n"))
-        code, out, err = lm("perplexity", hand, tmp_path / "one.txt", tmp_path / "two.txt")
+        code, out, err = run_asr(
+            "lm", "perplexity", hand, tmp_path / "one.txt", tmp_path / "two.txt"
+        )
         assert (code, err) == (0, "")
         known = 0.4 + 0.1 + 0.03125 + 0.125 + 1.0 + 1.0  # see tests/ngrams.py
         assert facts(out) == {
@@ -322,12 +302,12 @@ class TestPerplexity:
         }
 
     def test_many_sentences_have_a_bar(
-        self, lm: Run, hand: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+        self, run_asr: RunAsr, hand: Path, text: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        _, expected, err = lm("perplexity", hand, text)
+        _, expected, err = run_asr("lm", "perplexity", hand, text)
         assert err == ""
-        monkeypatch.setattr(modeling, "MANY_SENTENCES", 300)
-        code, out, err = lm("perplexity", hand, text)
+        monkeypatch.setattr(lm_commands, "MANY_SENTENCES", 300)
+        code, out, err = run_asr("lm", "perplexity", hand, text)
         assert (code, out) == (0, expected)
         assert err.splitlines()[0] == "measuring: 300 sentences"
         assert err.splitlines()[1].startswith("measuring: 2,000 sentences in ")
@@ -340,24 +320,26 @@ class TestPerplexity:
             (["-", "text.txt", "-"], "can be read only once"),
         ],
     )
-    def test_bad_texts(self, lm: Run, hand: Path, text: Path, texts: list[str], named: str) -> None:
+    def test_bad_texts(
+        self, run_asr: RunAsr, hand: Path, text: Path, texts: list[str], named: str
+    ) -> None:
         text.with_name("empty.txt").write_text("")
         names = [name if name == "-" else text.with_name(name) for name in texts]
-        code, out, err = lm("perplexity", hand, *names)
+        code, out, err = run_asr("lm", "perplexity", hand, *names)
         assert (code, out) == (2, "")
         assert named in last_sentence(err)
         assert len(err.splitlines()) == 1
 
 
 class TestConvert:
-    def test_there_and_back(self, lm: Run, hand: Path, tmp_path: Path) -> None:
+    def test_there_and_back(self, run_asr: RunAsr, hand: Path, tmp_path: Path) -> None:
         model = LanguageModel.read(hand)
         steps = ["model.lm", "model.arpa.gz", "again.arpa", "again", "hand.arpa"]
         hand.rename(tmp_path / "first")
         source = tmp_path / "first"
         for name in steps:
             before = source.read_bytes()
-            code, out, err = lm("convert", source, tmp_path / name)
+            code, out, err = run_asr("lm", "convert", source, tmp_path / name)
             assert (code, err) == (0, "")
             assert facts(out)["read"].startswith(f"{source} (")
             assert facts(out)["written"].startswith(f"{tmp_path / name} (")
@@ -366,15 +348,15 @@ class TestConvert:
             assert_same(LanguageModel.read(source), model)
         assert (tmp_path / "again").read_bytes() == (tmp_path / "model.lm").read_bytes()
 
-    def test_quantized_stays_quantized(self, lm: Run, hand: Path, tmp_path: Path) -> None:
-        lm("convert", hand, tmp_path / "small.lm", "--quantize")
-        lm("convert", tmp_path / "small.lm", tmp_path / "copy.lm")
+    def test_quantized_stays_quantized(self, run_asr: RunAsr, hand: Path, tmp_path: Path) -> None:
+        run_asr("lm", "convert", hand, tmp_path / "small.lm", "--quantize")
+        run_asr("lm", "convert", tmp_path / "small.lm", tmp_path / "copy.lm")
         assert LanguageModel.read(tmp_path / "copy.lm").quantized
-        code, _, _ = lm("convert", tmp_path / "copy.lm", tmp_path / "again.arpa")
+        code, _, _ = run_asr("lm", "convert", tmp_path / "copy.lm", tmp_path / "again.arpa")
         assert code == 0
         assert_same(LanguageModel.read(tmp_path / "again.arpa"), LanguageModel.read(hand))
 
-    def test_refusals(self, lm: Run, hand: Path, tmp_path: Path) -> None:
+    def test_refusals(self, run_asr: RunAsr, hand: Path, tmp_path: Path) -> None:
         (tmp_path / "link").symlink_to(hand)
         for output, named in (
             (hand, "name another file"),
@@ -383,10 +365,10 @@ class TestConvert:
             (hand / "model.lm", "model.lm cannot be written"),
             (tmp_path / "model.lm.gz", "let its name end in .arpa.gz"),
         ):
-            code, out, err = lm("convert", hand, output)
+            code, out, err = run_asr("lm", "convert", hand, output)
             assert (code, out) == (2, "")
             assert named in last_sentence(err)
-        code, _, err = lm("convert", hand, tmp_path / "other.arpa.gz", "--quantize")
+        code, _, err = run_asr("lm", "convert", hand, tmp_path / "other.arpa.gz", "--quantize")
         assert code == 2
         assert "omit --quantize" in last_sentence(err)
         assert hand.read_text() == HAND

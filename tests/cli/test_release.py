@@ -1,4 +1,4 @@
-"""Released models: a folder that is a checkpoint to whoever reads one, and says what it is."""
+"""Released models: a folder that is used like a checkpoint and describes itself."""
 
 import json
 import shutil
@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from commands import RunAsr
 from conftest import ROOT
 from signals import ARPA, RATES, make_model, make_talk
 
-from asr import checkpoint, release
-from asr.checkpoint import load_decoder_config, load_model, save_model
-from asr.cli import options
-from asr.cli.main import main as asr
+from asr import release
+from asr.checkpoint import Checkpoint, save_model
 from asr.decoder.config import DecoderConfig
 from asr.lm.model import LanguageModel
 from asr.recognizer import Recognizer
@@ -50,26 +49,24 @@ def run(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def released(run: Path, tmp_path: Path) -> Path:
+def released(run_asr: RunAsr, run: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "tiny"
     files = ("--lm", "tiny.lm"), ("--results", "results.json"), ("--notes", "notes.md")
-    more = [word for option, name in files for word in (option, str(tmp_path / name))]
-    assert asr(["release", str(run), str(folder), *more]) == 0
+    more = [word for option, name in files for word in (option, tmp_path / name)]
+    assert run_asr("release", run, folder, *more)[0] == 0
     return folder
 
 
-def complaint(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    capsys.readouterr()
-    assert asr([str(word) for word in words]) == 2
-    err = capsys.readouterr().err
-    assert "Traceback" not in err
+def complaint(run_asr: RunAsr, *words: object) -> str:
+    code, _, err = run_asr(*words)
+    assert code == 2
     return err.strip().splitlines()[-1]
 
 
 def test_it_is_the_model_in_a_quarter_of_the_space(run: Path, released: Path) -> None:
-    whole, _ = load_model(run / "best.pt")
-    small, vocabulary = load_model(released)
-    assert vocabulary == Vocabulary.english()
+    whole = Checkpoint.read(run / "best.pt").model()
+    small = Checkpoint.read(released).model()
+    assert Checkpoint.read(released).vocabulary == Vocabulary.english()
     assert (released / "model.safetensors").stat().st_size < 0.4 * 4 * sum(
         weight.numel() for weight in whole.state_dict().values()
     )
@@ -87,16 +84,16 @@ def test_it_is_the_model_in_a_quarter_of_the_space(run: Path, released: Path) ->
 
 
 def test_a_row_of_zeros_stays_one(run: Path, tmp_path: Path) -> None:
-    payload = checkpoint.read(run / "best.pt")
+    payload = Checkpoint.read(run / "best.pt").payload
     payload["weights"]["head.weight"][3] = 0
     release.save_release(tmp_path / "zeros", payload, None, None, "")
-    assert not checkpoint.read(tmp_path / "zeros")["weights"]["head.weight"][3].any()
+    assert not Checkpoint.read(tmp_path / "zeros").payload["weights"]["head.weight"][3].any()
 
 
 def test_every_door_decodes_it_with_its_own_language_model(
-    released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+    run_asr: RunAsr, released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = load_decoder_config(released)
+    config = Checkpoint.read(released).decoder
     assert (config.kind, config.alpha, config.beta) == ("beam", 0.7, 1.5)
     assert Path(config.language_model) == released / "language-model.lm"
     expected = Recognizer.load(released, decoder=config).transcribe(tmp_path / "talk.wav").text
@@ -106,10 +103,10 @@ def test_every_door_decodes_it_with_its_own_language_model(
     assert Recognizer.default().transcribe(tmp_path / "talk.wav").text == expected
 
     def text(*options: str) -> str:
-        capsys.readouterr()
-        words = ["transcribe", "--checkpoint", str(released), *options, str(tmp_path / "talk.wav")]
-        assert asr(words) == 0
-        return capsys.readouterr().out.strip()
+        words = ["transcribe", "--checkpoint", released, *options, tmp_path / "talk.wav"]
+        code, out, _ = run_asr(*words)
+        assert code == 0
+        return out.strip()
 
     assert text() == expected
     assert text("--decoder", "beam") == expected
@@ -119,13 +116,12 @@ def test_every_door_decodes_it_with_its_own_language_model(
     assert text("--decoder", "greedy") == greedy != expected
     moved = tmp_path / "elsewhere"
     shutil.move(released, moved)
-    assert Path(load_decoder_config(moved).language_model).parent == moved
+    assert Path(Checkpoint.read(moved).decoder.language_model).parent == moved
 
 
-def test_the_card_says_what_was_measured(released: Path, capsys) -> None:
-    capsys.readouterr()
-    assert asr(["info", str(released)]) == 0
-    card = capsys.readouterr().out
+def test_the_card_says_what_was_measured(run_asr: RunAsr, released: Path) -> None:
+    code, card, _ = run_asr("info", released)
+    assert code == 0
     assert (
         "| dev | 1,234 | 9,876 | 50.0 % [41.0, 59.0] | 25.0 % [20.0, 30.0] |" in card.splitlines()
     )
@@ -134,23 +130,25 @@ def test_the_card_says_what_was_measured(released: Path, capsys) -> None:
     assert json.loads((released / "results.json").read_text()) == RESULTS
 
 
-def test_released_again_it_replaces_the_former_one(run: Path, released: Path) -> None:
-    assert asr(["release", str(run / "best.pt"), str(released)]) == 0
+def test_released_again_it_replaces_the_former_one(
+    run_asr: RunAsr, run: Path, released: Path
+) -> None:
+    assert run_asr("release", run / "best.pt", released)[0] == 0
     assert {path.name for path in released.iterdir()} == {
         "card.md",
         "config.json",
         "model.safetensors",
     }
-    assert load_decoder_config(released).kind == "greedy"
+    assert Checkpoint.read(released).decoder.kind == "greedy"
     assert not list(released.parent.glob(".*unfinished"))
 
 
-def test_what_is_refused(run: Path, released: Path, tmp_path: Path, capsys) -> None:
+def test_what_is_refused(run_asr: RunAsr, run: Path, released: Path, tmp_path: Path) -> None:
     def refusal(*words: object) -> str:
-        return complaint(capsys, *words)
+        return complaint(run_asr, *words)
 
     assert "there is no such checkpoint" in refusal("release", tmp_path / "no.pt", tmp_path / "x")
-    assert "is no released model" in refusal("release", run, tmp_path)
+    assert "is not a released model" in refusal("release", run, tmp_path)
     arpa = "--lm", tmp_path / "tiny.arpa"
     assert "asr lm convert" in refusal("release", run, tmp_path / "x", *arpa)
     notes = "--results", tmp_path / "notes.md"
@@ -168,40 +166,42 @@ def test_what_is_refused(run: Path, released: Path, tmp_path: Path, capsys) -> N
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff" * 100, None])
 def test_a_damaged_folder_is_refused(
-    released: Path, tmp_path: Path, name: str, content: bytes | None, capsys
+    run_asr: RunAsr, released: Path, tmp_path: Path, name: str, content: bytes | None
 ) -> None:
     (released / name).unlink()
     if content is not None:
         (released / name).write_bytes(content)
-    said = complaint(capsys, "transcribe", "--checkpoint", released, tmp_path / "talk.wav")
+    said = complaint(run_asr, "transcribe", "--checkpoint", released, tmp_path / "talk.wav")
     assert str(released) in said
 
 
-def test_a_full_disk_leaves_the_former_one(run: Path, released: Path, monkeypatch, capsys) -> None:
+def test_a_full_disk_leaves_the_former_one(
+    run_asr: RunAsr, run: Path, released: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     before = {path.name: path.read_bytes() for path in released.iterdir()}
     monkeypatch.setattr(shutil, "copyfile", fail)
     lm = "--lm", released.parent / "tiny.lm"
-    assert "No space left" in complaint(capsys, "release", run, released, *lm)
+    assert "No space left" in complaint(run_asr, "release", run, released, *lm)
     assert {path.name: path.read_bytes() for path in released.iterdir()} == before
 
 
-def test_the_command_line_and_the_library_mean_the_same_model() -> None:
-    assert options.released_folder() == release.RELEASED
+def test_the_bundled_model() -> None:
     assert Recognizer.default().transcribe(ROOT / "docs" / "sample.flac").text == (
         "the old man opened the door and looked out into the rain"
     )
 
 
 def test_weights_are_finite_in_half_precision(released: Path) -> None:
-    for weight in checkpoint.read(released)["weights"].values():
+    for weight in Checkpoint.read(released).payload["weights"].values():
         assert np.isfinite(weight.numpy()).all()
 
 
-def test_a_released_model_is_not_released_again(released: Path, tmp_path: Path, capsys) -> None:
-    capsys.readouterr()
-    assert asr(["release", str(released), str(tmp_path / "again")]) == 2
-    assert "is a released model already" in capsys.readouterr().err
+def test_a_released_model_is_not_released_again(
+    run_asr: RunAsr, released: Path, tmp_path: Path
+) -> None:
+    said = complaint(run_asr, "release", released, tmp_path / "again")
+    assert "is a released model already" in said
     assert not (tmp_path / "again").exists()

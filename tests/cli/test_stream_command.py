@@ -8,30 +8,25 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from queue import Queue
-from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import pytest
 import soundfile
-import torch
+from commands import RunAsr
 from signals import ARPA, SAMPLE, check_stable, make_model, make_signal, make_talk, to_wav
 
-from asr import recognizer
 from asr.checkpoint import save_model
-from asr.cli import options
-from asr.cli import stream as listening
+from asr.cli import stream as stream_command
 from asr.cli.main import main
-from asr.endpoint import EndpointConfig
 from asr.recognizer import Recognizer
 from asr.stream import Partial
 from asr.text import Vocabulary
 
-Run = Callable[..., tuple[int, str, str]]
 LIVE = ("--latency", "55", "--pause", "0")
 PAUSING = ("--latency", "200", "--pause", "0.3")
 GUIDED = ("--lm", "tiny.arpa", "--hotword", "zq")
@@ -54,28 +49,15 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def asr(
-    checkpoints: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Run]:
-    """Run a command with the checkpoint, in its folder: (exit code, stdout, stderr)."""
-    monkeypatch.setattr("asr.runtime.distributed.count_cores", lambda: 1)
+def asr(run_asr: RunAsr, checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> RunAsr:
+    """`run_asr` with a checkpoint, in its folder, and `content` on standard input."""
     monkeypatch.chdir(checkpoints)
 
     def run(*words: str, content: bytes = b"") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
-        capfd.readouterr()
-        argv = [*words] if "--checkpoint" in words else [*words, "--checkpoint", "model.pt"]
-        try:
-            code = main(argv)
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
+        checkpoint = () if "--checkpoint" in words else ("--checkpoint", "model.pt")
+        return run_asr(*words, *checkpoint, stdin=content)
 
-    threads = torch.get_num_threads()
-    yield run
-    torch.set_num_threads(threads)
+    return run
 
 
 def pcm(name: str) -> bytes:
@@ -97,7 +79,7 @@ def check_words(words: list[dict[str, Any]], expected: list[dict[str, Any]]) -> 
 
 
 @pytest.mark.parametrize("options", [(), GUIDED])
-def test_all_doors_agree(asr: Run, options: tuple[str, ...]) -> None:
+def test_all_doors_agree(asr: RunAsr, options: tuple[str, ...]) -> None:
     """Laws 2 and 4: a file, its samples, and transcription of the whole."""
     for rate in ("16000", "44100"):
         name = f"{rate}.wav"
@@ -130,7 +112,7 @@ def by_kind(out: str) -> dict[str, list[dict[str, Any]]]:
 @pytest.mark.parametrize("checkpoint", ["model.pt", "latency.pt"])
 @pytest.mark.parametrize("options", [(), GUIDED])
 def test_segments_are_shown_where_they_end(
-    asr: Run, checkpoint: str, options: tuple[str, ...]
+    asr: RunAsr, checkpoint: str, options: tuple[str, ...]
 ) -> None:
     """Laws 2 and 4: what a pause parts is what `asr transcribe` writes, at the same place."""
     words = (*options, *PAUSING, "--checkpoint", checkpoint)
@@ -156,7 +138,7 @@ def test_segments_are_shown_where_they_end(
             check_words(one["words"], other["words"])
 
 
-def test_a_pause_of_0_never_begins_anew(asr: Run) -> None:
+def test_a_pause_of_0_never_begins_anew(asr: RunAsr) -> None:
     shown = by_kind(asr("stream", *LIVE, "talk.wav")[1])
     assert shown["segment"] == []
     _, whole, _ = asr("transcribe", "--pause", "0", "talk.wav")
@@ -188,7 +170,7 @@ def test_a_pause_of_0_never_begins_anew(asr: Run) -> None:
     ],
 )
 def test_impossible_operating_points(
-    asr: Run, command: str, words: tuple[str, ...], sentence: str
+    asr: RunAsr, command: str, words: tuple[str, ...], sentence: str
 ) -> None:
     code, out, err = asr(command, *words, "16000.wav")
     assert (code, out) == (2, "")
@@ -196,25 +178,25 @@ def test_impossible_operating_points(
     assert len(err.splitlines()) == 1 or err.startswith("usage: asr")
 
 
-def test_the_least_latency_is_possible(asr: Run) -> None:
+def test_the_least_latency_is_possible(asr: RunAsr) -> None:
     code, out, _ = asr("stream", "--latency", "55", "16000.wav")
     assert code == 0
     assert by_kind(out)["final"][0]["text"]
 
 
-def test_samples_that_straddle_reads(asr: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_that_straddle_reads(asr: RunAsr, monkeypatch: pytest.MonkeyPatch) -> None:
     class Dribble(io.BytesIO):
         def read1(self, size: int | None = -1, /) -> bytes:
             return super().read1(min(size or 1, 1001))
 
     content = pcm("16000.wav")
-    pieces = list(listening.read_samples(Dribble(content), 16_000))
+    pieces = list(stream_command.read_samples(Dribble(content), 16_000))
     assert np.array_equal(np.concatenate(pieces), np.frombuffer(content, "<i2"))
     assert {piece.dtype for piece in pieces} == {np.dtype(np.int16)}
 
 
 @pytest.mark.parametrize("format", ["WAV", "FLAC", "OGG"])
-def test_files_on_standard_input_are_no_samples(asr: Run, format: str) -> None:
+def test_files_on_standard_input_are_no_samples(asr: RunAsr, format: str) -> None:
     content = io.BytesIO()
     soundfile.write(content, np.zeros(16_000), 16_000, format=format)
     code, out, err = asr("stream", "-", content=content.getvalue())
@@ -222,7 +204,7 @@ def test_files_on_standard_input_are_no_samples(asr: Run, format: str) -> None:
     assert "give its name instead of -" in err
 
 
-def test_odd_number_of_bytes(asr: Run) -> None:
+def test_odd_number_of_bytes(asr: RunAsr) -> None:
     content = pcm("16000.wav")
     _, even, _ = asr("stream", "-", content=content)
     code, out, err = asr("stream", "-", content=content + b"x")
@@ -234,7 +216,7 @@ def test_odd_number_of_bytes(asr: Run) -> None:
     assert "odd number of bytes" in err
 
 
-def test_empty_standard_input_is_empty_text(asr: Run) -> None:
+def test_empty_standard_input_is_empty_text(asr: RunAsr) -> None:
     code, out, err = asr("stream", "-")
     assert (code, err) == (0, "")
     assert documents(out) == ([], {"text": "", "confidence": 1.0, "score": 0.0, "words": []})
@@ -245,22 +227,22 @@ def test_empty_standard_input_is_empty_text(asr: Run) -> None:
     [
         (("missing.wav",), 1, "missing.wav does not exist"),
         (("tiny.arpa",), 1, "not audio in a known format"),
-        ((), 2, "Name a recording, - for standard input, or --microphone: one of them"),
-        (("--microphone", "16000.wav"), 2, "or --microphone: one of them"),
-        (("--microphone", "-"), 2, "or --microphone: one of them"),
-        (("--microphone", "--realtime"), 2, "what is heard live comes at its own speed"),
-        (("--microphone", "--rate", "8000"), 2, "--rate is that of standard input"),
+        ((), 2, "give one input: a recording, - for standard input, or --microphone"),
+        (("--microphone", "16000.wav"), 2, "give one input"),
+        (("--microphone", "-"), 2, "give one input"),
+        (("--microphone", "--realtime"), 2, "live input has a speed of its own"),
+        (("--microphone", "--rate", "8000"), 2, "--rate is for standard input"),
         (("--rate", "5", "-"), 1, "5 samples per second is impossible"),
         (("--rate", "0", "-"), 2, "'0' is not a whole number"),
-        (("--rate", "8000", "16000.wav"), 2, "--rate is that of standard input"),
-        (("--realtime", "-"), 2, "--realtime plays a recording"),
+        (("--rate", "8000", "16000.wav"), 2, "--rate is for standard input"),
+        (("--realtime", "-"), 2, "--realtime is for recordings"),
         (("--checkpoint", "both.pt", "16000.wav"), 2, "encoder=latency_controlled"),
-        (("--decoder", "greedy", "--beam", "3", "-"), 2, "knows no --beam"),
-        (("--strict", "-"), 2, "--strict needs to know words"),
+        (("--decoder", "greedy", "--beam", "3", "-"), 2, "has no --beam"),
+        (("--strict", "-"), 2, "--strict needs known words"),
     ],
 )
 def test_refused_in_one_sentence(
-    asr: Run, words: tuple[str, ...], code: int, sentence: str
+    asr: RunAsr, words: tuple[str, ...], code: int, sentence: str
 ) -> None:
     found, out, err = asr("stream", *words, content=b"\0" * 100)
     assert (found, out) == (code, "")
@@ -268,7 +250,7 @@ def test_refused_in_one_sentence(
     assert len(err.splitlines()) == 1 or "usage" in err
 
 
-def test_what_was_heard_before_damage_is_shown(asr: Run, checkpoints: Path) -> None:
+def test_the_text_before_damage_is_shown(asr: RunAsr, checkpoints: Path) -> None:
     samples = make_signal(6.0, 16_000)
     samples[80_000] = np.nan  # in the second block
     soundfile.write(checkpoints / "damaged.wav", samples, 16_000, subtype="FLOAT")
@@ -281,15 +263,15 @@ def test_what_was_heard_before_damage_is_shown(asr: Run, checkpoints: Path) -> N
     assert partials
 
 
-def test_realtime_waits_for_each_piece(asr: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_realtime_waits_for_each_piece(asr: RunAsr, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, slept = [100.0], []
 
     def sleep(seconds: float) -> None:
         slept.append(seconds)
         clock[0] += seconds
 
-    monkeypatch.setattr(listening, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(listening, "sleep", sleep)
+    monkeypatch.setattr(stream_command, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(stream_command, "sleep", sleep)
     at_once = asr("stream", "16000.wav")
     assert not slept
     assert asr("stream", "--realtime", "16000.wav") == at_once
@@ -300,7 +282,7 @@ def test_realtime_waits_for_each_piece(asr: Run, monkeypatch: pytest.MonkeyPatch
 
 
 def test_live_pipe_answers_before_its_end_and_ctrl_c_finishes(checkpoints: Path) -> None:
-    command = "import sys, asr.cli; sys.exit(asr.main())"
+    command = "import sys; from asr.cli.main import main; sys.exit(main())"
     words = ["stream", *LIVE, "--checkpoint", "model.pt", "--threads", "1", "-"]
     program = subprocess.Popen(
         [sys.executable, "-c", command, *words],
@@ -333,7 +315,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def show(asr: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+def show(asr: RunAsr, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """What `asr stream` writes to a terminal of 20 columns."""
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
@@ -352,7 +334,7 @@ def show(asr: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 
 @pytest.mark.parametrize("options", [(), GUIDED])
 def test_terminal_shows_one_line_and_then_the_text(
-    asr: Run, show: Callable[..., str], options: tuple[str, ...]
+    asr: RunAsr, show: Callable[..., str], options: tuple[str, ...]
 ) -> None:
     options = (*options, *LIVE)
     partials, final = documents(asr("stream", *options, "16000.wav")[1])
@@ -369,7 +351,7 @@ def test_terminal_shows_one_line_and_then_the_text(
     assert any(line.strip() == text[-19:].strip() for line in lines)  # its end, cut at the front
 
 
-def test_terminal_keeps_finished_segments(asr: Run, show: Callable[..., str]) -> None:
+def test_terminal_keeps_finished_segments(asr: RunAsr, show: Callable[..., str]) -> None:
     """Each as a line of its own, above the line that goes on to change."""
     found = by_kind(asr("stream", *PAUSING, "talk.wav")[1])
     texts = [segment["text"] for segment in [*found["segment"], *found["final"]]]
@@ -424,12 +406,12 @@ def microphone(monkeypatch: pytest.MonkeyPatch) -> type[Microphone]:
     monkeypatch.setattr(Microphone, "heard", np.split(samples, range(1_600, len(samples), 1_600)))
     monkeypatch.setattr(Microphone, "opened", [])
     monkeypatch.setitem(sys.modules, "sounddevice", Microphone)
-    monkeypatch.setattr(listening, "Queue", Microphone.Waiting)
+    monkeypatch.setattr(stream_command, "Queue", Microphone.Waiting)
     return Microphone
 
 
 class TestMicrophone:
-    def test_ctrl_c_ends_it_with_the_text(self, asr: Run, microphone: type[Microphone]) -> None:
+    def test_ctrl_c_ends_it_with_the_text(self, asr: RunAsr, microphone: type[Microphone]) -> None:
         code, out, err = asr("stream", "--microphone", *PAUSING)
         assert (code, err) == (0, "")
         assert microphone.opened == [(16_000, 1_600, 1, "int16")]
@@ -441,14 +423,14 @@ class TestMicrophone:
         assert found["segment"] == expected["segment"] != []
         assert found["stable"]
 
-    def test_ctrl_c_before_a_sound(self, asr: Run, microphone: type[Microphone]) -> None:
+    def test_ctrl_c_before_a_sound(self, asr: RunAsr, microphone: type[Microphone]) -> None:
         microphone.heard.clear()
         assert asr("stream", "--microphone") == (0, "", "")
 
     @pytest.mark.parametrize("place", ["__init__", "__enter__"])
     def test_without_a_microphone(
         self,
-        asr: Run,
+        asr: RunAsr,
         microphone: type[Microphone],
         monkeypatch: pytest.MonkeyPatch,
         place: str,
@@ -459,13 +441,11 @@ class TestMicrophone:
         monkeypatch.setattr(microphone.InputStream, place, fail)
         code, out, err = asr("stream", "--microphone")
         assert (code, out) == (1, "")
-        sentence = (
-            "asr: there is no microphone to listen to (Error querying device -1): connect one.\n"
-        )
+        sentence = "asr: no microphone can be read (Error querying device -1); connect one.\n"
         assert err == sentence
 
     def test_a_microphone_that_is_unplugged(
-        self, asr: Run, microphone: type[Microphone], monkeypatch: pytest.MonkeyPatch
+        self, asr: RunAsr, microphone: type[Microphone], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What was heard until then is shown."""
 
@@ -483,7 +463,7 @@ class TestMicrophone:
 
     @pytest.mark.parametrize("error", [ImportError("no module"), OSError("PortAudio not found")])
     def test_without_the_package(
-        self, asr: Run, monkeypatch: pytest.MonkeyPatch, error: Exception
+        self, asr: RunAsr, monkeypatch: pytest.MonkeyPatch, error: Exception
     ) -> None:
         class Missing:
             def find_spec(self, name: str, *_: object) -> None:
@@ -496,10 +476,3 @@ class TestMicrophone:
         assert (code, out) == (1, "")
         assert f"({error}): pip install 'lstm-asr[microphone]'." in err
         assert len(err.splitlines()) == 1
-
-
-def test_the_command_line_tells_the_defaults_of_the_library() -> None:
-    """It names them without importing them, so that help comes at once."""
-    assert listening.DEFAULT_LATENCY_MS == recognizer.STREAM_LATENCY_MS
-    assert EndpointConfig().silence == options.DEFAULT_PAUSE
-    assert options.WHOLE_SECONDS == recognizer.WHOLE_SECONDS

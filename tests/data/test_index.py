@@ -446,7 +446,10 @@ def whole(tones: list[Utterance], tmp_path_factory: pytest.TempPathFactory) -> P
 
 def assert_same_run(one: Path, other: Path) -> None:
     assert read_metrics(one) == read_metrics(other)
-    ours, theirs = checkpoint.read(one / "last.pt"), checkpoint.read(other / "last.pt")
+    ours, theirs = (
+        checkpoint.Checkpoint.read(one / "last.pt").payload,
+        checkpoint.Checkpoint.read(other / "last.pt").payload,
+    )
     assert ours["training"]["fingerprint"] == theirs["training"]["fingerprint"]
     for name, weight in ours["weights"].items():
         assert torch.equal(weight, theirs["weights"][name]), name

@@ -86,7 +86,7 @@ def test_the_language_model_is_given_the_weight_it_deserves(
     decoder = make(model)
     assert decoder.decode(heard["u1"]).text == "i sea the see"
     seen: list[Trial] = []
-    tuning = tune(decoder, heard, {"u1": TEXT}, trials=20, each=seen.append)
+    tuning = tune(decoder, heard, {"u1": TEXT}, trials=20, on_trial=seen.append)
     assert tuple(seen) == tuning.trials
     assert len(seen) == 20
     assert (seen[0].alpha, seen[0].beta, seen[0].unknown) == (0.0, 0.0, -5.0)

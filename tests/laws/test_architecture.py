@@ -15,7 +15,7 @@ PACKAGE = ROOT / "asr"
 
 # Lowest first: a module imports only what stands before it.
 ORDER = """
-    errors progress files compiled runtime.device text
+    errors defaults progress files compiled runtime.device text
     audio.mp3 audio.containers audio.waveform
     features lstm encoder model
     lm.ngrams lm.arpa lm.binary lm.estimation lm.model
@@ -25,6 +25,7 @@ ORDER = """
     release checkpoint
     endpoint stream recognizer formats
     data.augment data.planning data.manifest data.corpora data.index data.selection data.synthesis
+    evaluation
     runtime.signals runtime.slurm runtime.distributed
     data.loading
     training.config training.loss training.trainer training.interruption training.metrics
@@ -36,7 +37,6 @@ ORDER = """
     cli.options cli.inputs cli.output
     cli.transcribe cli.stream cli.align cli.evaluate cli.score cli.doctor cli.tune cli.average
     cli.release cli.lm cli.info cli.main
-    measuring
 """.split()
 FORBIDDEN_NAMES = {"base", "common", "core", "helper", "helpers", "misc", "util", "utils"}
 PUBLIC = {"AsrError", "Hypothesis", "Recognizer", "Report", "Vocabulary", "load_audio", "score"}
@@ -219,6 +219,27 @@ def test_package_has_one_importer(package: str, home: str) -> None:
     assert [name for name, source in SOURCES.items() if package in outer(source)] == [home]
 
 
+def test_every_command_has_its_module() -> None:
+    from asr.cli.main import COMMANDS
+
+    shared = {"main", "options", "inputs", "output"}
+    modules = {name.removeprefix("cli.") for name in MODULES if name.startswith("cli.")}
+    assert modules - shared == set(COMMANDS)
+    for name in COMMANDS:
+        functions = {
+            node.name: [argument.arg for argument in node.args.args]
+            for node in ast.parse(MODULES[f"cli.{name}"]).body
+            if isinstance(node, ast.FunctionDef)
+        }
+        assert functions["declare"] == ["command"], name
+        assert functions["run"] == ["arguments"], name
+
+
+def test_only_the_command_line_parses_arguments() -> None:
+    importers = {name for name, source in SOURCES.items() if "argparse" in outer(source)}
+    assert all(name.startswith("cli.") for name in importers)
+
+
 def test_only_two_modules_print() -> None:
     printing = {name for name, source in SOURCES.items() if prints(source)}
     assert printing <= {"cli.inputs", "cli.main", "cli.stream", "progress"}
@@ -258,11 +279,15 @@ def test_public_names_are_the_documented_ones() -> None:
     assert set(asr.__all__) == PUBLIC == set(dir(asr))
     for name in PUBLIC:
         assert getattr(asr, name).__name__ == name
-    with pytest.raises(AttributeError, match="Recognizer"):
-        _ = asr.Recognizer
+    with pytest.raises(AttributeError, match="Recogniser"):
+        _ = asr.Recogniser
 
 
 # Law 6: light inference
+
+HEAVY = set(
+    "torch torchaudio numpy numba hydra omegaconf scipy librosa soundfile soxr jiwer rich".split()
+)
 
 
 @pytest.mark.parametrize(
@@ -281,11 +306,33 @@ def test_public_names_are_the_documented_ones() -> None:
     ],
 )
 def test_import_and_help_are_light(code: str) -> None:
-    heavy = "{'torch', 'torchaudio', 'numpy', 'numba', 'hydra', 'omegaconf'}"
-    done = run(f"{textwrap.dedent(code)}\nimport sys\nassert not {heavy} & set(sys.modules)")
+    done = run(f"{textwrap.dedent(code)}\nimport sys\nassert not {HEAVY} & set(sys.modules)")
     assert done.returncode == 0, done.stderr
     if "--help" in code:
         assert "transcribe" in done.stdout
+
+
+def test_help_of_every_command_is_light() -> None:
+    """One process for all of them: what any of them loads stays loaded."""
+    from asr.cli.main import COMMANDS
+
+    commands = [*COMMANDS, "lm train", "lm info", "lm perplexity", "lm convert"]
+    done = run(
+        f"""
+        import sys
+        from asr.cli.main import main
+        for command in {commands}:
+            try:
+                main([*command.split(), "--help"])
+            except SystemExit as end:
+                assert not end.code
+            loaded = {HEAVY} & set(sys.modules)
+            assert not loaded, (command, loaded)
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    for command in commands:
+        assert f"usage: asr {command} " in done.stdout
 
 
 def test_library_needs_no_torchaudio() -> None:

@@ -67,7 +67,7 @@ def test_start_released_is_the_model_that_comes_with_asr(name: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         experiment = OmegaConf.to_object(compose(name, ["+start=released"]))
     assert isinstance(experiment, Experiment)
-    payload = checkpoint.read(RELEASED)
+    payload = checkpoint.Checkpoint.read(RELEASED).payload
     assert asdict(experiment.features) == payload["features"]
     ours = asdict(experiment.encoder)
     learning = [key.removeprefix("encoder.") for key in TRAINING_ONLY]

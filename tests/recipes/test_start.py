@@ -49,7 +49,10 @@ def test_it_goes_on_where_the_other_one_ended(tones, before, tmp_path) -> None:
         return losses(tmp_path / name)[0]
 
     assert first_loss("on", start_from=str(before)) < 0.8 * first_loss("anew")
-    ours, theirs = (checkpoint.read(p)["weights"] for p in (tmp_path / "on" / "last.pt", before))
+    ours, theirs = (
+        checkpoint.Checkpoint.read(p).payload["weights"]
+        for p in (tmp_path / "on" / "last.pt", before)
+    )
     for name in ("features.mean", "features.std"):  # not measured again
         assert torch.equal(ours[name], theirs[name])
 

@@ -220,6 +220,6 @@ def test_all_processes_go_on_from_the_first_ones_checkpoint(tones, tmp_path) -> 
     for listener in (Stopper(), TrainingCallbacks()):
         launch(train_elsewhere, tiny_task(tmp_path, tones, runtime=TWO, listener=listener), 2)
     assert not (tmp_path / "elsewhere").exists()
-    assert checkpoint.read(tmp_path / "last.pt")["facts"]["epoch"] == 3
+    assert checkpoint.Checkpoint.read(tmp_path / "last.pt").payload["facts"]["epoch"] == 3
     steps = [row["step"] for row in read_metrics(tmp_path) if row["kind"] == "step"]
     assert steps == list(range(1, len(steps) + 1))

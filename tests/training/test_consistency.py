@@ -237,7 +237,9 @@ def test_a_broken_run_goes_on_exactly_with_any_number_of_workers(tones, tmp_path
     runtime = RuntimeConfig(device="cpu", processes=1, threads=1, workers=2)
     train(tiny_task(tmp_path / "cut", tones, epochs=2, consistency=0.2, runtime=runtime))
     assert losses_in(tmp_path / "cut") == losses_in(tmp_path / "whole")
-    ours, theirs = (checkpoint.read(tmp_path / name / "last.pt") for name in ("cut", "whole"))
+    ours, theirs = (
+        checkpoint.Checkpoint.read(tmp_path / name / "last.pt").payload for name in ("cut", "whole")
+    )
     for name, weight in ours["weights"].items():
         assert torch.equal(weight, theirs["weights"][name]), name
 

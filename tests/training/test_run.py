@@ -102,7 +102,10 @@ class Notes(TrainingCallbacks):
 def assert_same_run(one: Path, other: Path) -> None:
     """Every metric and every weight, bit for bit."""
     assert read_metrics(one) == read_metrics(other)
-    ours, theirs = checkpoint.read(one / "last.pt"), checkpoint.read(other / "last.pt")
+    ours, theirs = (
+        checkpoint.Checkpoint.read(one / "last.pt").payload,
+        checkpoint.Checkpoint.read(other / "last.pt").payload,
+    )
     for name, weight in ours["weights"].items():
         assert torch.equal(weight, theirs["weights"][name]), name
         trained = ours["training"]["weights"][name]
@@ -110,7 +113,10 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert (
         list(differences(ours["training"]["optimizer"], theirs["training"]["optimizer"], "")) == []
     )
-    best, others = checkpoint.read(one / "best.pt"), checkpoint.read(other / "best.pt")
+    best, others = (
+        checkpoint.Checkpoint.read(one / "best.pt").payload,
+        checkpoint.Checkpoint.read(other / "best.pt").payload,
+    )
     assert best["facts"] == others["facts"]
     for name, weight in best["weights"].items():
         assert torch.equal(weight, others["weights"][name]), name
@@ -344,8 +350,8 @@ def test_the_average_is_the_one_computed_by_hand() -> None:
 
 def test_averaging_changes_nothing_of_the_training(unbroken, averaged) -> None:
     assert steps_in(averaged) == steps_in(unbroken)
-    last = checkpoint.read(unbroken / "last.pt")
-    same = checkpoint.read(averaged / "last.pt")["training"]["weights"]
+    last = checkpoint.Checkpoint.read(unbroken / "last.pt").payload
+    same = checkpoint.Checkpoint.read(averaged / "last.pt").payload["training"]["weights"]
     for name, weight in last["training"]["weights"].items():
         assert torch.equal(weight, last["weights"][name]), name
         assert torch.equal(weight, same[name]), name
@@ -354,8 +360,9 @@ def test_averaging_changes_nothing_of_the_training(unbroken, averaged) -> None:
 def test_the_average_is_what_is_validated_and_kept(tones, tmp_path) -> None:
     train(tiny_task(tmp_path, tones, epochs=1, average_decay=0.9))
     (epoch,) = [row for row in read_metrics(tmp_path) if row["kind"] == "epoch"]
-    best, vocabulary = checkpoint.load_model(tmp_path / "best.pt")
-    last = checkpoint.read(tmp_path / "last.pt")
+    saved = checkpoint.Checkpoint.read(tmp_path / "best.pt")
+    best, vocabulary = saved.model(), saved.vocabulary
+    last = checkpoint.Checkpoint.read(tmp_path / "last.pt").payload
     for name, weight in best.state_dict().items():
         assert torch.equal(weight, last["weights"][name]), name
 
@@ -508,7 +515,9 @@ def test_interrupted_between_bad_steps_and_resumed_is_the_unbroken_run(
     at_step = next(step for step in bad if step + 1 in bad)
     saboteur = Saboteur(at_step - 1, signal.SIGTERM)  # heard a step later
     assert train(tiny_task(tmp_path / "broken", tones, listener=saboteur, **values)).interrupted
-    assert checkpoint.read(tmp_path / "broken" / "last.pt")["training"]["counters"]["bad_steps"]
+    assert checkpoint.Checkpoint.read(tmp_path / "broken" / "last.pt").payload["training"][
+        "counters"
+    ]["bad_steps"]
     assert not train(tiny_task(tmp_path / "broken", tones, **values)).interrupted
     assert_same_run(tmp_path / "broken", tmp_path / "unbroken")
 
@@ -858,7 +867,7 @@ def test_a_run_says_that_it_collapsed_also_when_resumed(tones, tmp_path, monkeyp
 def test_the_share_of_blanks_is_that_of_the_dev_set(tones, tmp_path) -> None:
     train(tiny_task(tmp_path, tones, epochs=1))
     [row] = [row for row in read_metrics(tmp_path) if row["kind"] == "epoch"]
-    model, _ = checkpoint.load_model(tmp_path / "best.pt")
+    model = checkpoint.Checkpoint.read(tmp_path / "best.pt").model()
     emissions = [model.emit([load_audio(u.audio, 16_000)]) for u in tones[:3]]
     blanks = [int((e.log_probs[0].argmax(-1) == 0).sum()) for e in emissions]
     frames = [int(e.lengths[0]) for e in emissions]
@@ -917,7 +926,9 @@ def test_the_last_epochs_are_kept(tones, averaged, tmp_path) -> None:
     kept = sorted(tmp_path.glob("epoch-*.pt"))
     assert [path.name for path in kept] == ["epoch-0002.pt", "epoch-0003.pt"]
     assert_same_run(tmp_path, averaged)
-    last, newest = (checkpoint.read(path) for path in (tmp_path / "last.pt", kept[-1]))
+    last, newest = (
+        checkpoint.Checkpoint.read(path).payload for path in (tmp_path / "last.pt", kept[-1])
+    )
     assert newest["training"] is None
     assert newest["facts"]["epoch"] == 3
     for name, weight in last["weights"].items():
@@ -982,7 +993,7 @@ def test_a_full_disk_stops_in_one_sentence_and_destroys_nothing(
     assert "(File too large)" in sentence
     assert "\n" not in sentence
     assert "Traceback" not in capfd.readouterr().err
-    last = checkpoint.read(tmp_path / "last.pt")
+    last = checkpoint.Checkpoint.read(tmp_path / "last.pt").payload
     assert last["facts"]["epoch"] == 1
     assert [path.name for path in tmp_path.glob(".*")] == [".lock"]
     assert train(tiny_task(tmp_path, tones, checkpoint_steps=100)).epoch == 3
@@ -1027,7 +1038,7 @@ def test_a_dev_set_that_cannot_be_scored_is_refused_at_the_start(tones, tmp_path
 def test_another_sample_rate_goes_all_the_way(tones, tmp_path) -> None:
     features = FeaturesConfig(sample_rate=8000, high_hz=4000.0, mels=20)
     train(tiny_task(tmp_path, tones, epochs=1, features=features))
-    wide, _ = checkpoint.load_model(tmp_path / "best.pt")
+    wide = checkpoint.Checkpoint.read(tmp_path / "best.pt").model()
     waveforms = [load_audio(u.audio, 8000) for u in tones]
     mean = wide.features.mean.clone()
     wide.features.measure(waveforms)
@@ -1094,7 +1105,7 @@ def test_an_interruption_of_the_validation_loses_no_step(
     with monkeypatch.context() as patched:
         patched.setattr(asr.training.run.Recognizer, "emissions", emissions)
         assert train(tiny_task(tmp_path, tones)).interrupted
-    counters = checkpoint.read(tmp_path / "last.pt")["training"]["counters"]
+    counters = checkpoint.Checkpoint.read(tmp_path / "last.pt").payload["training"]["counters"]
     assert (counters["epoch"], counters["step"]) == (0, counters["step_in_epoch"])
     assert not (tmp_path / "best.pt").exists()
     notes = Notes()
@@ -1113,7 +1124,9 @@ def test_what_an_error_in_the_validation_stops_goes_on_behind_its_epochs_steps(
         patched.setattr(asr.training.run.Recognizer, "emissions", emissions)
         with pytest.raises(AudioError, match="gone meanwhile"):
             train(tiny_task(tmp_path, tones, checkpoint_steps=100))
-    assert checkpoint.read(tmp_path / "last.pt")["training"]["counters"]["step"] > 1
+    assert (
+        checkpoint.Checkpoint.read(tmp_path / "last.pt").payload["training"]["counters"]["step"] > 1
+    )
     assert train(tiny_task(tmp_path, tones, checkpoint_steps=100)).epoch == 3
     assert_same_run(tmp_path, unbroken)
 
@@ -1139,7 +1152,9 @@ def test_a_lost_log_does_not_stop_the_training(
     assert train(tiny_task(tmp_path, tones, listener=notes)).epoch == 3
     assert any("goes on with a gap" in line for line in notes.lines)
     assert path.read_bytes().endswith((unbroken / "metrics.jsonl").read_bytes()[kept:])
-    ours, theirs = (checkpoint.read(folder / "last.pt") for folder in (tmp_path, unbroken))
+    ours, theirs = (
+        checkpoint.Checkpoint.read(folder / "last.pt").payload for folder in (tmp_path, unbroken)
+    )
     assert list(differences(ours["training"]["weights"], theirs["training"]["weights"], "")) == []
 
 

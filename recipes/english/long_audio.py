@@ -1,18 +1,18 @@
-"""Hours of speech: is the text as good as of single utterances, and does the memory stay flat?
+"""Hours of speech: is the text as good as that of single utterances, and does memory stay flat?
 
-    python scripts/measure_long_audio.py --manifest data/english/dev-librispeech.jsonl
+    python recipes/english/long_audio.py --manifest data/english/dev-librispeech.jsonl
 
-First, a live stream is fed `--stream-hours` of the manifest's recordings one after the other, with
-pauses, as fast as it goes. Its resident memory is read after each minute of audio.
+First, a live stream gets `--stream-hours` of the manifest's recordings one after the other, with
+pauses, as fast as it can. Its resident memory is read after each minute of audio.
 
-Second, `--hours` of the same are written into one long recording. Its text, whole against whole, is
-compared with the same utterances decoded one by one: at the default operating point and at a live
-one, with endpoints and without. Words are told apart by their times into tenths of the recording,
-so that a network that drifts shows as a slope.
+Second, `--hours` of the same are written into one long recording. Its text is compared with that of
+the same utterances transcribed one by one: at the default operating point and at a live one, with
+endpoints and without. Words are assigned by their times to tenths of the recording, so that a
+network that drifts shows as a slope.
 
-Pauses are as long as e^x, x uniform between the logarithms of `--pause`, and hold white noise at
-`--floor`. The exit code is 1 where the WER of the long recording (default operating point) is
-higher by more than 1.0, or the memory grows by 20 MB or more after its first ten minutes.
+Pauses last e^x seconds, with x uniform between the logarithms of `--pause`, and hold white noise at
+`--floor`. The exit code is 1 if the WER of the long recording (default operating point) is higher
+by more than 1.0 %, or the memory grows by 20 MB or more after its first ten minutes.
 """
 
 import argparse
@@ -31,75 +31,101 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from measuring import amount, finish, load, make_parser, write_document
 
 from asr.audio.waveform import read_blocks
+from asr.checkpoint import Checkpoint
 from asr.data.manifest import Utterance, read_manifest
 from asr.decoder.hypothesis import Hypothesis
-from asr.encoder import Context
+from asr.defaults import STREAM_LATENCY_MS
 from asr.endpoint import EndpointConfig
 from asr.errors import AsrError, FileError
+from asr.evaluation import compute_hypotheses
 from asr.files import write_atomically
-from asr.measuring import amount, finish, load, make_parser, write_document
-from asr.progress import Bar, complain, say, track
-from asr.recognizer import STREAM_LATENCY_MS, Recognizer
+from asr.progress import Bar, complain, say
+from asr.recognizer import OperatingPoint, Recognizer
 from asr.scoring import Report, score
 
 LIMIT_EXCEEDED = 1
-MOST_WORSE = 1.0  # WER, absolute in %
-MOST_GROWTH = 20.0  # MB
-SETTLING_MINUTES = 10  # of a stream, before its memory counts; half of a short one
-PARTS = 10  # of the recording
-PIECE_SECONDS = 0.1  # that a stream is fed with
+MOST_WORSE = 1.0  # allowed rise of the WER, absolute in %
+MOST_GROWTH = 20.0  # allowed growth of the memory, in MB
+SETTLING_MINUTES = 10  # of a stream before its memory counts; of a short stream the first half
+PARTS = 10  # into which the recording is divided
+PIECE_SECONDS = 0.1  # length of the pieces that a stream gets
 
 Waveform = np.ndarray  # (n,) float32
 
 
 @dataclass(frozen=True)
 class Recording:
-    """The long recording: which utterances of the manifest it holds, and where they are parted."""
+    """The long recording.
+
+    Attributes:
+        path: The file.
+        seconds: Its length.
+        indices: The indices in the manifest of its utterances, in their order.
+        cuts: The middle of each pause but the last, in seconds.
+    """
 
     path: Path
     seconds: float
-    places: list[int]  # in the manifest, in the recording's order
-    cuts: list[float]  # seconds: the middle of each pause but the last
+    indices: list[int]
+    cuts: list[float]
 
 
 @dataclass(frozen=True)
 class Row:
-    """An operating point: the long recording against its utterances one by one.
+    """The long recording against its utterances one by one, at one operating point.
 
-    Each report is of the whole text; `parts` and `alone_parts` are of the tenths of it.
+    Attributes:
+        latency: Name of the latency.
+        has_endpoints: Whether the recording was cut in pauses.
+        wer_by_utterance: WER of the utterances, transcribed and scored one by one.
+        alone: Report on the joined texts of the utterances transcribed one by one.
+        alone_parts: The same by tenths of the recording.
+        long: Report on the text of the long recording.
+        parts: The same by tenths of the recording.
+        cpu: Seconds of CPU time per second of the recording.
     """
 
     latency: str
     has_endpoints: bool
-    wer_by_utterance: float  # one by one, and scored one by one: no word may stray to a neighbor
+    wer_by_utterance: float
     alone: Report
     alone_parts: Report
     long: Report
     parts: Report
-    cpu: float  # seconds of a CPU per second of the recording
+    cpu: float
 
     @property
     def worse(self) -> float:
-        """WER of the long recording minus that one by one, absolute in %."""
+        """WER of the long recording minus that of the single utterances, absolute in %."""
         return 100 * (self.long.wer - self.alone.wer)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """A long stream: its memory, one figure a minute, the first before it begins."""
+    """The memory of a long stream.
+
+    Attributes:
+        resident_mb: Resident memory after each minute, the first one before the stream begins.
+        settled: Minutes before the memory counts.
+        growth_mb: Largest growth after that.
+        cpu: Seconds of CPU time per second of audio.
+        words: Number of words in the stream.
+        segments: Number of segments that endpoints ended.
+    """
 
     resident_mb: list[float]
-    settled: int  # minutes before it counts
-    growth_mb: float  # the most of all later minutes
-    cpu: float  # seconds of a CPU per second of audio
+    settled: int
+    growth_mb: float
+    cpu: float
     words: int
     segments: int
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return finish("measure_long_audio.py", partial(measure, parse(arguments)))
+    return finish("long_audio.py", partial(measure, parse(arguments)))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -108,16 +134,22 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--manifest", default="data/english/dev-librispeech.jsonl", help="JSONL (%(default)s)"
     )
     parser.add_argument("--lm", metavar="FILE", help="decode with beam and this language model")
-    parser.add_argument("--hours", type=amount, default=1.0, help="of the recording; 0: none (1)")
     parser.add_argument(
-        "--stream-hours", type=amount, default=10.0, metavar="H", help="of the stream; 0: none (10)"
+        "--hours", type=amount, default=1.0, help="hours of the recording; 0: none (1)"
+    )
+    parser.add_argument(
+        "--stream-hours",
+        type=amount,
+        default=10.0,
+        metavar="H",
+        help="hours of the stream; 0: none (10)",
     )
     parser.add_argument(
         "--latency",
         type=amount,
         default=STREAM_LATENCY_MS,
         metavar="MS",
-        help="live operating point (%(default)g)",
+        help="latency of the live operating point (%(default)g)",
     )
     parser.add_argument(
         "--pause",
@@ -125,42 +157,43 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs=2,
         default=[0.2, 3.0],
         metavar="S",
-        help="shortest and longest (0.2 3)",
+        help="shortest and longest pause (0.2 3)",
     )
     parser.add_argument(
-        "--floor", type=float, default=-60.0, metavar="DB", help="of the pauses (-60), full scale 0"
+        "--floor",
+        type=float,
+        default=-60.0,
+        metavar="DB",
+        help="level of the pauses below full scale (-60)",
     )
-    parser.add_argument("--seed", type=int, default=1, help="of the pauses (1)")
-    defaults = EndpointConfig()
-    for key, value in asdict(defaults).items():
-        parser.add_argument(
-            f"--{key}", type=float, default=value, metavar="X", help=f"of endpoints ({value:g})"
-        )
+    parser.add_argument("--seed", type=int, default=1, help="seed of the pauses (1)")
+    for key, value in asdict(EndpointConfig()).items():
+        about = f"EndpointConfig.{key} ({value:g})"
+        parser.add_argument(f"--{key}", type=float, default=value, metavar="X", help=about)
     options = parser.parse_args(arguments)
     if not 0 < options.pause[0] <= options.pause[1]:
         parser.error("--pause takes two numbers of seconds above 0, the smaller one first")
     if not options.hours + options.stream_hours:
-        parser.error("--hours and --stream-hours are both 0: nothing to do")
+        parser.error("--hours and --stream-hours are both 0; give at least one")
     return options
 
 
 def measure(options: argparse.Namespace) -> int:
-    """Do both parts, print the tables, write the file and the picture; the exit code."""
+    """Do both parts, print the tables, write the file and the picture; return the exit code."""
     utterances = read_manifest(options.manifest)
     endpoint = EndpointConfig(**{key: getattr(options, key) for key in asdict(EndpointConfig())})
-    recognizer, _, config = load(options.checkpoint, options, options.lm)
-    recognizer.model.encoder.require_streaming()
-    live = recognizer.model.context(options.latency)
+    loaded = load(Checkpoint.read(options.checkpoint), options, options.lm)
+    recognizer = loaded.recognizer
+    recognizer.check_operating_point(OperatingPoint(options.latency, endpoint))
 
-    contexts = {"default": recognizer.context, f"{options.latency:g} ms": live}
-    # The stream first: the text leaves freed memory behind, in which a leak could hide.
+    # The stream comes first: the text leaves freed memory behind, in which a leak could hide.
     memory = measure_memory(recognizer, utterances, endpoint, options)
-    rows = measure_text(recognizer, utterances, contexts, endpoint, options)
+    rows = measure_text(recognizer, utterances, endpoint, options)
 
     document = {
         "checkpoint": options.checkpoint,
         "manifest": options.manifest,
-        "decoder": asdict(config),
+        "decoder": asdict(loaded.config),
         "endpoint": asdict(endpoint),
         "profile": options.profile,
         "pause_seconds": options.pause,
@@ -183,7 +216,7 @@ def measure(options: argparse.Namespace) -> int:
     if memory and memory.growth_mb >= MOST_GROWTH:
         broken.append(f"the memory grows by {memory.growth_mb:.1f} MB, {MOST_GROWTH:g} or more")
     for limit in broken:
-        complain(f"Not as it should be: {limit}.")
+        complain(f"Limit exceeded: {limit}.")
     return LIMIT_EXCEEDED if broken else 0
 
 
@@ -193,67 +226,55 @@ def measure(options: argparse.Namespace) -> int:
 def measure_text(
     recognizer: Recognizer,
     utterances: Sequence[Utterance],
-    contexts: Mapping[str, Context],
     endpoint: EndpointConfig,
     options: argparse.Namespace,
 ) -> list[Row]:
-    """Write the long recording and hear it at each operating point; print a line for each."""
+    """Write the long recording, transcribe it at each operating point, print a line for each."""
     if not options.hours:
         return []
     rows = []
+    latencies = {"default": None, f"{options.latency:g} ms": options.latency}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "long.wav"
         recording = write(path, utterances, recognizer.sample_rate, options)
         say(
-            f"\n{recording.seconds / 3600:.2f} hours: {len(recording.places):,} utterances, "
-            f"{len(set(recording.places)):,} of them different"
+            f"\n{recording.seconds / 3600:.2f} hours: {len(recording.indices):,} utterances, "
+            f"{len(set(recording.indices)):,} of them different"
         )
         say(
             f"{'latency':<10}{'endpoints':<11}{'each %':>8}{'one by one %':>14}{'long %':>8}"
             f"{'worse':>8}{'first tenth':>13}{'last tenth':>12}{'CPU s/s':>9}"
         )
-        for name, context in contexts.items():
-            recognizer.context, recognizer.endpoint = context, None
-            alone = transcribe_each(recognizer, utterances, name)
+        for name, latency_ms in latencies.items():
+            point = OperatingPoint(latency_ms, endpoint=None)
+            with Bar(f"one by one, {name}", len(utterances)) as bar:
+                found = compute_hypotheses(recognizer, utterances, point, on_progress=bar.advance)
+                alone = {utterance.id: hypothesis.text for utterance, hypothesis in found}
             for rule in (endpoint, None):
-                recognizer.endpoint = rule
-                rows.append(compare(recognizer, utterances, alone, recording, name, options))
+                point = OperatingPoint(latency_ms, rule)
+                rows.append(compare(recognizer, point, utterances, alone, recording, name, options))
                 say_row(rows[-1])
     return rows
 
 
-def transcribe_each(
-    recognizer: Recognizer, utterances: Sequence[Utterance], name: str
-) -> list[str]:
-    """The text of every utterance, heard by itself without endpoints."""
-    order = sorted(range(len(utterances)), key=lambda index: -utterances[index].seconds)
-    sources = ((utterances[index].audio, utterances[index].seconds) for index in order)
-    texts = [""] * len(utterances)
-    found = track(recognizer.transcribe_many(sources), f"one by one, {name}", len(order))
-    for place, result in found:
-        if isinstance(result, AsrError):
-            raise result
-        texts[order[place]] = result.text
-    return texts
-
-
 def compare(
     recognizer: Recognizer,
+    point: OperatingPoint,
     utterances: Sequence[Utterance],
-    alone: Sequence[str],
+    alone: Mapping[str, str],
     recording: Recording,
     name: str,
     options: argparse.Namespace,
 ) -> Row:
-    """Hear the long recording at the recognizer's operating point."""
+    """Transcribe the long recording and compare it with the texts `alone`, by utterance id."""
     began = time.process_time()
     with Bar(f"long recording, {name}", round(recording.seconds), "s") as bar:
-        hypothesis = recognizer.transcribe(recording.path, bar.advance)
+        hypothesis = recognizer.transcribe(recording.path, point, bar.advance)
     cpu = (time.process_time() - began) / recording.seconds
 
-    bounds = edges(len(recording.places))
-    references = [utterances[index].text for index in recording.places]
-    singles = [alone[index] for index in recording.places]
+    bounds = edges(len(recording.indices))
+    references = [utterances[index].text for index in recording.indices]
+    singles = [alone[utterances[index].id] for index in recording.indices]
     words = divide(hypothesis, [recording.cuts[bound - 1] for bound in bounds[1:-1]])
 
     def join(texts: Sequence[str]) -> dict[str, str]:
@@ -262,7 +283,7 @@ def compare(
     each = {str(number): text for number, text in enumerate(references)}
     return Row(
         latency=name,
-        has_endpoints=recognizer.endpoint is not None,
+        has_endpoints=point.endpoint is not None,
         wer_by_utterance=score(each, dict(zip(each, singles, strict=True)), options.profile).wer,
         alone=score({"": " ".join(references)}, {"": " ".join(singles)}, options.profile),
         alone_parts=score(join(references), join(singles), options.profile),
@@ -275,13 +296,13 @@ def compare(
 
 
 def edges(utterances: int) -> list[int]:
-    """Where each tenth of so many utterances begins, and the end."""
+    """The index of the first utterance of each tenth, and the number of utterances."""
     parts = min(PARTS, utterances)
     return [utterances * part // parts for part in range(parts + 1)]
 
 
 def divide(hypothesis: Hypothesis, cuts: Sequence[float]) -> list[str]:
-    """The texts before, between and after some seconds; a word belongs to where its middle is."""
+    """Divide the words at some seconds into texts; a word belongs to the part of its middle."""
     words: list[list[str]] = [[] for _ in range(len(cuts) + 1)]
     for word in hypothesis.words:
         words[bisect_right(cuts, (word.start + word.end) / 2)].append(word.text)
@@ -289,6 +310,7 @@ def divide(hypothesis: Hypothesis, cuts: Sequence[float]) -> list[str]:
 
 
 def say_row(row: Row) -> None:
+    """Print a row of the table."""
     endpoints = "yes" if row.has_endpoints else "no"
     first, *_, last = [*part_wers(row.parts)] * 2  # there may be a single part
     say(
@@ -304,7 +326,7 @@ def part_wers(report: Report) -> list[float]:
 
 
 def to_dict(row: Row) -> dict[str, Any]:
-    """Plain JSON data; rates are fractions, those of parts in %."""
+    """A row as plain JSON data; rates are fractions, those of parts in %."""
     return {
         "latency": row.latency,
         "endpoints": row.has_endpoints,
@@ -328,16 +350,16 @@ def to_dict(row: Row) -> dict[str, Any]:
 def concatenate(
     utterances: Sequence[Utterance], sample_rate: int, options: argparse.Namespace
 ) -> Iterator[tuple[int | None, Waveform]]:
-    """Endlessly the recordings of a manifest: waveforms (n,), each with its place, None in pauses.
+    """Repeat a manifest's recordings without end: blocks (n,), each with its utterance's index.
 
-    Nothing is held but a block. Raises AudioError for a recording that cannot be read.
+    The index of a pause is None. Raises AudioError for a recording that cannot be read.
     """
     random = np.random.default_rng(options.seed)
     level = 10 ** (options.floor / 20)
     shortest, longest = (math.log(seconds) for seconds in options.pause)
-    for place in cycle(range(len(utterances))):
-        for block in read_blocks(utterances[place].audio, sample_rate):
-            yield place, block
+    for index in cycle(range(len(utterances))):
+        for block in read_blocks(utterances[index].audio, sample_rate):
+            yield index, block
         pause = round(math.exp(random.uniform(shortest, longest)) * sample_rate)
         yield None, random.normal(0, level, pause).astype(np.float32)
 
@@ -345,9 +367,9 @@ def concatenate(
 def write(
     path: Path, utterances: Sequence[Utterance], sample_rate: int, options: argparse.Namespace
 ) -> Recording:
-    """Write whole utterances until `--hours` are full. Raises FileError."""
+    """Write whole utterances until they last `--hours`. Raises FileError."""
     wanted = round(3600 * options.hours * sample_rate)
-    places: list[int] = []
+    indices: list[int] = []
     cuts: list[float] = []
     written = 0
     is_pause = True
@@ -356,24 +378,23 @@ def write(
             soundfile.SoundFile(path, "w", sample_rate, 1, "PCM_16", format="RF64") as file,
             Bar("writing the long recording", round(3600 * options.hours), "s") as bar,
         ):
-            for place, block in concatenate(utterances, sample_rate, options):
-                if place is None:
+            for index, block in concatenate(utterances, sample_rate, options):
+                if index is None:
                     cuts.append((written + len(block) / 2) / sample_rate)
                 elif is_pause:  # an utterance begins
                     if written >= wanted:
                         break
-                    places.append(place)
-                is_pause = place is None
+                    indices.append(index)
+                is_pause = index is None
                 file.write(block)
                 written += len(block)
                 bar.advance(len(block) / sample_rate)
     except (OSError, soundfile.LibsndfileError) as error:
         raise FileError(
-            f"The long recording could not be written ({error}); it needs "
-            f"{2 * wanted / 1e6:,.0f} MB where temporary files go: free some space, or choose "
-            "another folder by TMPDIR."
+            f"the long recording cannot be written ({error}); free {2 * wanted / 1e6:,.0f} MB in the "
+            "folder of temporary files, or choose another one by TMPDIR"
         ) from error
-    return Recording(path, written / sample_rate, places, cuts[:-1])
+    return Recording(path, written / sample_rate, indices, cuts[:-1])
 
 
 # The memory
@@ -385,7 +406,7 @@ def measure_memory(
     endpoint: EndpointConfig,
     options: argparse.Namespace,
 ) -> Memory | None:
-    """Feed a live stream as fast as it goes, and print what it took."""
+    """Run a live stream as fast as it can, and print how its memory grew."""
     if not options.stream_hours:
         return None
     rate = recognizer.sample_rate
@@ -425,18 +446,18 @@ def measure_memory(
 
 
 def resident_mb() -> float:
-    """Megabytes of this process that are in the memory. Raises AsrError where nothing tells."""
+    """The resident memory of this process, in MB. Raises AsrError if the system does not tell."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError as error:
         raise AsrError(
-            "The memory of a process is read from /proc, which only Linux has; measure there."
+            "the memory of a process cannot be read from /proc, which only Linux has; measure there"
         ) from error
     return pages * resource.getpagesize() / 1e6
 
 
 def draw(rows: Sequence[Row], memory: Memory | None, path: Path) -> None:
-    """What was measured: the stream's memory over the hours, the WER of the recording's tenths."""
+    """Draw the stream's memory over the hours, and the WER of the recording's tenths."""
     from matplotlib.figure import Figure
 
     panels = bool(memory) + bool(rows)
@@ -456,8 +477,9 @@ def draw(rows: Sequence[Row], memory: Memory | None, path: Path) -> None:
 
 
 def draw_parts(axes: Any, rows: Sequence[Row]) -> None:
-    """The WER of the recording's tenths at each operating point, and one by one."""
-    colors = {latency: f"C{place}" for place, latency in enumerate({r.latency: 0 for r in rows})}
+    """Draw the WER of the recording's tenths at each operating point, and one by one."""
+    names = dict.fromkeys(row.latency for row in rows)
+    colors = dict(zip(names, ("C0", "C1"), strict=False))
     for row in rows:
         look: dict[str, Any] = {"color": colors[row.latency], "marker": "o", "markersize": 3}
         label = f"{row.latency}, {'endpoints' if row.has_endpoints else 'no endpoints'}"

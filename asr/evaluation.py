@@ -1,0 +1,191 @@
+"""Evaluation: a recognizer and utterances in; texts, errors and a `Report` out.
+
+    evaluation = evaluate(recognizer, read_manifest("dev.jsonl"))
+    print(evaluation.report.summary())
+
+Utterances are processed from the longest to the shortest, so that those in a batch are about equally
+long. Shapes: T' encoder frames, V symbols.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from asr.data.manifest import Utterance
+from asr.decoder.config import Decoder
+from asr.decoder.hypothesis import Hypothesis
+from asr.errors import AsrError
+from asr.recognizer import (
+    BATCH_SECONDS,
+    OperatingPoint,
+    Recognizer,
+    Source,
+    group_by_seconds,
+)
+from asr.scoring import Report, score
+from asr.stream import Segment
+
+T = TypeVar("T")
+OnProgress = Callable[[int], object]
+"""Called with the number of utterances that were just finished."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a recognizer did on a set of utterances.
+
+    Attributes:
+        report: The error rates; all words of an utterance with an error count as deleted.
+        hypotheses: By utterance id, in the order of the utterances.
+        errors: By utterance id, in the same order: why it could not be transcribed.
+    """
+
+    report: Report
+    hypotheses: dict[str, Hypothesis]
+    errors: dict[str, AsrError]
+
+
+def evaluate(
+    recognizer: Recognizer,
+    utterances: Sequence[Utterance],
+    profile: str = "plain",
+    operating_point: OperatingPoint | None = None,
+    on_progress: OnProgress | None = None,
+) -> Evaluation:
+    """Transcribe utterances and measure the errors.
+
+    Args:
+        recognizer: The recognizer to evaluate.
+        utterances: The recordings and their reference texts, with unique ids.
+        profile: How both sides are normalized before they are compared; see `asr.text.PROFILES`.
+        operating_point: How the recordings are read; None for the default one.
+        on_progress: Called with the number of utterances that were just finished.
+
+    Returns:
+        The report, the hypotheses, and the errors of recordings that cannot be read.
+
+    Raises:
+        ConfigError: The model cannot work at this operating point.
+        ScoreError: There are no utterances.
+    """
+    errors: dict[str, AsrError] = {}
+    found = compute_hypotheses(recognizer, utterances, operating_point, errors, on_progress)
+    hypotheses = {utterance.id: hypothesis for utterance, hypothesis in found}
+    return score_hypotheses(utterances, hypotheses, errors, profile)
+
+
+def score_hypotheses(
+    utterances: Sequence[Utterance],
+    hypotheses: Mapping[str, Hypothesis],
+    errors: Mapping[str, AsrError],
+    profile: str = "plain",
+) -> Evaluation:
+    """Compare hypotheses with the reference texts; an utterance without one counts as empty."""
+    ids = [utterance.id for utterance in utterances]
+    texts = {name: hypotheses[name].text if name in hypotheses else "" for name in ids}
+    report = score({utterance.id: utterance.text for utterance in utterances}, texts, profile)
+    return Evaluation(
+        report,
+        {name: hypotheses[name] for name in ids if name in hypotheses},
+        {name: errors[name] for name in ids if name in errors},
+    )
+
+
+def compute_hypotheses(
+    recognizer: Recognizer,
+    utterances: Iterable[Utterance],
+    operating_point: OperatingPoint | None = None,
+    errors: dict[str, AsrError] | None = None,
+    on_progress: OnProgress | None = None,
+) -> Iterator[tuple[Utterance, Hypothesis]]:
+    """Yield each utterance with its hypothesis, the longest first.
+
+    Args:
+        recognizer: The recognizer to run.
+        utterances: The recordings, of which each must last as long as its utterance says.
+        operating_point: How the recordings are read; None for the default one.
+        errors: Receives the error of each recording that cannot be read, by utterance id; it is
+            then skipped. None: the first error is raised.
+        on_progress: Called with the number of utterances that the caller has just finished.
+    """
+    ordered = sort_longest_first(utterances)
+    results = recognizer.transcribe_many(to_sources(ordered), operating_point=operating_point)
+    return _name_each(ordered, results, errors, on_progress)
+
+
+def compute_emissions(
+    recognizer: Recognizer,
+    utterances: Iterable[Utterance],
+    operating_point: OperatingPoint | None = None,
+    errors: dict[str, AsrError] | None = None,
+    on_progress: OnProgress | None = None,
+) -> Iterator[tuple[Utterance, list[Segment]]]:
+    """Yield each utterance with its segments of log-probs (T', V), the longest first.
+
+    Arguments as in `compute_hypotheses`. The work is done while the caller iterates, who may stop
+    at any time.
+    """
+    ordered = sort_longest_first(utterances)
+    results = recognizer.emissions(to_sources(ordered), operating_point=operating_point)
+    return _name_each(ordered, results, errors, on_progress)
+
+
+def decode_emissions(
+    recognizer: Recognizer,
+    emissions: Mapping[str, list[Segment]],
+    decoder: Decoder | None = None,
+    threads: int = 1,
+) -> dict[str, Hypothesis]:
+    """Decode segments of log-probs (T', V) by utterance id, by another decoder if given."""
+    decode = partial(recognizer.decode, decoder=decoder)
+    with ThreadPoolExecutor(threads, thread_name_prefix="decoding") as pool:
+        return dict(zip(emissions, pool.map(decode, emissions.values()), strict=True))
+
+
+def sort_longest_first(utterances: Iterable[Utterance]) -> list[Utterance]:
+    """The utterances by falling length; equally long ones keep their order."""
+    return sorted(utterances, key=lambda utterance: -utterance.seconds)
+
+
+def to_sources(utterances: Iterable[Utterance]) -> Iterator[Source]:
+    """What the recognizer takes: each recording with its expected seconds."""
+    return ((utterance.audio, utterance.seconds) for utterance in utterances)
+
+
+def group_batches(utterances: Iterable[Utterance]) -> list[list[Utterance]]:
+    """The batches in which a recognizer transcribes the utterances, for `take_share`."""
+    items = ((utterance.seconds, utterance) for utterance in sort_longest_first(utterances))
+    return list(group_by_seconds(items, BATCH_SECONDS))
+
+
+def take_share(
+    batches: Sequence[Sequence[Utterance]], rank: int, processes: int
+) -> list[Utterance]:
+    """The utterances that process `rank` of `processes` transcribes.
+
+    Batches stay whole, so the texts are the same for any number of processes.
+    """
+    first = len(batches) * rank // processes
+    last = len(batches) * (rank + 1) // processes
+    return [utterance for batch in batches[first:last] for utterance in batch]
+
+
+def _name_each(
+    utterances: Sequence[Utterance],
+    results: Iterable[tuple[int, T | AsrError]],
+    errors: dict[str, AsrError] | None,
+    on_progress: OnProgress | None,
+) -> Iterator[tuple[Utterance, T]]:
+    """Yield each utterance with its result; collect or raise errors."""
+    for index, result in results:
+        utterance = utterances[index]
+        if not isinstance(result, AsrError):
+            yield utterance, result
+        elif errors is not None:
+            errors[utterance.id] = result
+        else:
+            raise result
+        if on_progress:
+            on_progress(1)

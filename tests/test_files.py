@@ -1,0 +1,44 @@
+"""Files: text that is read line by line, and text and figures that are written atomically."""
+
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from asr.errors import DataError, FileError
+from asr.files import read_lines, save_figure, write_text
+
+
+class TestReadLines:
+    def test_lines_with_their_numbers(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.txt"
+        path.write_bytes("\ufeffone\r\n\r\nthré\u2028e \nlast".encode())
+        raw: list[bytes] = []
+        lines = list(read_lines(path, DataError, on_line=raw.append))
+        assert lines == [(1, "one"), (2, ""), (3, "thré\u2028e "), (4, "last")]
+        assert b"".join(raw) == path.read_bytes()
+
+    def test_what_is_not_utf_8(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.txt"
+        path.write_bytes(b"one\ncaf\xe9\n")
+        with pytest.raises(DataError) as caught:
+            list(read_lines(path, DataError, "name a list of words"))
+        assert str(caught.value) == f"{path}, line 2 is not UTF-8 text; name a list of words"
+        assert list(read_lines(path, DataError, undecodable="replace"))[1] == (2, "caf\ufffd")
+
+    def test_what_cannot_be_opened(self, tmp_path: Path) -> None:
+        for path, reason in ((tmp_path / "x", "No such file or directory"), (tmp_path, "Is a dir")):
+            with pytest.raises(DataError, match=rf"^{path} cannot be read \({reason}"):
+                list(read_lines(path, DataError))
+
+
+def test_write_text_writes_every_name(tmp_path: Path) -> None:
+    write_text(tmp_path / "new" / "x.txt", "é \udcff\n")
+    assert (tmp_path / "new" / "x.txt").read_bytes() == "é \\udcff\n".encode()
+    with pytest.raises(FileError, match="could not be written"):
+        write_text(tmp_path / "new", "")
+
+
+def test_save_figure(tmp_path: Path) -> None:
+    save_figure(tmp_path / "x.png", Figure(), dpi=50)
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
