@@ -1,4 +1,4 @@
-"""The only module that prints: progress bars on stderr, results on stdout, errors on stderr.
+"""What users see of a program: results on stdout, errors and progress bars on stderr.
 
 On a terminal every open `Bar` is a live bar with the time left. In a log file or a pipe it is a few
 plain lines: one when the work starts, at most one every ten seconds, and one when it ends. A

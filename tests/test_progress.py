@@ -12,7 +12,7 @@ from asr.progress import PLAIN_LINE_SECONDS, Bar, say, track
 
 
 class Clock:
-    """Time that passes only when told to."""
+    """A clock that only the test moves."""
 
     def __init__(self) -> None:
         self.seconds = 100.0
@@ -128,6 +128,16 @@ def test_an_error_closes_the_bar_and_says_how_far_it_came(
     with pytest.raises(ValueError, match="broken"):
         fail()
     assert capsys.readouterr().err.splitlines()[-1] == ("reading: 2/4 (50 %) stopped after 0:00:00")
+
+
+def test_an_estimated_total_can_be_completed(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for total, last in ((10.4, "reading: 10/10 s (100 %) in 0:00:00"), (None, "reading: 10 s in")):
+        with Bar("reading", total, "s") as bar:
+            bar.advance(9.9)
+            bar.complete()
+        assert capsys.readouterr().err.splitlines()[-1].startswith(last)
 
 
 def test_closing_twice_is_closing_once(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,7 +95,7 @@ def test_every_door_gives_the_same_text(asr: RunAsr, folder: Path) -> None:
     options = ("--lm", "tiny.arpa", "--hotword", "Be Sea", "--hotword-weight", "4", "--beam", "8")
     code, out, _ = asr("transcribe", *options, "--format", "json", "0.wav")
     assert code == 0
-    told = json.loads(out)
+    printed = json.loads(out)
     asr("evaluate", *options, "--output", "out", "dev.jsonl")
     evaluated = [json.loads(line) for line in Path("out/hypotheses.jsonl").read_text().splitlines()]
 
@@ -110,8 +110,8 @@ def test_every_door_gives_the_same_text(asr: RunAsr, folder: Path) -> None:
     direct = decoder.decode(log_probs_of(folder, "0.wav"))
     assert direct.text
     assert direct == hypothesis
-    assert told["text"] == evaluated[0]["pred_text"] == direct.text
-    assert told["words"] == direct.to_dict()["words"]
+    assert printed["text"] == evaluated[0]["pred_text"] == direct.text
+    assert printed["words"] == direct.to_dict()["words"]
     assert direct.text != Recognizer.load("model.pt").transcribe("0.wav").text
 
 

@@ -1,4 +1,4 @@
-"""`asr stream`: what it hears, what it shows while it listens, what it refuses."""
+"""`asr stream`: its texts, what it shows meanwhile, and what it refuses."""
 
 import io
 import json
@@ -114,7 +114,7 @@ def by_kind(out: str) -> dict[str, list[dict[str, Any]]]:
 def test_segments_are_shown_where_they_end(
     asr: RunAsr, checkpoint: str, options: tuple[str, ...]
 ) -> None:
-    """Laws 2 and 4: what a pause parts is what `asr transcribe` writes, at the same place."""
+    """Laws 2 and 4: the segments are what `asr transcribe` writes, at the same times."""
     words = (*options, *PAUSING, "--checkpoint", checkpoint)
     _, whole, _ = asr("transcribe", *words, "--format", "json", "talk.wav")
     code, out, err = asr("stream", *words, "talk.wav")
@@ -365,9 +365,9 @@ def test_terminal_keeps_finished_segments(asr: RunAsr, show: Callable[..., str])
 
 
 class Microphone:
-    """Stands for sounddevice: an input that hands over `heard`, then waits until Ctrl-C."""
+    """Stands for sounddevice: an input that hands over `recorded`, then waits until Ctrl-C."""
 
-    heard: ClassVar[list[np.ndarray]] = []
+    recorded: ClassVar[list[np.ndarray]] = []
     opened: ClassVar[list[tuple[Any, ...]]] = []
     is_open: ClassVar[bool] = False
 
@@ -390,7 +390,7 @@ class Microphone:
         def __enter__(self) -> Self:
             Microphone.is_open = True
             buffer = np.zeros((1_600, 1), np.int16)  # one for all pieces, as PortAudio has it
-            for piece in Microphone.heard:
+            for piece in Microphone.recorded:
                 buffer[: len(piece), 0] = piece
                 self.callback(buffer[: len(piece)], len(piece), None, None)
             buffer[:] = 99
@@ -403,7 +403,9 @@ class Microphone:
 @pytest.fixture
 def microphone(monkeypatch: pytest.MonkeyPatch) -> type[Microphone]:
     samples = (make_talk(4.0, 16_000) / SAMPLE).astype(np.int16)
-    monkeypatch.setattr(Microphone, "heard", np.split(samples, range(1_600, len(samples), 1_600)))
+    monkeypatch.setattr(
+        Microphone, "recorded", np.split(samples, range(1_600, len(samples), 1_600))
+    )
     monkeypatch.setattr(Microphone, "opened", [])
     monkeypatch.setitem(sys.modules, "sounddevice", Microphone)
     monkeypatch.setattr(stream_command, "Queue", Microphone.Waiting)
@@ -416,7 +418,7 @@ class TestMicrophone:
         assert (code, err) == (0, "")
         assert microphone.opened == [(16_000, 1_600, 1, "int16")]
         assert not microphone.is_open
-        content = np.concatenate(microphone.heard).astype("<i2").tobytes()
+        content = np.concatenate(microphone.recorded).astype("<i2").tobytes()
         _, piped, _ = asr("stream", "-", *PAUSING, content=content)
         found, expected = by_kind(out), by_kind(piped)
         assert found["final"] == expected["final"]
@@ -424,7 +426,7 @@ class TestMicrophone:
         assert found["stable"]
 
     def test_ctrl_c_before_a_sound(self, asr: RunAsr, microphone: type[Microphone]) -> None:
-        microphone.heard.clear()
+        microphone.recorded.clear()
         assert asr("stream", "--microphone") == (0, "", "")
 
     @pytest.mark.parametrize("place", ["__init__", "__enter__"])
@@ -447,7 +449,7 @@ class TestMicrophone:
     def test_a_microphone_that_is_unplugged(
         self, asr: RunAsr, microphone: type[Microphone], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What was heard until then is shown."""
+        """The text until then is shown."""
 
         def get(queue: Queue) -> Any:  # type: ignore[type-arg]
             if queue.empty():

@@ -483,7 +483,7 @@ class TestBadInput:
         assert list(texts) == [str(file) for file in files]
         empty = {Path(name).name for name, text in texts.items() if not text}
         assert empty >= {"silence.wav", "10-ms.wav"}
-        # This model was never trained: a spectrum without its upper half is like silence to it.
+        # To this untrained model a spectrum without its upper half is like silence.
         assert empty - {"8k.wav"} == {"silence.wav", "10-ms.wav"}
         whole = texts[str(tmp_path / "good" / "float.wav")]
         for name in ("24-bit.wav", "8-channels.wav", "piped.wav"):
@@ -515,7 +515,7 @@ class TestBadInput:
         for path, word in bad.items():
             assert [s for s in sentences if str(path) in s and word in s and s.endswith(".")]
 
-    def test_samples_beyond_all_reason_are_those_of_one_recording(
+    def test_absurd_samples_fail_only_their_recording(
         self, run_asr: RunAsr, checkpoint: Path, speech: Path
     ) -> None:
         loud = speech.with_name("loud.wav")
