@@ -23,6 +23,7 @@ COMMANDS = {  # The module asr.cli.NAME has declare(parser) and run(arguments) -
     "evaluate": "transcribe a manifest and measure the errors",
     "score": "compare two files of texts",
     "doctor": "find what is wrong with manifests",
+    "train": "train a model on manifests",
     "tune": "find the beam decoder's weights on a manifest",
     "average": "average the weights of checkpoints",
     "release": "make a model for others out of a training",
