@@ -104,9 +104,10 @@ class Experiment:
     def to_yaml(self) -> str:
         """All values as YAML, as `train` writes them to config.yaml in the folder."""
         values = asdict(self) | {"folder": str(self.folder)}
-        return yaml.dump(
+        text: str = yaml.dump(
             values, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False
         )
+        return text
 
 
 def _open_training_set(manifest: str, callbacks: TrainingCallbacks) -> Index:
@@ -117,7 +118,7 @@ def _open_training_set(manifest: str, callbacks: TrainingCallbacks) -> Index:
         callbacks.index_ends()
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
     """Quotes all strings that Hydra would read as numbers, such as 1e3, or as booleans, such as y."""
 
 

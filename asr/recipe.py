@@ -246,7 +246,7 @@ def _one_line(error: Any) -> str:
     if isinstance(cause, OmegaConfBaseException | HydraException):
         lines += [line.strip() for line in str(cause).splitlines() if line.strip()]
     wanted = [line for line in lines if not line.startswith(("object_type", "reference_type"))]
-    return "; ".join(dict.fromkeys(wanted))
+    return "; ".join(dict.fromkeys(line.removesuffix(".") for line in wanted))
 
 
 def _complain(program: str, error: AsrError) -> None:

@@ -65,10 +65,9 @@ from asr.features import FeaturesConfig
 from asr.files import write_atomically
 from asr.model import AcousticModel
 from asr.progress import Bar, complain, say
-from asr.runtime.distributed import Process, RuntimeConfig, gather, join, launch
+from asr.runtime.distributed import Process, RuntimeConfig, gather, launch, process_group
 from asr.text import Vocabulary
-from asr.training.config import TrainingCallbacks, TrainingConfig
-from asr.training.run import Task
+from asr.training.config import Task, TrainingCallbacks, TrainingConfig, TrainingData
 from asr.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -760,16 +759,14 @@ def measure_training(bench: Bench) -> dict[str, Any]:
                 return found
 
         task = Task(
-            Path(name),
-            chosen,
-            dev,
-            bench.vocabulary,
-            bench.features,
-            bench.encoder,
-            read_augment("standard"),
-            replace(bench.training, epochs=bench.rounds + 2),
+            folder=Path(name),
+            data=TrainingData(chosen, dev, bench.vocabulary),
+            features=bench.features,
+            encoder=bench.encoder,
+            augment=read_augment("standard"),
+            training=replace(bench.training, epochs=bench.rounds + 2),
             runtime=RuntimeConfig("cpu", 1, bench.threads, WORKERS),
-            listener=watch,
+            callbacks=watch,
         )
         asr.training.run.Trainer, before = Watched, asr.training.run.Trainer
         try:
@@ -832,7 +829,7 @@ def measure_processes(bench: Bench) -> dict[str, Any]:
 
 def run_both(bench: Bench) -> list[dict[str, float]]:
     """One of two processes: times a round's batches by the first alone, then by both."""
-    with join(RuntimeConfig("cpu", 2, bench.threads, 0)) as place:
+    with process_group(RuntimeConfig("cpu", 2, bench.threads, 0)) as place:
         model = bench.model()
         augment = read_augment("standard")
         count = bench.batches

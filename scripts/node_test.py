@@ -43,7 +43,7 @@ from asr.progress import complain, say
 from asr.training.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
-GOING_ON = re.compile(r"Going on in .* after (\d+) epochs and (\d+) steps")
+RESUMING = re.compile(r"Resuming in .* after (\d+) epochs and (\d+) steps")
 WER_TOLERANCE = 0.005
 HANG_SECONDS = 180.0  # beyond the unbroken run's, after which a group hangs
 ORPHAN_SECONDS = 30.0  # by which what a killed agent leaves behind must have ended
@@ -213,7 +213,7 @@ class Group:
 
     def resumed(self) -> list[Process]:
         """Where the group has gone on, again and again."""
-        found = [GOING_ON.match(line) for node in self.nodes for line in node.lines]
+        found = [RESUMING.match(line) for node in self.nodes for line in node.lines]
         return [(int(match[1]), int(match[2])) for match in found if match]
 
     def tell(self) -> str:

@@ -2,8 +2,12 @@
 
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from asr.data.manifest import Utterance
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -18,3 +22,11 @@ def shared() -> Path:
     if not (folder / "LibriSpeech").is_dir():
         pytest.skip("the shared data folder is not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> "list[Utterance]":
+    """Twelve recordings in which each letter is a tone of its own pitch; see `write_tones`."""
+    from corpus import write_tones
+
+    return write_tones(tmp_path_factory.mktemp("tones"))

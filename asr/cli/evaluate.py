@@ -113,12 +113,12 @@ def transcribe_share(
     """
     from asr.cli.options import prepare
     from asr.recognizer import Recognizer
-    from asr.runtime.distributed import gather, join
+    from asr.runtime.distributed import gather, process_group
 
     checkpoint, batches, runtime, decoder, point = task
-    with join(runtime) as place:
-        first = len(batches) * place.rank // place.processes
-        last = len(batches) * (place.rank + 1) // place.processes
+    with process_group(runtime) as place:
+        first = len(batches) * place.rank // place.world_size
+        last = len(batches) * (place.rank + 1) // place.world_size
         share = [utterance for batch in batches[first:last] for utterance in batch]
         recognizer = Recognizer.load(checkpoint, str(place.device), None, *decoder)
         if point:

@@ -1,4 +1,4 @@
-"""Train on the synthetic digits corpus: `python recipes/digits/train.py [key=value ...]` (conf/digits.yaml).
+"""Train on synthetic digits: `python recipes/digits/train.py [key=value ...]` (conf/digits.yaml).
 
 Run prepare.py first. After an interruption the same command resumes from the last checkpoint.
 """
