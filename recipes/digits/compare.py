@@ -1,13 +1,13 @@
-"""The LSTM against the plain recurrent network: same parameters, same time, each at its best.
+"""Compare the LSTM with a plain recurrent network of the same size, trained for the same time.
 
     python recipes/digits/compare.py        # needs data/digits (prepare.py)
 
-Both networks are two bidirectional layers of (nearly) equally many parameters. Every run trains for
-the same seconds of CPU on one thread, on features that are already in memory, with a learning rate
-that falls to zero just when the time is up. The best of the same three learning rates is chosen for
-each network on the dev voices with the first seed; then all seeds are run at that rate and scored
-on the test voices. The second figure shows why they differ: how much the last memory of the first
-forward layer still depends on what was heard a number of frames ago, before and after training.
+Both networks have two bidirectional layers and (nearly) the same number of parameters. Every run
+trains for the same CPU time on one thread, on features in memory, with a learning rate that reaches
+zero when the time is over. For each network the best of three learning rates is chosen on the dev
+voices with the first seed; all seeds are then run at that rate and scored on the test voices. The
+second figure shows why the networks differ: how much the last state of the first forward layer
+depends on earlier frames, before and after training.
 """
 
 import argparse
@@ -48,12 +48,12 @@ LSTM = EncoderConfig("bidirectional", cell="lstm", layers=2, hidden=128, stack=3
 RATES = (5e-4, 1.5e-3, 4e-3)
 SEEDS = (1, 2, 3)
 LAGS = 60  # encoder frames of 30 ms
-PROBED = 40  # utterances behind the figure of gradients
+PROBED = 40  # number of utterances for the figure of gradients
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run."""
+    """The settings of one run."""
 
     cell: str
     rate: float
@@ -64,7 +64,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of it: WER as fractions, and the gradient's norm by lag before and after."""
+    """The result of a run: WER as fractions, and the gradient norm by lag before and after."""
 
     job: Job
     parameters: int
@@ -76,7 +76,7 @@ class Result:
 
 
 def encoder_of(cell: str) -> EncoderConfig:
-    """The encoder's configuration: a plain network is widened until it has the LSTM's parameters."""
+    """The encoder's configuration; a plain network is as wide as the LSTM's parameters allow."""
     if cell == "lstm":
         return LSTM
     target = count(LSTM)
@@ -119,7 +119,7 @@ def save(value: object, path: Path) -> None:
 def batches_of(
     utterances: Sequence[Utterance], features: Sequence[torch.Tensor], seed: int
 ) -> Iterator[Batch]:
-    """Endless training batches with masks, shift and tempo drawn anew every epoch."""
+    """Endless training batches, whose masks, shift and tempo are drawn in every epoch."""
     augment = AugmentConfig(
         speeds=[1.0], mel_shift=2.0, tempo=0.1, time_mask_frames=15, mel_mask_bins=8
     )
@@ -136,10 +136,13 @@ def batches_of(
             for i in indices:
                 generator = random_generator(seed, epoch, utterances[i].id, "features")
                 found = features[i].numpy()
-                damaged = augmenter.augment_features(found, generator, plan.timing(i))
+                augmented = augmenter.augment_features(found, generator, plan.timing(i))
                 examples.append(
                     Example(
-                        utterances[i].id, utterances[i].text, torch.from_numpy(damaged), targets[i]
+                        utterances[i].id,
+                        utterances[i].text,
+                        torch.from_numpy(augmented),
+                        targets[i],
                     )
                 )
             yield collate(examples, FEATURES.mels, sum(len(e.target) for e in examples))
@@ -147,7 +150,7 @@ def batches_of(
 
 
 def run(job: Job) -> Result:
-    """Train one network for the job's seconds of this thread's CPU and score it."""
+    """Train one network for the job's CPU time and score it."""
     torch.set_num_threads(1)
     utterances, features = read_features(job.data, "train")
     torch.manual_seed(job.seed)
@@ -192,7 +195,7 @@ def error_rate(
 def gradient_by_lag(model: AcousticModel, features: Sequence[torch.Tensor]) -> list[float]:
     """Median over utterances of |d(v·h_T) / d x_(T-lag)| for lag 0, 1, ..., relative to lag 0.
 
-    h_T is the first forward layer's last output, x its input frames, v a fixed random direction.
+    h_T is the last output of the first forward layer, x are its input frames, v is a random vector.
     """
     layer = model.encoder.layers[0].ahead.cell
     generator = torch.Generator().manual_seed(0)
@@ -211,7 +214,7 @@ def gradient_by_lag(model: AcousticModel, features: Sequence[torch.Tensor]) -> l
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
-    """Left: test WER of every run. Right: the gradient's norm against the lag."""
+    """Draw the test WER of every run (left) and the gradient norm by lag (right)."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -232,7 +235,9 @@ def draw(results: Sequence[Result], path: Path) -> None:
             gradients.fill_between(
                 milliseconds, curves.min(0), curves.max(0), color=color, alpha=0.15
             )
-    errors.set(title="WER on unseen voices in %, one dot a seed", ylim=(0, None), xlim=(-0.5, 1.5))
+    errors.set(
+        title="WER on unseen voices in %, one dot per seed", ylim=(0, None), xlim=(-0.5, 1.5)
+    )
     gradients.set(
         title="how much the memory depends on the past",
         xlabel="lag in ms",
@@ -248,7 +253,7 @@ def draw(results: Sequence[Result], path: Path) -> None:
 
 def compare(options: argparse.Namespace) -> None:
     for name in ("train", "dev", "test"):
-        read_features(options.data, name)  # fills the cache before the processes start
+        read_features(options.data, name)  # fill the cache before the processes start
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.processes, spawn) as pool:
         search = [
@@ -264,7 +269,7 @@ def compare(options: argparse.Namespace) -> None:
         rest = [replace(best[c].job, seed=seed) for seed in SEEDS[1:] for c in ("lstm", "rnn")]
         final = [*best.values(), *track(pool.map(run, rest), "Seeds", len(rest))]
 
-    say(f"{options.seconds:g} s of CPU a run, one thread; WER in %")
+    say(f"{options.seconds:g} s of CPU time per run, one thread; WER in %")
     say(
         "network  parameters  steps   " + "  ".join(f"dev at {rate:g}" for rate in RATES) + "  test"
     )
@@ -297,13 +302,15 @@ def main() -> int:
     )
     parser.add_argument("--data", type=Path, default=Path("data/digits"))
     parser.add_argument("--folder", type=Path, default=Path("runs/digits-compare"))
-    parser.add_argument("--seconds", type=float, default=150.0, help="CPU time of a run (150)")
-    parser.add_argument("--processes", type=int, default=2, help="runs at a time (2)")
+    parser.add_argument(
+        "--seconds", type=float, default=150.0, help="CPU time of a run (%(default)s)"
+    )
+    parser.add_argument("--processes", type=int, default=2, help="parallel runs (%(default)s)")
     options = parser.parse_args()
     try:
         compare(options)
     except AsrError as error:
-        complain(f"compare.py: {error}")
+        complain(f"compare.py: {str(error).removesuffix('.')}.")
         return EXIT_CODE
     return 0
 

@@ -1,12 +1,12 @@
-"""Makes the digits corpus: numbers, times and short commands, spoken by the voices of espeak-ng.
+"""Make the digits corpus: numbers, times and short commands, spoken by the voices of espeak-ng.
 
     python recipes/digits/prepare.py        # data/digits/{train,dev,test}.jsonl and their audio
 
-Nothing is downloaded: the speech comes from the library inside the `espeakng-loader` wheel. Its
-hundred voices ("variants" of formants, pitch, breath and echo) each speak any of eight accents of
-English. The voices of dev and test are never heard in training; the accents are. Speed, pitch,
-intonation, loudness, room and noise are drawn anew for every utterance, in all three sets alike,
-and are part of the recordings: test speech is as noisy and as reverberant as training speech.
+No download is needed: the speech comes from the library inside the `espeakng-loader` wheel. Each of
+its hundred voices ("variants" of formants, pitch, breath and echo) speaks eight accents of English.
+The training set contains all accents, but none of the voices of dev and test. Speed, pitch,
+intonation, loudness, room and noise are drawn for every utterance, in the same way in all three
+sets: test speech is as noisy and as reverberant as training speech.
 
 The same settings and the same wheel give the same bytes, whatever the number of processes.
 """
@@ -25,8 +25,8 @@ from asr.data.synthesis import Block, plan, speak
 from asr.errors import EXIT_CODE, AsrError, DataError
 from asr.progress import Bar
 
-# Chosen for their spread of pitch and timbre, before any model was trained; every other voice of
-# the wheel is used for training.
+# Chosen before any model was trained, for their variety of pitch and timbre. All other voices of
+# the wheel are used for training.
 # fmt: off
 DEV_VOICES = (
     "Andrea", "Jacky", "Nguyen", "f5", "gustave", "m4", "marcelo", "pedro", "sandro", "shelby",
@@ -46,12 +46,12 @@ DEVICES = ("light", "heating", "radio")
 
 
 def draw_text(_number: int, random: np.random.Generator) -> str:
-    """A sentence of the grammar: a number, a time or a command, 60 different words in all."""
+    """Draw a sentence of the grammar: a number, a time or a command, from 60 different words."""
 
     def pick(*choices: str) -> str:
         return choices[random.integers(len(choices))]
 
-    def number() -> str:  # 0 to 99; rare words such as "thirteen" as often as "three"
+    def number() -> str:  # 0 to 99, with rare words such as "thirteen" as often as "three"
         tens = pick(*TENS)
         return pick(pick(*UNITS), pick(*UNITS[10:]), tens, f"{tens} {pick(*UNITS[1:10])}")
 
@@ -90,13 +90,13 @@ def draw_text(_number: int, random: np.random.Generator) -> str:
 
 
 def prepare(folder: Path, utterances: int, seed: int, processes: int) -> bool:
-    """Makes the corpus; False if the folder already holds it, made with the same settings.
+    """Make the corpus; returns False if the folder already holds it with the same settings.
 
-    It is made beside its place and moved there when complete, so an interrupted run leaves nothing
-    that could be taken for a corpus.
+    It is made in a folder beside it and moved when it is complete, so that an interrupted run never
+    leaves an incomplete corpus.
     """
     if utterances < 20:
-        raise DataError(f"{utterances} utterances leave none for dev: ask for 20 or more")
+        raise DataError(f"{utterances} utterances leave none for dev; ask for at least 20")
     settings = {
         "utterances": utterances,
         "seed": seed,
@@ -110,7 +110,7 @@ def prepare(folder: Path, utterances: int, seed: int, processes: int) -> bool:
     if stamp.is_file() and json.loads(stamp.read_text()) == settings:
         return False
     if folder.exists() and not stamp.is_file():
-        raise DataError(f"{folder} exists and is not a digits corpus: name another with --folder")
+        raise DataError(f"{folder} exists and is not a digits corpus; choose another --folder")
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     held_out = {*DEV_VOICES, *TEST_VOICES}
@@ -142,10 +142,15 @@ def prepare(folder: Path, utterances: int, seed: int, processes: int) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Makes the digits corpus with espeak-ng voices.")
+    parser = argparse.ArgumentParser(
+        description="Make the digits corpus with the voices of espeak-ng."
+    )
     parser.add_argument("--folder", type=Path, default=Path("data/digits"))
     parser.add_argument(
-        "--utterances", type=int, default=12000, help="for training; dev 2.5 %%, test 5 %% more"
+        "--utterances",
+        type=int,
+        default=12000,
+        help="size of the training set; dev has 2.5 %% and test 5 %% of it (%(default)s)",
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=2)
@@ -153,7 +158,7 @@ def main() -> int:
     try:
         made = prepare(arguments.folder, arguments.utterances, arguments.seed, arguments.processes)
     except AsrError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"prepare.py: {error}.", file=sys.stderr)
         return EXIT_CODE
     print(f"{'made' if made else 'found'} the digits corpus in {arguments.folder}")
     return 0

@@ -1,6 +1,6 @@
 """WER of a checkpoint: `python recipes/folder/evaluate.py [--checkpoint FILE] [--manifest FILE]`.
 
-Everything else it is given goes to `asr evaluate`, which does the work.
+All other arguments go to `asr evaluate`, which does the work.
 """
 
 import argparse

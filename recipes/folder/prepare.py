@@ -2,9 +2,9 @@
 
     python recipes/folder/prepare.py my-recordings        # data/folder: train.jsonl, dev.jsonl
 
-With sub-folders, each is taken for a speaker and goes to one side whole, so that the word error
-rate on dev is that of unheard voices; without, single recordings are divided. The division is the
-same on every run.
+Each sub-folder is taken as a speaker and goes entirely to train or dev, so that the word error rate
+on dev is that of unseen speakers. Without sub-folders single recordings are divided. The division is
+the same in every run.
 """
 
 import argparse
@@ -29,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(summarize_rejects(rejects))
         if len(utterances) < 2:
             raise DataError(
-                f"{options.folder} holds {len(utterances)} utterances that can be used: "
-                "training and dev need at least one each"
+                f"{options.folder} holds {len(utterances)} usable utterances; "
+                "add recordings, because train and dev need at least one each"
             )
         for name, part in zip(
             ("train", "dev"), divide(utterances, options.dev_fraction), strict=True
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             hours = sum(utterance.seconds for utterance in part) / 3600
             say(f"{manifest}: {len(part):,} utterances, {hours:.2f} hours")
     except AsrError as error:
-        complain(f"prepare.py: {error}")
+        complain(f"prepare.py: {str(error).removesuffix('.')}.")
         return EXIT_CODE
     return 0
 
@@ -51,7 +51,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument(
-        "--dev-fraction", type=fraction, default=0.1, help="of the hours (%(default)s)"
+        "--dev-fraction", type=fraction, default=0.1, help="share of the hours (%(default)s)"
     )
     parser.add_argument(
         "--profile",
@@ -75,9 +75,9 @@ def fraction(text: str) -> float:
 def divide(
     utterances: Sequence[Utterance], dev_fraction: float
 ) -> tuple[list[Utterance], list[Utterance]]:
-    """(train, dev): whole speakers, in the order of their names' hashes, as dev has room for them.
+    """Divide into (train, dev): dev takes whole speakers, ordered by hash, up to its fraction.
 
-    Hashes rather than a shuffle: a new recording moves few of the others.
+    Hashes instead of a shuffle, so that a new recording moves few of the others.
     """
     groups: dict[str, list[Utterance]] = {}
     for utterance in utterances:  # an id is the path below the folder
@@ -87,8 +87,8 @@ def divide(
     seconds = {name: sum(each.seconds for each in group) for name, group in groups.items()}
     room = dev_fraction * sum(seconds.values())
     dev: set[str] = set()
-    for name in sorted(groups, key=digest)[:-1]:  # the last is training's in any case
-        if seconds[name] / 2 <= room:  # dev comes closer to its fraction with it than without
+    for name in sorted(groups, key=digest)[:-1]:  # the last one always goes to train
+        if seconds[name] / 2 <= room:  # this brings dev closer to its fraction
             dev.add(name)
             room -= seconds[name]
     dev = dev or {min(groups, key=lambda name: (seconds[name], digest(name)))}

@@ -1,4 +1,4 @@
-"""Fetch large files so that nothing is fetched twice: resumed, checksummed, unpacked whole."""
+"""Download large files: resumable, with checksums, and unpacked completely or not at all."""
 
 import errno
 import hashlib
@@ -18,8 +18,8 @@ from urllib.request import Request, urlopen
 from asr.errors import AsrError
 from asr.progress import Bar
 
-ATTEMPTS = 5  # in a row without a new byte
-FIRST_WAIT_SECONDS = 1.0  # doubled after each of them
+ATTEMPTS = 5  # failures in a row without a new byte before giving up
+FIRST_WAIT_SECONDS = 1.0  # doubled after each failure
 TIMEOUT_SECONDS = 60.0
 BLOCK_BYTES = 1 << 18
 
@@ -27,19 +27,19 @@ NETWORK_PROBLEMS = (URLError, HTTPException, ConnectionError, TimeoutError, ssl.
 
 
 class DownloadError(AsrError):
-    """A file cannot be fetched, is not what it should be, or does not fit on the disk."""
+    """A file cannot be downloaded, has a wrong checksum, or does not fit on the disk."""
 
 
 def fetch(url: str, path: Path, size_bytes: int, md5: str) -> None:
-    """Leave the file of `url` at `path`, its checksum proven, fetching only what is missing.
+    """Download `url` to `path` and check its MD5; only missing bytes are downloaded.
 
-    Bytes arrive in `path` + ".part", which a later call continues. `size_bytes` only scales the
+    Bytes are written to `path` + ".part", which a later call continues. `size_bytes` only scales the
     bar. Raises `DownloadError`.
     """
     if path.exists():
         if _md5(path) != md5:
             raise DownloadError(
-                f"{path} is not the published file (its MD5 is not {md5}): "
+                f"{path} is not the published file (its MD5 is not {md5}); "
                 "delete it, then run the same command again"
             )
         return
@@ -54,20 +54,20 @@ def fetch(url: str, path: Path, size_bytes: int, md5: str) -> None:
         part.unlink()
     if not continued:
         raise DownloadError(
-            f"{url} is not the published file (its MD5 is not {md5}): try another --mirror"
+            f"{url} is not the published file (its MD5 is not {md5}); try another --mirror"
         )
-    fetch(url, path, size_bytes, md5)  # the earlier bytes may be at fault: once more without them
+    fetch(url, path, size_bytes, md5)  # the earlier bytes may be wrong: try once without them
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack `LibriSpeech/<name>` of `archive` as `folder` (named `<name>`), whole or not at all.
+    """Unpack `LibriSpeech/<name>` of `archive` as `folder` (named `<name>`), completely or not at all.
 
-    The files that lie beside it in the archive (speakers, license) end up beside `folder`.
-    Raises `DownloadError`, also for an archive that would write outside of where it is unpacked.
+    The files beside it in the archive (speakers, license) are put beside `folder`.
+    Raises `DownloadError`, also for an archive that would write outside of its folder.
     """
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     with _disk(folder.parent):
-        if unfinished.exists():  # an earlier run was killed here
+        if unfinished.exists():  # left by an earlier run that was killed
             shutil.rmtree(unfinished)
         unfinished.mkdir(parents=True)
         try:
@@ -87,14 +87,16 @@ def unpack(archive: Path, folder: Path) -> None:
                 tar.extractall(unfinished, members(), filter="data")
             content = unfinished / "LibriSpeech"
             if not (content / folder.name).is_dir():
-                raise DownloadError(f"{archive} holds no folder LibriSpeech/{folder.name}")
+                raise DownloadError(
+                    f"{archive} holds no folder LibriSpeech/{folder.name}; choose another --mirror"
+                )
             for entry in list(content.iterdir()):
                 if entry.is_file():
                     entry.replace(folder.with_name(entry.name))
             (content / folder.name).replace(folder)
         except (tarfile.TarError, BadGzipFile, EOFError, zlib.error) as error:
             raise DownloadError(
-                f"{archive} cannot be unpacked ({error}): "
+                f"{archive} cannot be unpacked ({error}); "
                 "delete it, then run the same command again"
             ) from error
         finally:
@@ -109,18 +111,18 @@ def require_space(folder: Path, needed_bytes: int) -> None:
     if free_bytes < needed_bytes:
         raise DownloadError(
             f"{folder} needs about {needed_bytes / 1e9:.1f} GB but its disk has "
-            f"{free_bytes / 1e9:.1f} GB free: make room, name another --output or fewer subsets"
+            f"{free_bytes / 1e9:.1f} GB free; make room, or choose another --output or fewer subsets"
         )
 
 
 def missing_bytes(path: Path, size_bytes: int) -> int:
-    """How much of a file of `size_bytes` is still to be fetched."""
+    """The number of bytes of a file of `size_bytes` that are not downloaded yet."""
     have = size_bytes if path.exists() else _size(path.with_name(path.name + ".part"))
     return max(0, size_bytes - have)
 
 
 def _receive(url: str, part: Path, size_bytes: int) -> None:
-    """Append to `part` until the server has no more, connecting again as long as bytes arrive."""
+    """Append to `part` until the file ends, reconnecting as long as bytes arrive."""
     failures, furthest = 0, _size(part)
     with Bar(f"fetching {part.stem}", size_bytes, "bytes", done=furthest) as bar:
         while True:
@@ -130,7 +132,7 @@ def _receive(url: str, part: Path, size_bytes: int) -> None:
             except HTTPError as error:
                 if error.code < 500 and error.code != 429:
                     raise DownloadError(
-                        f"{url} cannot be fetched (HTTP {error.code} {error.reason}): "
+                        f"{url} cannot be fetched (HTTP {error.code} {error.reason}); "
                         "try another --mirror"
                     ) from error
                 problem: Exception = error
@@ -141,7 +143,7 @@ def _receive(url: str, part: Path, size_bytes: int) -> None:
             if failures == ATTEMPTS:
                 reason = getattr(problem, "reason", problem)
                 raise DownloadError(
-                    f"{url} cannot be fetched ({reason}): check the network or try another "
+                    f"{url} cannot be fetched ({reason}); check the network or try another "
                     "--mirror, then run the same command again; it continues where it stopped"
                 ) from problem
             sleep(FIRST_WAIT_SECONDS * 2 ** (failures - 1))
@@ -154,11 +156,11 @@ def _receive_once(url: str, part: Path, bar: Bar) -> None:
         response = urlopen(request, timeout=TIMEOUT_SECONDS)
     except HTTPError as error:
         error.close()
-        if error.code == 416:  # nothing lies beyond what is here: the checksum will judge it
+        if error.code == 416:  # the file ends here; the checksum decides whether it is right
             return
         raise
     with response, part.open("ab") as file:
-        if have and response.status != 206:  # this server only sends whole files
+        if have and response.status != 206:  # this server sends only whole files
             file.truncate(0)
             bar.advance(-have)
         received = 0
@@ -167,7 +169,7 @@ def _receive_once(url: str, part: Path, bar: Bar) -> None:
             received += len(block)
             bar.advance(len(block))
     if received < int(response.headers.get("Content-Length", 0)):
-        raise ConnectionError("the connection broke off")
+        raise ConnectionError("the connection was lost")
 
 
 def _md5(path: Path) -> str:
@@ -185,12 +187,12 @@ def _size(path: Path) -> int:
 
 @contextmanager
 def _disk(folder: Path) -> Iterator[None]:
-    """Turn what the file system refuses into one sentence."""
+    """Re-raise errors of the file system as DownloadError."""
     try:
         yield
     except OSError as error:
         hint = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check the folder"
         raise DownloadError(
-            f"cannot write to {folder} ({error.strerror or error}): {hint} or name another "
+            f"cannot write to {folder} ({error.strerror or error}); {hint} or choose another "
             "--output, then run the same command again"
         ) from error

@@ -1,8 +1,8 @@
 """WER of a checkpoint: `python recipes/librispeech/evaluate.py [--checkpoint FILE] [--manifest FILE]`.
 
-Greedy, and then with each of the corpus's published language models that prepare.py has fetched
-(the first time, each is converted to a binary that opens at once). Everything else that is given
-goes to `asr evaluate`, which does the work; with a decoder option such as --lm only that is run.
+Decodes greedily, and then with each of the published language models of the corpus that prepare.py
+has downloaded (converted to a binary file the first time). All other arguments go to `asr evaluate`,
+which does the work; with a decoder option such as --lm only that decoder is evaluated.
 """
 
 import argparse
@@ -16,7 +16,7 @@ DECODER_OPTIONS = ("--decoder", "--lm", "--lexicon", "--hotwords", "--hotword", 
 
 
 def convert(published: Path) -> Path | None:
-    """The binary beside a published ARPA file, written if it is missing; None where that fails."""
+    """The binary beside a published ARPA file, written if it is missing; None if that fails."""
     binary = published.with_name(published.name.removesuffix(".arpa.gz") + ".lm")
     if not binary.exists() and main(["lm", "convert", str(published), str(binary)]):
         return None
@@ -24,7 +24,7 @@ def convert(published: Path) -> Path | None:
 
 
 def evaluate(options: argparse.Namespace, rest: list[str]) -> int:
-    """The highest exit code of the evaluations; each starts with a line that names its decoder."""
+    """Evaluate each decoder under a line with its name; returns the highest exit code."""
     command = ["evaluate", options.manifest, "--checkpoint", options.checkpoint, *rest]
     if any(argument.partition("=")[0] in DECODER_OPTIONS for argument in rest):
         return main(command)

@@ -1,13 +1,13 @@
-"""Prepare LibriSpeech: fetch subsets, or take a folder that exists, and write their manifests.
+"""Prepare LibriSpeech: download subsets, or use an existing folder, and write manifests.
 
-    python recipes/librispeech/prepare.py                                    # 7.1 GB to fetch
+    python recipes/librispeech/prepare.py                                    # downloads 7.1 GB
     python recipes/librispeech/prepare.py --subsets train-clean-100 dev-clean
     python recipes/librispeech/prepare.py --folder LibriSpeech --train train-mini --dev dev-mini
     python recipes/librispeech/prepare.py --subsets --language-models 3-gram.pruned.1e-7.arpa.gz
 
-Each subset gets a manifest of its own; train.jsonl and dev.jsonl, which train.py reads, hold all
-train-* subsets (or those of --train) and dev-clean (or those of --dev) of this call. Interrupted, the
-same command goes on where it stopped.
+Each subset gets its own manifest. train.jsonl and dev.jsonl, which train.py reads, contain all train-*
+subsets (or those of --train) and dev-clean (or those of --dev) of this call. After an interruption
+the same command continues where it stopped.
 """
 
 import argparse
@@ -88,10 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 write_manifest(manifest, [u for name in names for u in found[name]])
                 say(f"{manifest}: {' + '.join(names)}")
     except AsrError as error:
-        complain(f"prepare.py: {error}")
+        complain(f"prepare.py: {str(error).removesuffix('.')}.")
         return EXIT_CODE
     except KeyboardInterrupt:
-        complain("Interrupted: the same command goes on from here.")
+        complain("Interrupted; run the same command again to continue.")
         return 130
     return 0
 
@@ -100,13 +100,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    fetched = parser.add_argument_group("fetch")
+    fetched = parser.add_argument_group("download")
     fetched.add_argument(
         "--subsets",
         nargs="*",
         choices=SUBSETS,
         metavar="NAME",
-        help=f"of {', '.join(SUBSETS)} (without --folder: {' '.join(DEFAULT_SUBSETS)})",
+        help=f"subsets: {', '.join(SUBSETS)} (default without --folder: {' '.join(DEFAULT_SUBSETS)})",
     )
     fetched.add_argument(
         "--language-models",
@@ -114,26 +114,30 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=LANGUAGE_MODELS,
         default=[],
         metavar="FILE",
-        help=f"of {', '.join(LANGUAGE_MODELS)}",
+        help=f"published files: {', '.join(LANGUAGE_MODELS)}",
     )
     fetched.add_argument(
         "--mirror",
         type=address,
         default=SITE,
         metavar="URL",
-        help="where 11/... and 12/... lie (%(default)s; openslr.org lists nearer ones, such as "
+        help="site that holds 11/... and 12/... (%(default)s; openslr.org lists others, such as "
         "https://openslr.elda.org/resources)",
     )
-    existing = parser.add_argument_group("or take what exists")
-    existing.add_argument("--folder", type=Path, help="holds subset/speaker/chapter/*.trans.txt")
-    existing.add_argument("--train", nargs="+", default=[], metavar="NAME", help="its subsets")
-    existing.add_argument("--dev", nargs="+", default=[], metavar="NAME", help="its subsets")
+    existing = parser.add_argument_group("or use an existing folder")
+    existing.add_argument(
+        "--folder", type=Path, help="folder with SUBSET/SPEAKER/CHAPTER/*.trans.txt"
+    )
+    existing.add_argument(
+        "--train", nargs="+", default=[], metavar="NAME", help="its training subsets"
+    )
+    existing.add_argument("--dev", nargs="+", default=[], metavar="NAME", help="its dev subsets")
     parser.add_argument("--output", type=Path, default=Path("data/librispeech"))
     options = parser.parse_args(arguments)
     if bool(options.folder) != bool(options.train or options.dev):
         parser.error("--folder goes with --train, --dev or both")
     if options.folder and options.subsets:
-        parser.error("--subsets are fetched, --folder exists: choose one")
+        parser.error("--subsets are downloaded, --folder exists; choose one of them")
     if options.subsets is None:
         options.subsets = () if options.folder else DEFAULT_SUBSETS
     options.subsets = list(dict.fromkeys(options.subsets))
@@ -149,9 +153,9 @@ def address(text: str) -> str:
 def download(
     subsets: Sequence[str], language_models: Sequence[str], mirror: str, output: Path
 ) -> None:
-    """Leave the subsets under `output`/LibriSpeech, the models under `output`/language-models."""
+    """Download subsets to `output`/LibriSpeech and models to `output`/language-models."""
     corpus, models = output / "LibriSpeech", output / "language-models"
-    # A subset's folder appears only when it is whole: then there is nothing left to do for it.
+    # The folder of a subset appears only when it is complete.
     absent = [name for name in subsets if not (corpus / name).exists()]
     archive = {name: output / "archives" / f"{name}.tar.gz" for name in absent}
     needed_bytes = [missing_bytes(archive[name], SUBSETS[name].size_bytes) for name in absent]
@@ -167,16 +171,16 @@ def download(
     for name in language_models:
         path, size_bytes, md5 = LANGUAGE_MODELS[name]
         fetch(f"{mirror}/{path}", models / name, size_bytes, md5)
-        say(f"{models / name}: checksum right")
+        say(f"{models / name}: checksum is right")
 
 
 def describe(folder: Path, manifest: Path) -> list[Utterance]:
-    """Write the manifest of a subset's folder; print what it holds and what was left out."""
+    """Write the manifest of a subset; print its size and what was left out."""
     utterances, rejects = read_librispeech(folder)
     if rejects:
         say(summarize_rejects(rejects))
     if not utterances:
-        raise DataError(f"{folder} holds no utterance that can be used: see the reasons above")
+        raise DataError(f"{folder} holds no utterance that can be used; see the reasons above")
     write_manifest(manifest, utterances)
     hours = sum(utterance.seconds for utterance in utterances) / 3600
     speakers = len({utterance.speaker for utterance in utterances})
