@@ -1,15 +1,16 @@
-"""Kills a training again and again, and compares what comes of it with the unbroken run, bit for bit.
+"""Kills a training again and again, and compares the result with an unbroken run, bit for bit.
 
     python scripts/crash_test.py [--kills 50] [--processes 1] [--data data/digits] [--seed 0]
 
-A small model is trained with the digits recipe on a few hundred utterances of data/digits, as the
-command line does it: once without a break, and once killed with SIGKILL at random moments and
-started again, by turns with no data loaders and with two. Of ten kills one falls into the start, two
-wait for a save and two for a validation; the others fall where they will.
-After each kill last.pt must be whole, and no process may be left: of several, the one that started
-the others is killed, and these have to end by themselves. In the end all of the
-checkpoints (weights, their average, optimizer, counters; best.pt and those that training.keep
-leaves) and metrics.jsonl must be the unbroken run's. The exit code is 1 where anything is not.
+The digits recipe trains a small model on a few hundred utterances of data/digits: once without
+interruption, and once killed with SIGKILL at random moments and restarted, alternately without data
+loaders and with two. Of ten kills one hits the start, two wait for a save and two for a validation;
+the others are random.
+After each kill last.pt must be intact and no process may be left. If several processes train, the
+one that started the others is killed, and the others have to end by themselves. At the end all
+checkpoints (weights, their average, optimizer, counters; best.pt and the epochs that training.keep
+leaves) and metrics.jsonl must equal those of the unbroken run. The exit code is 1 if anything
+differs.
 """
 
 import argparse
@@ -37,14 +38,14 @@ from asr.progress import complain, say
 ROOT = Path(__file__).resolve().parents[1]
 WORKERS = (0, 2)
 AIMS = ("", "save", "", "validation", "", "", "save", "", "validation", "start")
-AIM_SECONDS = 20.0  # by which the phase comes that a kill waits for
-ORPHAN_SECONDS = 30.0  # by which the loaders of a killed training must have ended
+AIM_SECONDS = 20.0  # longest wait for the phase that a kill aims at
+ORPHAN_SECONDS = 30.0  # within which the loaders of a killed training must end
 PHASES = ("start", "steps", "validation", "save", "epoch's end")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What both runs share."""
+    """The settings that both runs share."""
 
     data: Path
     epochs: int
@@ -52,7 +53,7 @@ class Recipe:
     processes: int
 
     def command(self, folder: Path, workers: int) -> list[str]:
-        """The command line that trains in `folder`, or goes on there."""
+        """The command line that starts or resumes the training in `folder`."""
         return [
             sys.executable,
             str(ROOT / "recipes/digits/train.py"),
@@ -73,12 +74,12 @@ class Recipe:
 
 
 class Life:
-    """A training process, from its start to its end, and what it says."""
+    """A training process from start to end, with its output."""
 
     def __init__(self, recipe: Recipe, folder: Path, workers: int) -> None:
         self.folder = folder
         self.lines: list[str] = []
-        self.ready = threading.Event()  # the model stands, the first step comes
+        self.ready = threading.Event()  # the model is made, the first step follows
         self.began = time.monotonic()
         self.start_seconds = 0.0
         self.process = subprocess.Popen(
@@ -101,7 +102,7 @@ class Life:
         self.ready.set()  # it ended
 
     def live(self, seconds: float | None = None) -> bool:
-        """Wait for the end, at most so many seconds; whether it came."""
+        """Wait for the end, at most `seconds`; returns whether the process has ended."""
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -109,21 +110,21 @@ class Life:
         return True
 
     def live_until(self, phase: str, seconds: float) -> None:
-        """Wait for a phase, at most so many seconds."""
+        """Wait for a phase, at most `seconds`."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and self.process.poll() is None and self.phase() != phase:
             time.sleep(0.001)
 
     def kill(self) -> None:
-        """Kill the process, and wait for those that it started: they share its output."""
+        """Kill the process, and wait until those that it started have closed its output."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         self.listener.join(ORPHAN_SECONDS)
         if self.listener.is_alive():
-            raise AsrError("A data loader outlived the training that was killed.")
+            raise AsrError("a data loader outlived the training that was killed")
 
     def phase(self) -> str:
-        """What the process was doing when it was killed, by its files and its words."""
+        """What the process was doing when it was killed, judged by its files and its output."""
         if any(self.folder.glob(".*.pt.*")):
             return "save"
         epochs = [line for line in self.lines if line.startswith("Epoch ")]
@@ -135,7 +136,7 @@ class Life:
 
 
 def differences(one: Any, other: Any, where: str) -> Iterator[str]:
-    """Where two payloads differ in any bit."""
+    """Describe where two payloads differ in any bit."""
     if type(one) is not type(other):
         yield f"{where}: {type(one).__name__} and {type(other).__name__}"
     elif isinstance(one, dict):
@@ -143,7 +144,7 @@ def differences(one: Any, other: Any, where: str) -> Iterator[str]:
             if key in one and key in other:
                 yield from differences(one[key], other[key], f"{where}, {key}")
             else:
-                yield f"{where}: {key} is in one alone"
+                yield f"{where}: {key} is in only one of them"
     elif isinstance(one, list):
         if len(one) != len(other):
             yield f"{where}: {len(one)} and {len(other)} entries"
@@ -157,7 +158,7 @@ def differences(one: Any, other: Any, where: str) -> Iterator[str]:
 
 
 def compare(unbroken: Path, broken: Path) -> list[str]:
-    """What is not the same in the two runs' folders."""
+    """Describe what differs between the folders of two runs."""
     names = [sorted(path.name for path in folder.glob("*.pt")) for folder in (unbroken, broken)]
     found = [] if names[0] == names[1] else [f"checkpoints: {names[0]} and {names[1]}"]
     for name in names[0]:
@@ -174,30 +175,30 @@ def compare(unbroken: Path, broken: Path) -> list[str]:
 
 
 def choose_data(data: Path, utterances: int, folder: Path) -> None:
-    """Write manifests of the first utterances of the digits into a folder."""
+    """Write manifests of the first utterances of the digits corpus into a folder."""
     for name, count in (("train", utterances), ("dev", max(1, utterances // 5))):
         path = data / f"{name}.jsonl"
         if not path.is_file():
-            raise DataError(f"{path} is missing; run python recipes/digits/prepare.py first.")
+            raise DataError(f"{path} is missing; run python recipes/digits/prepare.py first")
         write_manifest(folder / f"{name}.jsonl", read_manifest(path)[:count])
 
 
 def run_whole(recipe: Recipe, folder: Path) -> tuple[float, float]:
-    """Train without a break: the seconds until the first step, and from there to the end."""
+    """Train without interruption: the seconds before the first step, and from there to the end."""
     life = Life(recipe, folder, WORKERS[0])
     life.live()
     life.listener.join()
     if life.process.returncode:
-        raise AsrError(f"The unbroken run failed: {' '.join(life.lines[-3:])}")
+        raise AsrError(f"the unbroken run failed: {' '.join(life.lines[-3:])}")
     return life.start_seconds, time.monotonic() - life.began - life.start_seconds
 
 
 def run_broken(
     recipe: Recipe, root: Path, kills: int, seconds: tuple[float, float], draw: random.Random
 ) -> tuple[Counter[tuple[str, int]], list[Path]]:
-    """Train with so many kills: their number by phase and data loaders, and the finished folders.
+    """Train with `kills` kills: their number by phase and data loaders, and the finished folders.
 
-    A run that ends before all the kills is followed by another one.
+    A run that ends before all kills are done is followed by another one.
     """
     start, work = seconds
     phases: Counter[tuple[str, int]] = Counter()
@@ -221,7 +222,7 @@ def run_broken(
             if life.process.poll() is not None:
                 life.listener.join()
                 if life.process.returncode:
-                    raise AsrError(f"A life ended by itself: {' '.join(life.lines[-3:])}")
+                    raise AsrError(f"a run failed by itself: {' '.join(life.lines[-3:])}")
                 folders.append(folder)
                 break
             lived = time.monotonic() - life.began
@@ -234,7 +235,7 @@ def run_broken(
             )
             say(
                 f"kill {phases.total():3d}: {workers} loaders, {lived:5.1f} s old, in {phase}; "
-                f"goes on from step {facts['step']} in epoch {facts['epoch'] + 1}"
+                f"resumes from step {facts['step']} in epoch {facts['epoch'] + 1}"
             )
     return phases, folders
 
@@ -245,11 +246,19 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--data", type=Path, default=ROOT / "data/digits")
-    parser.add_argument("--utterances", type=int, default=240, help="of the training set")
+    parser.add_argument(
+        "--utterances", type=int, default=240, help="size of the training set (%(default)s)"
+    )
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--hidden", type=int, default=16, help="memory cells of a layer")
-    parser.add_argument("--processes", type=int, default=1, help="that train together")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument(
+        "--hidden", type=int, default=16, help="memory cells per layer (%(default)s)"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=1, help="processes that train together (%(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the moments of the kills (%(default)s)"
+    )
     arguments = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
@@ -282,5 +291,5 @@ if __name__ == "__main__":
     try:
         main()
     except AsrError as error:
-        complain(f"crash_test.py: {error}")
+        complain(f"crash_test.py: {error}.")
         sys.exit(EXIT_CODE)

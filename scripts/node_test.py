@@ -1,22 +1,22 @@
-"""Trains on two "nodes" of this machine, ends parts of them with SIGKILL, and compares the results.
+"""Trains on two "nodes" of this machine, kills parts of them, and compares the results.
 
     python scripts/node_test.py [--quick] [--scenarios worker node ...] [--data data/digits] [--seed 0]
 
-Two agents of torchrun that meet at a port of localhost start one worker each: the digits recipe, a
-small model without dropout, some utterances of data/digits. After an unbroken run come, each at a
-random moment once there is a checkpoint:
+Two agents of torchrun meet at a port of localhost and start one worker each, which runs the digits
+recipe with a small model without dropout on some utterances of data/digits. After an unbroken run
+follow these scenarios, each at a random moment after the first checkpoint:
 
-worker  one worker is killed; its agent starts it again
+worker  one worker is killed; its agent restarts it
 node    an agent and its worker are killed, and another agent takes their place
-agent   the agent alone is killed, and replaced: the worker that it leaves behind must end by itself
-host    the agent that holds the meeting point is killed: the other must end with an error, and the
-        same two commands go on
-shrink  an agent and its worker are killed, and nobody comes: the other goes on alone
+agent   only the agent is killed, and replaced: the worker that it leaves must end by itself
+host    the agent that holds the meeting point is killed: the other one must end with an error, and
+        the same two commands resume
+shrink  an agent and its worker are killed and not replaced: the other one continues alone
 
-Each must go on from last.pt, leave no process behind, and end within 0.5 % of the unbroken run's WER
-on the dev set; but for `shrink`, which ends with another number of processes, all checkpoints and
-metrics.jsonl must be the unbroken run's, bit for bit. The exit code is 1 where anything is not.
-`--quick` takes a minute or two: `worker` and `node`, fewer utterances and epochs.
+Each must resume from last.pt, leave no process behind, and end within 0.5 % of the unbroken run's
+WER on the dev set. Except for `shrink`, which ends with another number of processes, all checkpoints
+and metrics.jsonl must equal those of the unbroken run, bit for bit. The exit code is 1 if anything
+differs. `--quick` takes a minute or two: `worker` and `node`, fewer utterances and epochs.
 """
 
 import argparse
@@ -37,24 +37,24 @@ from pathlib import Path
 
 from crash_test import choose_data, compare
 
-from asr import checkpoint
+from asr.checkpoint import Checkpoint
 from asr.errors import EXIT_CODE, AsrError
 from asr.progress import complain, say
 from asr.training.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
-GOING_ON = re.compile(r"Going on in .* after (\d+) epochs and (\d+) steps")
+RESUMING = re.compile(r"Resuming in .* after (\d+) epochs and (\d+) steps")
 WER_TOLERANCE = 0.005
-HANG_SECONDS = 180.0  # beyond the unbroken run's, after which a group hangs
-ORPHAN_SECONDS = 30.0  # by which what a killed agent leaves behind must have ended
-PATIENCE_SECONDS = 5  # that a group of one node waits for a second one
+HANG_SECONDS = 180.0  # more than the unbroken run took, after which a group has hung
+ORPHAN_SECONDS = 30.0  # within which the worker of a killed agent must end
+PATIENCE_SECONDS = 5  # how long a group of one node waits for a second one
 
-Process = tuple[int, int]  # whole epochs, and steps within the next one
+Position = tuple[int, int]  # finished epochs, and steps within the next one
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What all runs share."""
+    """The settings that all runs share."""
 
     data: Path
     epochs: int
@@ -62,7 +62,7 @@ class Recipe:
     script: Path = ROOT / "recipes/digits/train.py"
 
     def arguments(self, folder: Path) -> list[str]:
-        """The script and its arguments that train in `folder`, or go on there."""
+        """The script and the arguments that start or resume the training in `folder`."""
         return [
             str(self.script),
             f"folder={folder}",
@@ -70,7 +70,7 @@ class Recipe:
             f"data.dev={self.data / 'dev.jsonl'}",
             f"encoder.hidden={self.hidden}",
             "encoder.layers=2",
-            "encoder.dropout=0",  # whose masks are other ones with another number of processes
+            "encoder.dropout=0",  # its masks depend on the number of processes
             f"training.epochs={self.epochs}",
             "training.average_decay=0.99",
             "training.checkpoint_steps=5",
@@ -81,7 +81,7 @@ class Recipe:
 
 
 class Node:
-    """An agent of torchrun and its worker, from their start to their end, and what they say."""
+    """An agent of torchrun and its worker from start to end, with their output."""
 
     def __init__(self, arguments: list[str], port: int, nodes: str, folder: Path) -> None:
         self.lines: list[str] = []
@@ -101,8 +101,8 @@ class Node:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=folder.parent,
-            # Else the place where workers meet bears the number of their agent's restarts: those of
-            # a new agent never meet those of an old one (github.com/pytorch/pytorch/issues/135712).
+            # Otherwise workers meet under a key with the number of restarts of their agent, and the
+            # workers of a new agent miss the others (github.com/pytorch/pytorch/issues/135712).
             env=os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
         )
         self.listener = threading.Thread(target=self._listen, daemon=True)
@@ -119,7 +119,7 @@ class Node:
         return self.process.poll() is not None
 
     def workers(self) -> list[int]:
-        """The processes that the agent has started and that run."""
+        """The running processes that the agent has started."""
         found = []
         for path in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):
@@ -138,7 +138,7 @@ class Node:
         self.process.wait()
 
     def kill(self) -> None:
-        """The agent first: it would start its worker again."""
+        """Kill the agent first, because it would restart its worker."""
         workers = self.workers()
         self.kill_agent()
         for number in workers:
@@ -177,48 +177,48 @@ class Group:
             return attempt.connect_ex(("localhost", self.port)) == 0
 
     def said(self, start: str) -> int:
-        """How many lines began like this."""
+        """The number of lines that begin with `start`."""
         return sum(line.startswith(start) for node in self.nodes for line in node.lines)
 
     def epochs(self) -> int:
-        """How many epochs were validated, those that were done again too."""
+        """The number of validated epochs, repeated ones included."""
         lines = [line for node in self.nodes for line in node.lines]
         return sum(line.startswith("Epoch ") and " dev loss " in line for line in lines)
 
     def wait(self, until: Callable[[], bool], seconds: float, what: str) -> None:
-        """Raises AsrError where it does not come to be within so many seconds."""
+        """Wait until `until` is true. Raises AsrError after `seconds`."""
         end = time.monotonic() + seconds
         while not until():
             if time.monotonic() > end:
-                raise AsrError(f"No {what} within {seconds:.0f} s. {self.tell()}")
+                raise AsrError(f"no {what} within {seconds:.0f} s: {self.describe()}")
             time.sleep(0.02)
 
     def wait_until_trained(self, seconds: float) -> None:
-        """Wait for the end of all the nodes. Raises AsrError where one that was not killed failed."""
+        """Wait for the end of all nodes. Raises AsrError if one failed that was not killed."""
         self.wait(lambda: all(node.ended for node in self.nodes), seconds, "end")
         failed = [
             node for node in self.nodes if node.process.returncode not in (0, -signal.SIGKILL)
         ]
         if failed or not self.said("Trained."):
-            raise AsrError(f"The group did not finish. {self.tell()}")
+            raise AsrError(f"the group did not finish: {self.describe()}")
         for node in self.nodes:
             node.listener.join(ORPHAN_SECONDS)
             if node.listener.is_alive():
-                raise AsrError("A worker outlived its agent.")
+                raise AsrError("a worker outlived its agent")
 
-    def place(self) -> Process:
-        """Where last.pt stands."""
-        counters = checkpoint.Checkpoint.read(self.folder / "last.pt").payload["training"][
-            "counters"
-        ]
+    def position(self) -> Position:
+        """The position that last.pt holds."""
+        training = Checkpoint.read(self.folder / "last.pt").training
+        assert training is not None
+        counters = training["counters"]
         return counters["epoch"], counters["step_in_epoch"]
 
-    def resumed(self) -> list[Process]:
-        """Where the group has gone on, again and again."""
-        found = [GOING_ON.match(line) for node in self.nodes for line in node.lines]
+    def resumed(self) -> list[Position]:
+        """The positions from which the group has resumed."""
+        found = [RESUMING.match(line) for node in self.nodes for line in node.lines]
         return [(int(match[1]), int(match[2])) for match in found if match]
 
-    def tell(self) -> str:
+    def describe(self) -> str:
         return " | ".join("; ".join(node.lines[-4:]) for node in self.nodes)
 
     def end(self) -> None:
@@ -237,7 +237,7 @@ def grouped(recipe: Recipe, folder: Path, nodes: str = "2") -> Iterator[Group]:
 
 
 def train_unbroken(recipe: Recipe, folder: Path) -> tuple[float, float]:
-    """The seconds until the first step, and from there to the end."""
+    """Returns the seconds before the first step, and from there to the end."""
     with grouped(recipe, folder) as group:
         group.wait(lambda: group.said("Model:") > 0, HANG_SECONDS, "first step")
         started = time.monotonic()
@@ -248,7 +248,7 @@ def train_unbroken(recipe: Recipe, folder: Path) -> tuple[float, float]:
 def train_broken(
     scenario: str, recipe: Recipe, folder: Path, seconds: float, draw: random.Random
 ) -> Iterator[str]:
-    """Train through a scenario; what is wrong with it. The unbroken training took `seconds`."""
+    """Train through a scenario and yield what goes wrong. The unbroken training took `seconds`."""
     limit = seconds * (4 if scenario == "shrink" else 2) + HANG_SECONDS
     with grouped(recipe, folder, "1:2" if scenario == "shrink" else "2") as group:
         epochs = draw.randint(1, recipe.epochs // 2)
@@ -259,10 +259,10 @@ def train_broken(
         victim = draw.choice(group.nodes) if scenario == "worker" else other
         if scenario == "host":
             victim = host
-        before = group.place()
+        before = group.position()
         age = time.monotonic() - group.began
         if group.said("Trained.") or not victim.workers():
-            raise AsrError("The training ended before the kill; give it more --epochs.")
+            raise AsrError("the training ended before the kill; give it more --epochs")
         killed = time.monotonic()
         if scenario == "worker":
             victim.kill_workers()
@@ -270,7 +270,7 @@ def train_broken(
             victim.kill_agent()
             victim.listener.join(ORPHAN_SECONDS)
             if victim.listener.is_alive():
-                raise AsrError("The worker of the agent that was killed trains on.")
+                raise AsrError("the worker of the killed agent is still training")
         else:
             victim.kill()
         alone = time.monotonic() - killed
@@ -278,7 +278,7 @@ def train_broken(
             group.wait(lambda: other.ended, limit, "end of the other node")
             alone = time.monotonic() - killed
             if not other.process.returncode:
-                yield "the other node ended as if nothing had happened"
+                yield "the other node ended without an error"
             group.nodes.clear()
             group.start()
         elif scenario in ("node", "agent"):
@@ -297,7 +297,7 @@ def train_broken(
             f"again after {pause:.1f} s from {', '.join(map(str, resumed)) or 'the beginning'}"
         )
         if not resumed or min(resumed) < before:
-            yield f"it did not go on from the last checkpoint, {before}"
+            yield f"it did not resume from the last checkpoint, {before}"
 
 
 def last_wer(folder: Path) -> float:
@@ -312,13 +312,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="a test of a minute or two")
+    parser.add_argument("--quick", action="store_true", help="fewer and smaller scenarios")
     parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, metavar="NAME")
     parser.add_argument("--data", type=Path, default=ROOT / "data/digits")
-    parser.add_argument("--utterances", type=int, help="of the training set")
+    parser.add_argument("--utterances", type=int, help="size of the training set")
     parser.add_argument("--epochs", type=int)
-    parser.add_argument("--hidden", type=int, help="memory cells of a layer")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument("--hidden", type=int, help="memory cells per layer")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments of the kills")
     arguments = parser.parse_args()
     utterances = arguments.utterances or (120 if arguments.quick else 2000)
     epochs = arguments.epochs or (8 if arguments.quick else 16)
@@ -341,10 +341,10 @@ def main() -> None:
             found = list(train_broken(scenario, recipe, folder, seconds, draw))
             difference = last_wer(folder) - last_wer(unbroken)
             if abs(difference) > WER_TOLERANCE:
-                found.append("the WER is too far from the unbroken run's")
-            same = "the unbroken run's, bit for bit"
+                found.append("the WER differs too much from that of the unbroken run")
+            same = "equal to the unbroken run, bit for bit"
             if scenario == "shrink":
-                same = "of another number of processes"
+                same = "from another number of processes"
             elif different := compare(unbroken, folder):
                 found += [f"different: {line}" for line in different]
                 same = "different"
@@ -355,7 +355,7 @@ def main() -> None:
             wrong += [f"{scenario}: {line}" for line in found]
     for line in wrong:
         say(line)
-    say(f"\n{len(scenarios)} scenario(s), {len(wrong)} thing(s) wrong")
+    say(f"\n{len(scenarios)} scenario(s), {len(wrong)} problem(s)")
     sys.exit(1 if wrong else 0)
 
 
@@ -364,5 +364,5 @@ if __name__ == "__main__":
     try:
         main()
     except AsrError as error:
-        complain(f"node_test.py: {error}")
+        complain(f"node_test.py: {error}.")
         sys.exit(EXIT_CODE)

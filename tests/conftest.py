@@ -19,6 +19,9 @@ from asr.cli.main import main
 if TYPE_CHECKING:
     from asr.data.manifest import Utterance
 
+if TYPE_CHECKING:
+    from asr.data.manifest import Utterance
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and Python leaves it so.

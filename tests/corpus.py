@@ -5,14 +5,12 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from asr.data.augment import AugmentConfig
 from asr.data.manifest import Utterance
 from asr.encoder import EncoderConfig
 from asr.features import FeaturesConfig
 from asr.runtime.distributed import RuntimeConfig
 from asr.text import Vocabulary
-from asr.training.config import TrainingCallbacks, TrainingConfig
-from asr.training.run import Task
+from asr.training.config import Task, TrainingConfig, TrainingData
 
 
 def write_tones(folder: Path, count: int = 12) -> list[Utterance]:
@@ -35,7 +33,11 @@ def write_tones(folder: Path, count: int = 12) -> list[Utterance]:
 
 
 def tiny_task(folder: Path, utterances: list[Utterance], **values) -> Task:
-    """A run in `folder` of a few steps an epoch; `values` are fields of TrainingConfig or Task."""
+    """A run in `folder` with a few steps per epoch.
+
+    `values` are fields of TrainingConfig, Task or TrainingData.
+    """
+    data = {key: values.pop(key) for key in ("dev_set", "vocabulary") if key in values}
     task = {key: values.pop(key) for key in list(values) if key in Task.__dataclass_fields__}
     training = {
         "epochs": 3,
@@ -47,16 +49,19 @@ def tiny_task(folder: Path, utterances: list[Utterance], **values) -> Task:
     }
     return Task(
         folder=folder,
-        training_set=utterances,
-        vocabulary=Vocabulary.english(),
+        data=TrainingData(
+            **{
+                "training_set": utterances,
+                "dev_set": utterances[:3],
+                "vocabulary": Vocabulary.english(),
+                **data,
+            }
+        ),
         **{
-            "dev_set": utterances[:3],
             "features": FeaturesConfig(mels=20),
             "encoder": EncoderConfig(layers=2, hidden=16, stack=4, dropout=0.2),
-            "augment": AugmentConfig(),
             "training": TrainingConfig(**training),
             "runtime": RuntimeConfig(device="cpu", processes=1, threads=1, workers=0),
-            "listener": TrainingCallbacks(),
             **task,
         },
     )

@@ -107,10 +107,10 @@ def transcribe_share(task: Task) -> "tuple[dict[str, Hypothesis], dict[str, AsrE
     from asr.cli.options import prepare
     from asr.evaluation import compute_hypotheses, take_share
     from asr.recognizer import Recognizer
-    from asr.runtime.distributed import gather, join
+    from asr.runtime.distributed import gather, process_group
 
-    with join(task.runtime) as process, contextlib.ExitStack() as stack:
-        share = take_share(task.batches, process.rank, process.processes)
+    with process_group(task.runtime) as process, contextlib.ExitStack() as stack:
+        share = take_share(task.batches, process.rank, process.world_size)
         recognizer = Recognizer.load(
             task.checkpoint, str(process.device), None, task.decoder, task.hotwords
         )

@@ -21,6 +21,7 @@ COMMANDS = {  # The module asr.cli.NAME has declare(parser) and run(arguments) -
     "evaluate": "transcribe a manifest and measure the errors",
     "score": "measure the word errors of existing transcripts",
     "doctor": "check manifests and their recordings for errors",
+    "train": "train a model on manifests",
     "tune": "tune the weights of the beam decoder on a manifest",
     "average": "average the weights of several checkpoints",
     "release": "turn a trained checkpoint into a model to share",

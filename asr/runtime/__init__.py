@@ -1,1 +1,1 @@
-"""The machinery that runs a training: processes, Slurm, signals, devices."""
+"""How the processes of a training run: processes, Slurm, signals and devices."""

@@ -11,13 +11,13 @@ from asr.errors import ConfigError
 
 
 def check_count(name: str, count: int, least: int) -> None:
-    """Raise ConfigError for a number of threads or processes that no machine has."""
+    """Raise ConfigError for an impossible number of threads or processes."""
     if not least <= count <= LARGEST_COUNT:
-        raise ConfigError(f"{name} is {count}; it must be from {least} to {LARGEST_COUNT:,}.")
+        raise ConfigError(f"{name} is {count}; it must be from {least} to {LARGEST_COUNT:,}")
 
 
 def count_cores() -> int:
-    """The CPU cores that this process may use."""
+    """The number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -25,10 +25,10 @@ def count_cores() -> int:
 
 @contextlib.contextmanager
 def flushing_denormals() -> Iterator[None]:
-    """Within it, this thread and those it starts take numbers below 1e-38 for zeros.
+    """A context in which this thread and those it starts treat numbers below 1e-38 as zero.
 
     Early in training many gradients of an LSTM are that small, and a CPU computes with them many
-    times slower; as zeros they give the same weights.
+    times slower. Zeros in their place give the same weights.
     """
     torch.set_flush_denormal(True)
     try:
@@ -38,18 +38,18 @@ def flushing_denormals() -> Iterator[None]:
 
 
 def choose_device(name: str) -> str:
-    """A device that torch can use: `name`, or for "auto" the first GPU, else the CPU.
+    """A device that torch can use: `name`, or for "auto" the first GPU, otherwise the CPU.
 
-    Raises ConfigError where there is no such device.
+    Raises ConfigError if there is no such device.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = name.partition(":")
     if name != "cpu" and (kind != "cuda" or (number and not number.isdecimal())):
-        raise ConfigError(f"There is no device {name!r}; choose auto, cpu, cuda or cuda:0.")
+        raise ConfigError(f"there is no device {name!r}; choose auto, cpu, cuda or cuda:0")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"Device {name!r} was asked for, but torch finds {torch.cuda.device_count()} GPUs here; "
-            "choose auto or cpu."
+            f"device {name!r} does not exist (torch finds {torch.cuda.device_count()} GPUs); "
+            "choose auto or cpu"
         )
     return name

@@ -1,92 +1,103 @@
-"""Ctrl-C, SIGTERM and the death of a parent, in one process and in many."""
+"""Ctrl-C, SIGTERM, SIGUSR2 and the death of a parent process, in one process and in many."""
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-
-@contextlib.contextmanager
-def asking_to_stop() -> Iterator[Callable[[], None]]:
-    """Lets SIGUSR2, which Slurm sends some time before it ends a job, stop a training like SIGTERM.
-
-    The yielded function, called when the training has saved, answers the signal as if it arrived
-    only now: submitit puts the job back into the queue. Where nobody else answers it, nothing is done.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-    asked = False
-    nobody = signal.getsignal(signal.SIGTERM)  # what answers SIGTERM while no training does
-
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        if signal.getsignal(signal.SIGTERM) != nobody:
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
-        answer()
-        raise KeyboardInterrupt
-
-    def answer() -> None:
-        if asked and callable(before):
-            signal.signal(signal.SIGUSR2, before)
-            os.kill(os.getpid(), signal.SIGUSR2)
-
-    before = signal.signal(signal.SIGUSR2, ask)
-    try:
-        yield answer
-    finally:
-        signal.signal(signal.SIGUSR2, before)
-
-
+# The signals that request a training to stop; for SIGUSR2 see `stopping_on_sigusr2`.
 STOPPING = [
     signal.SIGINT,
     signal.SIGTERM,
     *([signal.SIGUSR2] if hasattr(signal, "SIGUSR2") else []),
 ]
-"""What asks a training to stop; see `asking_to_stop`."""
+SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
+
+
+@contextlib.contextmanager
+def stopping_on_sigusr2() -> Iterator[Callable[[], None]]:
+    """A context in which SIGUSR2, which Slurm sends before it ends a job, stops a training.
+
+    The training reacts as to SIGTERM. The yielded function, to be called when it has saved, repeats
+    the signal for the handler that was installed before: submitit puts the job back into the queue.
+    Without such a handler it does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    received = False
+    idle_handler = signal.getsignal(signal.SIGTERM)  # a training installs its own
+
+    def receive(_number: int, _frame: FrameType | None) -> None:
+        nonlocal received
+        received = True
+        if signal.getsignal(signal.SIGTERM) != idle_handler:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        repeat()
+        raise KeyboardInterrupt
+
+    def repeat() -> None:
+        if received and callable(before):
+            signal.signal(signal.SIGUSR2, before)
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+    before = signal.signal(signal.SIGUSR2, receive)
+    try:
+        yield repeat
+    finally:
+        signal.signal(signal.SIGUSR2, before)
 
 
 def is_orphan() -> bool:
-    """Whether the process that started this one has ended."""
+    """Returns whether the process that started this one has ended."""
     parent = multiprocessing.parent_process()
     return parent is not None and not parent.is_alive()
 
 
+def end_with_torchrun() -> None:
+    """Stop this process when the agent of torchrun that started it dies, if there is one."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+        if is_orphan():  # the agent died before the call
+            os._exit(1)
+
+
 @contextlib.contextmanager
 def sparing_children() -> Iterator[None]:
-    """Within it, SIGUSR2 reaches this process alone, and none that it starts.
+    """A context in which SIGUSR2 reaches this process, but none that it starts.
 
-    A signal that this thread blocks is blocked in processes that it starts; another one takes it
-    for this process, whose handler runs in the main thread as ever.
+    Processes inherit the signals that this thread blocks. Another thread receives SIGUSR2 for this
+    process, whose handler still runs in the main thread.
     """
     if not hasattr(signal, "SIGUSR2"):
         yield
         return
     done = threading.Event()
 
-    def take() -> None:
+    def receive() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
         done.wait()
 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
-    taker = threading.Thread(target=take, daemon=True)
-    taker.start()
+    receiver = threading.Thread(target=receive, daemon=True)
+    receiver.start()
     try:
         yield
     finally:
         done.set()
-        taker.join()
+        receiver.join()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class PassingOnSignals:
-    """Lets the children answer Ctrl-C and SIGTERM; a second Ctrl-C ends them and this process."""
+    """Passes Ctrl-C and SIGTERM on to the children; a second Ctrl-C ends them and this process."""
 
     def __init__(self) -> None:
         self.interrupted = False
@@ -106,7 +117,7 @@ class PassingOnSignals:
             raise KeyboardInterrupt
         self.interrupted = True
         children = multiprocessing.active_children()
-        if not children:  # they have not begun: nobody would hear it
+        if not children:  # none has started yet
             raise KeyboardInterrupt
         for child in children:
             if child.pid is not None:

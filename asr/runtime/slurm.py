@@ -7,11 +7,11 @@ from asr.errors import ConfigError
 
 
 def adopt_slurm() -> None:
-    """Where srun runs a step of several tasks, say so in the variables that torchrun would set.
+    """Translate the variables of an srun step with several tasks into those of torchrun.
 
-    Nothing is done where RANK is set already, or where a step has one task (or there is none, as in
-    a batch script): such a task starts its own processes. Raises ConfigError where a part of what
-    srun sets is missing.
+    Does nothing if RANK is already set, or if the step has one task (or there is no step, as in a
+    batch script): such a task starts its own processes. Raises ConfigError if a variable of srun is
+    missing.
     """
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
     if "RANK" in os.environ or tasks == 1:
@@ -30,7 +30,7 @@ def adopt_slurm() -> None:
     missing = [f"SLURM_{name}" for name, value in step.items() if not value]
     if missing:
         raise ConfigError(
-            f"SLURM_STEP_NUM_TASKS is {tasks}, but {missing[0]} is not set; start the tasks with srun."
+            f"SLURM_STEP_NUM_TASKS is {tasks}, but {missing[0]} is not set; start the tasks with srun"
         )
     local = expand_counts(step["STEP_TASKS_PER_NODE"])[int(step["NODEID"])]
     os.environ |= {
@@ -40,12 +40,12 @@ def adopt_slurm() -> None:
         "LOCAL_WORLD_SIZE": str(local),
     }
     os.environ.setdefault("MASTER_ADDR", first_host(step["STEP_NODELIST"]))
-    # Tasks of one step agree on it, and other jobs on the same machine choose another one.
+    # All tasks of a step derive the same port, and other jobs on the machine another one.
     os.environ.setdefault("MASTER_PORT", str(20_000 + int(step["JOB_ID"]) % 10_000))
 
 
 def expand_counts(counts: str) -> list[int]:
-    """Slurm's number of tasks by node: "2(x3),1" -> [2, 2, 2, 1]."""
+    """Expand the number of tasks on each node: "2(x3),1" -> [2, 2, 2, 1]."""
     expanded: list[int] = []
     for count, repeats in re.findall(r"(\d+)(?:\(x(\d+)\))?", counts):
         expanded += [int(count)] * int(repeats or 1)
@@ -53,5 +53,5 @@ def expand_counts(counts: str) -> list[int]:
 
 
 def first_host(nodes: str) -> str:
-    """The first of Slurm's list of nodes: "gpu[003-005,9],big1" -> "gpu003"."""
+    """The first node of a list: "gpu[003-005,9],big1" -> "gpu003"."""
     return re.sub(r"\[(\w+)[^\]]*\]", r"\1", re.split(r",(?![^\[]*\])", nodes)[0])

@@ -1,1 +1,1 @@
-"""Training: one optimization step, the run around it, validation, resuming and metrics."""
+"""Training: steps, epochs, validation, resuming and metrics."""

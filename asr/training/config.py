@@ -1,11 +1,19 @@
-"""The configuration of a training, its callbacks and its outcome."""
+"""What a training is configured with, what it reports to, and how it ended."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from asr.data.augment import AugmentConfig
+from asr.data.manifest import Utterance
+from asr.decoder.config import DecoderConfig
 from asr.defaults import BATCH_SECONDS
+from asr.encoder import EncoderConfig
 from asr.errors import ConfigError
+from asr.features import FeaturesConfig
+from asr.runtime.distributed import RuntimeConfig
+from asr.text import Vocabulary
 
 
 @dataclass
@@ -13,38 +21,38 @@ class TrainingConfig:
     """The optimization. A step is one batch, summed over all processes."""
 
     epochs: int = 40
-    # Audio in a batch, with added silence and padding, all processes' shares together; also the
-    # longest utterance admitted.
+    # Seconds of audio in a batch over all processes, with added silence and padding; also the
+    # longest utterance that is trained on.
     batch_seconds: float = BATCH_SECONDS
-    # Micro-batches into which each process cuts its part of a batch, one in memory after the other,
-    # for batches that are larger than the memory. But for rounding and dropout the step is the same.
+    # Number of micro-batches into which each process cuts its part of a batch, for batches that do
+    # not fit into memory. Except for rounding and dropout the step is the same.
     accumulate: int = 1
-    learning_rate: float = 2e-3  # the peak, reached after the warm-up, then a half cosine to 0
+    learning_rate: float = 2e-3  # the peak, reached after the warm-up; a half cosine to 0 follows
     warmup_steps: int = 200
-    weight_decay: float = 0.01  # of weight matrices
+    weight_decay: float = 0.01  # applied to weight matrices only
     clip_norm: float = 1.0  # largest gradient norm; the loss is per character
-    # Of the moving average of the weights, per step; what is validated and kept. 0: the weights as
-    # they are. It begins lower, see `average_decay`.
+    # Decay per step of the moving average of the weights, which is validated and saved. 0: no
+    # average. It starts lower, see `loss.average_decay`.
     average_decay: float = 0.0
-    # A step whose loss or gradient is not finite is skipped; so many in a row end the training, or
-    # as many as an epoch has, if that is fewer.
+    # A step whose loss or gradient is not finite is skipped. This many in a row end the training,
+    # or a whole epoch of them if it has fewer steps.
     bad_steps_limit: int = 20
     seed: int = 1
-    checkpoint_steps: int = 200  # between resumable checkpoints, besides each epoch's end
+    checkpoint_steps: int = 200  # between resumable checkpoints, besides the end of each epoch
     keep: int = 0  # models of the last epochs kept as epoch-0001.pt and so on; 0: none
-    # The checkpoint whose weights a new training begins with, to go on with other data, say. Its
-    # features, layers and vocabulary have to be this training's too. "released": the model that
-    # comes with asr; "": random weights.
+    # Checkpoint whose weights a new training starts from, for example to fine-tune on other data.
+    # Its features, layers and vocabulary must be those of this training. "released": the model
+    # that comes with asr; "": random weights.
     start_from: str = ""
     precision: str = "auto"  # "auto" (bf16 on a GPU), "float32", "bf16"
-    # How much it counts that two views of an utterance, under other masks and dropout, are heard
-    # alike; see `consistency_loss`. A step then takes twice as long. 0: one view.
+    # Weight of the consistency loss between two views of each utterance with different masks and
+    # dropout, see `loss.consistency_loss`. A step then takes twice as long. 0: one view.
     consistency: float = 0.0
 
     def __post_init__(self) -> None:
         if self.precision not in ("auto", "float32", "bf16"):
             raise ConfigError(
-                f"training.precision is {self.precision!r}; it must be auto, float32 or bf16."
+                f"training.precision is {self.precision!r}; it must be auto, float32 or bf16"
             )
         for key, least in (
             ("epochs", 1),
@@ -55,43 +63,74 @@ class TrainingConfig:
             ("keep", 0),
         ):
             if getattr(self, key) < least:
-                raise ConfigError(f"training.{key} is {getattr(self, key)}; at least {least}.")
+                raise ConfigError(
+                    f"training.{key} is {getattr(self, key)}; it must be at least {least}"
+                )
         for key in ("batch_seconds", "learning_rate", "clip_norm"):
             if not 0 < getattr(self, key) < math.inf:
-                raise ConfigError(f"training.{key} is {getattr(self, key)}; it must be above 0.")
+                raise ConfigError(f"training.{key} is {getattr(self, key)}; it must be above 0")
         if not 0 <= self.average_decay < 1:
             raise ConfigError(
-                f"training.average_decay is {self.average_decay}; it must be at least 0 and below 1."
+                f"training.average_decay is {self.average_decay}; it must be at least 0 and below 1"
             )
         if not 0 <= self.consistency < math.inf:
-            raise ConfigError(f"training.consistency is {self.consistency}; it must be 0 or more.")
+            raise ConfigError(f"training.consistency is {self.consistency}; it must be 0 or more")
         if not 0 <= self.weight_decay < math.inf:
-            raise ConfigError(
-                f"training.weight_decay is {self.weight_decay}; it must be 0 or more."
-            )
+            raise ConfigError(f"training.weight_decay is {self.weight_decay}; it must be 0 or more")
         if self.seed < 0:
-            raise ConfigError(f"training.seed is {self.seed}; it must not be negative.")
+            raise ConfigError(f"training.seed is {self.seed}; it must be 0 or more")
 
 
 class TrainingCallbacks:
-    """Whoever watches a training run overrides what interests it; this one is silent."""
+    """Receives the progress of a training. This base class is silent; override what you need."""
 
     def say(self, line: str) -> None:
-        """A line for people."""
+        """Show one line to the user."""
+
+    def index_grows(self, manifest: str, count: int) -> None:
+        """Called after `count` more bytes of a large manifest have been indexed."""
+
+    def index_ends(self) -> None:
+        """Called when the manifest is indexed, or could not be."""
 
     def epoch_begins(self, epoch: int, epochs: int, steps: int, done: int) -> None:
-        """Epoch `epoch` (from 1) of `epochs` has `steps` steps, of which `done` were done before."""
+        """Called before epoch `epoch` (from 1) of `epochs`, with `done` of its `steps` done before."""
 
     def steps_done(self, steps: int, loss: float) -> None:
-        """So many more steps; `loss` is the last one's."""
+        """Called after `steps` more steps; `loss` is the loss of the last one."""
 
     def epoch_ends(self) -> None:
-        """The epoch's last step is done, or training stops within it."""
+        """Called after the last step of an epoch, or when the training stops within it."""
+
+
+@dataclass
+class TrainingData:
+    """The utterances of a training and the symbols of its texts."""
+
+    training_set: Sequence[Utterance]  # an `Index` if it is large
+    dev_set: Sequence[Utterance]
+    vocabulary: Vocabulary
+
+
+@dataclass(kw_only=True)
+class Task:
+    """Everything that `train` needs, in one picklable object that other processes can receive."""
+
+    folder: Path
+    data: TrainingData
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    callbacks: TrainingCallbacks = field(default_factory=TrainingCallbacks)
+    record: str = ""  # the configuration as YAML, written to config.yaml in the folder
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a call of `train` ended."""
+    """How a call of `train` ended."""
 
     folder: Path
     epoch: int

@@ -1,4 +1,4 @@
-"""A run's metrics: a JSONL file that can be rewound, TensorBoard, the curves, and what they betray."""
+"""The picture of a training: loss, error rates, learning rate and gradient norm."""
 
 from pathlib import Path
 

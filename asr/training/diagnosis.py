@@ -1,27 +1,26 @@
-"""Trouble that the metrics of a training show: blank collapse and divergence."""
+"""Detects blank collapse and divergence in the metrics of a training."""
 
 import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-COLLAPSE_EPOCHS = 3  # before that, every model says nothing but blanks
-COLLAPSE_RATIO = 0.999  # of the dev set's frames
-PROGRESS = 0.01  # relative fall of the dev loss that still is some
-RISE = (
-    1.2  # an epoch's loss over the lowest: that much, and so many nats per character, is no noise
-)
+COLLAPSE_EPOCHS = 3  # in earlier epochs every model emits little but blanks
+COLLAPSE_RATIO = 0.999  # a larger share of blank frames in the dev set is a collapse
+PROGRESS = 0.01  # smallest relative fall of the dev loss that counts as progress
+# A loss rises if it exceeds the lowest one by this factor and by this many nats per character.
+RISE = 1.2
 RISE_NATS = 0.05
-EXPLOSION = 10.0  # an epoch's mean gradient norm over the lowest
+EXPLOSION = 10.0  # a mean gradient norm that exceeds the lowest one by this factor explodes
 
 
 def diagnose(epochs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is wrong with a training, by the rows of its epochs so far: lines for people, mostly none.
+    """Describe what is wrong with a training, given the metrics of its epochs; [] if all is well.
 
-    Blank collapse: from the third epoch on, more than 99.9 % of the dev set's frames are blank or
-    no utterance of it has a text, and the dev loss is not 1 % lower than in any epoch before.
-    Divergence: the training loss was a fifth (and 0.05 nats per character) above the lowest in two
-    epochs running, or it rises while the mean gradient norm is ten times the lowest.
+    Blank collapse: from the third epoch on, more than 99.9 % of the dev set's frames are blank or all
+    its transcriptions are empty, and the dev loss has not fallen by 1 %.
+    Divergence: in two consecutive epochs the training loss was 20 % (and 0.05 nats per character)
+    above the lowest, or it rises while the mean gradient norm is ten times the lowest.
     """
     lines: list[str] = []
     if not epochs:
@@ -34,13 +33,13 @@ def diagnose(epochs: Sequence[Mapping[str, Any]]) -> list[str]:
     ):
         lines.append(
             f"Blank collapse: {100 * last['blank_ratio']:.1f} % of the dev set's frames are blank, "
-            f"{100 * last['empty_ratio']:.0f} % of its utterances have no text, and its loss no "
+            f"{100 * last['empty_ratio']:.0f} % of its transcriptions are empty, and its loss no "
             "longer falls. Likely causes: training.learning_rate is too high, utterances are too "
-            "long to begin with, masks and noise (augment) are too strong for so little data, or "
-            "transcripts are wrong."
+            "long for the first epochs, masks and noise (augment) are too strong for the amount of "
+            "data, or transcripts are wrong."
         )
     losses = [row["train_loss"] for row in epochs]
-    # A checkpoint of before norms were written per epoch has none.
+    # Old checkpoints have no gradient norm per epoch.
     norms = [row.get("gradient_norm", math.inf) for row in epochs]
     rises = [
         loss > max(RISE * lowest, lowest + RISE_NATS)

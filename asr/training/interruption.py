@@ -1,4 +1,4 @@
-"""Stopping a training on Ctrl-C or SIGTERM, agreed on by all processes."""
+"""Stopping a training on Ctrl-C or SIGTERM, in agreement with all processes."""
 
 import os
 import signal
@@ -12,32 +12,33 @@ from asr.runtime.distributed import sum_over_processes
 
 
 class Interruption:
-    """Turns Ctrl-C and SIGTERM into a wish to stop, on which all processes agree at a step's end.
+    """Turns Ctrl-C and SIGTERM into a request to stop, on which all processes agree after a step.
 
-    A second Ctrl-C in a single process ends it at once, as it would have without this.
+    In a single process a second Ctrl-C ends it at once, as it does without this class.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self.asked = False
+        self.requested = False
         self.agreed = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._ask)
+                self._before[number] = signal.signal(number, self._request)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def agree(self) -> None:
-        """Set `agreed` on every process if any was asked to stop."""
-        self.agreed = bool(sum_over_processes(torch.tensor(float(self.asked), device=self._device)))
+        """Set `agreed` on every process if any of them was requested to stop."""
+        requested = torch.tensor(float(self.requested), device=self._device)
+        self.agreed = bool(sum_over_processes(requested))
 
-    def _ask(self, number: int, _frame: FrameType | None) -> None:
-        # An elastic launcher passes the user's Ctrl-C on: what arrives twice there was typed once.
-        if self.asked and number == signal.SIGINT and "TORCHELASTIC_RUN_ID" not in os.environ:
+    def _request(self, number: int, _frame: FrameType | None) -> None:
+        # torchrun passes the user's Ctrl-C on, so a single Ctrl-C arrives there twice.
+        if self.requested and number == signal.SIGINT and "TORCHELASTIC_RUN_ID" not in os.environ:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True

@@ -17,12 +17,11 @@ from asr.files import advise
 class Metrics:
     """Writes one JSON object per line to `folder/metrics.jsonl`, and its numbers to TensorBoard.
 
-    `resume_at` is the size in bytes that the file had at the checkpoint (`position`): what was
-    written after it belongs to work that is done again, and is cut off. `epochs` are the rows of
-    the epochs so far, and `lost` says whether the file was shorter than that. As a context it closes
-    both at the end.
+    `resume_at` is the size of the file in bytes at the checkpoint (`position`): later lines belong to
+    steps that will be repeated, and are cut off. `epochs` are the rows of the epochs so far, and
+    `lost` is True if the file was shorter than `resume_at`. As a context manager it closes both files.
 
-    Everything raises FileError where the disk refuses.
+    All methods raise FileError if the files cannot be written.
     """
 
     def __init__(self, folder: Path, resume_at: int = 0, step: int = 0) -> None:
@@ -33,7 +32,7 @@ class Metrics:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("ab+")
             self._file.seek(0)
-            whole = 0  # bytes of the lines that stay
+            whole = 0  # size in bytes of the lines that are kept
             for line in self._file:
                 if whole + len(line) > resume_at or not line.endswith(b"\n"):
                     break
@@ -46,7 +45,7 @@ class Metrics:
             self._board = _Board(folder / "tensorboard", step + 1)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Add a line of this kind ("step" or "epoch") for the training step `step`."""
+        """Add a line of a kind ("step", "skipped" or "epoch") for the training step `step`."""
         row = {"kind": kind, "step": step, **values}
         if kind == "epoch":
             self.epochs.append(row)
@@ -57,14 +56,14 @@ class Metrics:
                     self._board.write_number(f"{kind}/{name}", value, step)
 
     def write_samples(self, step: int, samples: Iterable[tuple[str, str, str]]) -> None:
-        """Show TensorBoard some utterances: (id, reference, hypothesis) each."""
+        """Show some utterances in TensorBoard, each as (id, reference, hypothesis)."""
         with self._refusals():
             for number, (name, reference, hypothesis) in enumerate(samples, start=1):
-                text = f"{name}\n\n    {reference}\n    {hypothesis}"  # Markdown: text under text
+                text = f"{name}\n\n    {reference}\n    {hypothesis}"  # as Markdown
                 self._board.write_text(f"dev/sample {number}", text, step)
 
     def position(self) -> int:
-        """The file's size, once everything written so far is on the disk."""
+        """Sync everything to the disk and return the size of metrics.jsonl in bytes."""
         with self._refusals():
             self._board.flush()
             self._file.flush()
@@ -72,7 +71,7 @@ class Metrics:
             return self._file.tell()
 
     def close(self) -> None:
-        """Flush and close both."""
+        """Flush and close both files."""
         with self._refusals(), contextlib.closing(self._board), contextlib.closing(self._file):
             pass
 
@@ -82,7 +81,7 @@ class Metrics:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        # What the disk refuses now was written after the checkpoint: the first error tells more.
+        # A failure to close hides neither the first error nor anything before the checkpoint.
         with contextlib.suppress(FileError) if error else contextlib.nullcontext():
             self.close()
 
@@ -93,15 +92,15 @@ class Metrics:
         except OSError as error:
             raise FileError(
                 f"{self._path} or the TensorBoard files beside it could not be written "
-                f"({error.strerror}); {advise(error)}: the same command then goes on from the last "
-                "checkpoint, which is untouched."
+                f"({error.strerror}); {advise(error)}, and run the same command again to resume from "
+                "the last checkpoint, which is intact"
             ) from error
 
 
 class _Board:
-    """A file of TensorBoard's events. Torch's own writer does so in a thread, whose errors are lost.
+    """A file of TensorBoard events. Torch's own writer loses the errors of its writing thread.
 
-    What older files hold of `first_step` and later ones is work that is done again, and not shown.
+    TensorBoard then hides what older files hold of `first_step` and later, which is repeated.
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
@@ -116,7 +115,7 @@ class _Board:
 
         self._events, self._summaries, self._tensors = event_pb2, summary_pb2, tensor_pb2
         folder.mkdir(parents=True, exist_ok=True)
-        # TensorBoard reads files in the order of their names, which hold seconds.
+        # TensorBoard reads files in the order of their names, so the name starts with the time.
         name = f"events.out.tfevents.{time.time():020.9f}.{socket.gethostname()}.{os.getpid()}"
         self._records = RecordWriter((folder / name).open("wb"))
         self._write(file_version="brain.Event:2")
@@ -151,7 +150,7 @@ class _Board:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of `folder/metrics.jsonl`, oldest first, but for damaged ones."""
+    """The lines of `folder/metrics.jsonl`, oldest first, without damaged ones."""
     rows = []
     with (folder / "metrics.jsonl").open("rb") as file:
         for line in file:

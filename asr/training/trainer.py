@@ -24,27 +24,28 @@ from asr.training.loss import average_decay, consistency_loss, ctc_losses
 class Trainer:
     """The mathematics of one step: forward, CTC, backward, clipping, AdamW, the average of the weights.
 
-    The loss is summed over the utterances of all processes and divided by the batch's characters, so
-    that it does not depend on how a batch is shared out. `result` is the model that training makes:
-    it holds the averaged weights, or is `model` itself where they are not averaged.
+    The loss is summed over the utterances of all processes and divided by the number of characters
+    in the batch, so that it does not depend on how the batch is divided among the processes.
+    `result` is the model that is validated and saved: it holds the averaged weights, or is `model`
+    itself if the weights are not averaged.
     """
 
-    def __init__(self, model: AcousticModel, config: TrainingConfig, place: Process) -> None:
+    def __init__(self, model: AcousticModel, config: TrainingConfig, process: Process) -> None:
         self.config = config
-        self.place = place
-        self.model = model.to(place.device)
+        self.process = process
+        self.model = model.to(process.device)
         self._parallel: nn.Module = self.model
-        if place.processes > 1:
-            on_gpu = place.device.type == "cuda"
+        if process.world_size > 1:
+            on_gpu = process.device.type == "cuda"
             self._parallel = DistributedDataParallel(
-                self.model, device_ids=[place.device] if on_gpu else None
+                self.model, device_ids=[process.device] if on_gpu else None
             )
         self.bf16 = config.precision == "bf16" or (
             config.precision == "auto"
-            and place.device.type == "cuda"
+            and process.device.type == "cuda"
             and torch.cuda.is_bf16_supported(including_emulation=False)
         )
-        self.half = self.bf16 and place.device.type == "cuda"  # recurrent layers in float16
+        self.half = self.bf16 and process.device.type == "cuda"  # recurrent layers in float16
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         vectors = [p for p in self.model.parameters() if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
@@ -57,32 +58,33 @@ class Trainer:
         )
         self.result = self.model
         if config.average_decay:
-            # Moved, though it is there already, to lay its weights out as cuDNN wants them.
-            self.result = copy.deepcopy(self.model).requires_grad_(False).to(place.device)
+            # Moving it to the device where it already is lays its weights out as cuDNN expects.
+            self.result = copy.deepcopy(self.model).requires_grad_(False).to(process.device)
 
     def learning_rate(self, step: int, progress: float) -> float:
-        """For `step` (from 0), at `progress` in [0, 1] through the training: warm-up, half cosine."""
+        """The rate of `step` (from 0) at `progress` in [0, 1]: a linear warm-up times a half cosine."""
         warmup = min(1.0, (step + 1) / max(1, self.config.warmup_steps))
         return self.config.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * progress))
 
     def step(self, batch: Batch, step: int, progress: float) -> tuple[Tensor, Tensor]:
         """Train on this process's share of a batch.
 
-        Returns `losses` and the gradient norm before clipping, a scalar; both on the device. Where
-        any process's loss or the gradient is not finite, no process's norm is, and the step changes
-        neither weights nor optimizer nor average: decided on the device, nobody waits for it.
+        Returns the `losses` (B,) and the gradient norm before clipping, a scalar; both on the device.
+        If the gradient or the loss of any process is not finite, the norm is not finite on any
+        process, and the step changes neither weights nor optimizer nor average. This is decided on
+        the device, without synchronizing with the host.
         """
-        # Dropout of a step is a pure function of (seed, step, rank): a resumed run draws the same.
-        torch.manual_seed(_seed(self.config.seed, step, self.place.rank))
+        # The dropout of a step is a pure function of (seed, step, rank), so a resumed run repeats it.
+        torch.manual_seed(_seed(self.config.seed, step, self.process.rank))
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step, progress)
         self.optimizer.zero_grad(set_to_none=True)
-        # How far the encoder sees is one of (seed, step): the same on every process.
+        # The encoder's context is a function of (seed, step), the same on every process.
         generator = torch.Generator().manual_seed(_seed(self.config.seed, step))
         losses = self._differentiate(batch, self.model.encoder.draw_context(generator))
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         good = norm.isfinite().float()
-        # As torch's GradScaler tells a fused optimizer, on the device, to leave everything as it is.
+        # GradScaler uses this flag to make a fused optimizer skip a step without synchronization.
         self.optimizer.found_inf = 1 - good  # type: ignore[attr-defined]
         self.optimizer.step()
         if self.result is not self.model:
@@ -90,19 +92,19 @@ class Trainer:
         return losses, norm
 
     def check_memory(self, batch: Batch) -> None:
-        """Compute a batch's gradients on this process alone, and forget them: does the memory hold?
+        """Compute the gradients of a batch on this process alone, and discard them.
 
-        Everything is as in a step that sees as much as a step may see, but nothing is changed and no
-        random number drawn. Raises TrainingError where the memory does not hold it.
+        The largest contexts of a step are tried; weights, optimizer and random state stay the same.
+        Raises TrainingError if the batch does not fit into memory.
         """
         contexts: list[Context | None] = [None]
         encoder = self.model.encoder.config
-        if encoder.kind == "latency_controlled":  # the shortest chunk is read with the most overlap
+        if encoder.kind == "latency_controlled":  # the shortest chunk has the most overlap
             contexts.append(Context(encoder.chunk[0], encoder.right[1]))
         parameters = list(self.model.parameters())
-        # What the optimizer will have made at its first step.
+        # Takes the place of the moments that the optimizer allocates in its first step.
         moments = [] if self.optimizer.state else [torch.empty_like(p) for p in parameters * 2]
-        devices = [self.place.device] if self.place.device.type == "cuda" else []
+        devices = [self.process.device] if self.process.device.type == "cuda" else []
         self.model.train()
         with torch.random.fork_rng(devices):
             for context in contexts:
@@ -111,24 +113,23 @@ class Trainer:
         del moments
 
     def _differentiate(self, batch: Batch, context: Context | None, alone: bool = False) -> Tensor:
-        """Add the gradients of this process's share, micro-batch by micro-batch; returns `losses`.
+        """Accumulate the gradients of this process's micro-batches; returns the `losses` (B,).
 
-        Those of all processes are summed once, with the last micro-batch, unless `alone`. Raises
-        TrainingError where the memory does not hold a micro-batch.
+        Gradients are summed over the processes once, with the last micro-batch, unless `alone`.
+        Raises TrainingError if a micro-batch does not fit into memory.
         """
         parts = split(batch, self.config.accumulate)
         found = []
-        # Gradients of a loss per character vanish in float16, those of a loss per batch do not.
+        # In float16 the gradients of a loss per character underflow, those of a loss per batch do not.
         scale = batch.symbols if self.half else 1
         for number, part in enumerate(parts, start=1):
-            waits = alone or number < len(parts)
-            with self._without_sum() if waits else contextlib.nullcontext(), self._fitting(part):
+            is_local = alone or number < len(parts)
+            with self._without_sum() if is_local else contextlib.nullcontext(), self._fitting(part):
                 losses = self.losses(part, context)
                 loss = losses.sum()
-                # DistributedDataParallel averages the gradients over processes; the loss is their
-                # sum. A loss that is not finite, times 0, is not a number, and so is then every
-                # process's gradient.
-                torch.autograd.backward(loss, loss.detach() * 0 + self.place.processes * scale)
+                # DistributedDataParallel averages gradients over processes, but the loss is a sum.
+                # A loss that is not finite gives NaN times 0, hence a NaN gradient on every process.
+                torch.autograd.backward(loss, loss.detach() * 0 + self.process.world_size * scale)
             found.append(losses.detach())
         if scale != 1:
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -136,14 +137,14 @@ class Trainer:
         return torch.cat(found)
 
     def _without_sum(self) -> contextlib.AbstractContextManager[None]:
-        """Within it gradients stay on their process."""
+        """A context in which gradients are not summed over the processes."""
         if isinstance(self._parallel, DistributedDataParallel):
             return self._parallel.no_sync()
         return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def _fitting(self, part: Batch) -> Iterator[None]:
-        """Turns a want of memory within it into a TrainingError."""
+        """Re-raises out-of-memory errors as TrainingError."""
         try:
             yield
         except (MemoryError, RuntimeError) as error:
@@ -151,35 +152,35 @@ class Trainer:
                 raise
             raise TrainingError(
                 f"{len(part.ids)} utterance(s) of {part.features.shape[1]} feature frames, a part of "
-                f"the batch, do not fit into the memory of {self.place.device}; lower "
+                f"the batch, do not fit into the memory of {self.process.device}; lower "
                 f"training.batch_seconds (now {self.config.batch_seconds:g}), or raise "
-                f"training.accumulate (now {self.config.accumulate}) for smaller parts."
+                f"training.accumulate (now {self.config.accumulate}) for smaller parts"
             ) from error
 
     @torch.no_grad()
     def _average(self, step: int, good: Tensor) -> None:
-        """Move the averaged weights towards the new ones; not at all where `good`, a scalar, is 0."""
+        """Move the averaged weights towards the new ones, unless the scalar `good` is 0."""
         averages: list[Tensor] = list(self.result.parameters())
         weights: list[Tensor] = list(self.model.parameters())
-        # The rate is a tensor, so nobody waits for it; a difference, a product and a sum would pass
-        # over the weights three times.
+        # The rate stays on the device. Separate difference, product and sum would read the weights
+        # three times.
         rate = good * (1 - average_decay(step, self.config.average_decay))
         torch._foreach_lerp_(averages, weights, [rate] * len(weights))
 
     def losses(self, batch: Batch, context: Context | None = None) -> Tensor:
         """The CTC loss of each of this process's utterances, divided by the whole batch's characters.
 
-        (B,) on the device; (1,) zero where B = 0. Their sum over all processes is the loss. `context`
-        is how far a latency-controlled encoder sees. Of a batch with second views it is the mean of
-        both losses, plus `consistency` times what `consistency_loss` finds.
+        Returns (B,) on the device, or a single zero (1,) if B = 0; the sum over all processes is the
+        loss. `context` is how far a latency-controlled encoder sees. With second views it is the mean
+        of both CTC losses plus `consistency` times the `consistency_loss`.
         """
-        device = self.place.device
-        if not batch.ids:  # a small batch among many processes: take part, adding nothing
+        device = self.process.device
+        if not batch.ids:  # fewer utterances than processes: take part with a zero loss
             frame = torch.zeros(1, 1, self.model.features.config.mels, device=device)
-            nothing: Emissions = self._parallel(
+            unused: Emissions = self._parallel(
                 frame, torch.ones(1, dtype=torch.int64, device=device)
             )
-            return nothing.log_probs.sum(dim=(1, 2)) * 0
+            return unused.log_probs.sum(dim=(1, 2)) * 0
         views = [batch.features] if batch.second is None else [batch.features, batch.second]
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             emissions: Emissions = self._parallel(
@@ -187,29 +188,29 @@ class Trainer:
                 batch.feature_lengths.repeat(len(views)).to(device),
                 context,
             )
-        # CTC wants lengths on the CPU; fetching the model's own would wait for the GPU at every step.
+        # CTC needs lengths on the CPU; copying the model's own would wait for the GPU in every step.
         lengths = -(-batch.feature_lengths // self.model.encoder.config.stack)
-        heard = emissions.log_probs.chunk(len(views))  # (B, T', V) each
-        losses = torch.stack([ctc_losses(log_probs, lengths, batch) for log_probs in heard]).mean(0)
-        if len(heard) == 2:
-            losses = losses + self.config.consistency * consistency_loss(*heard, lengths)
+        log_probs = emissions.log_probs.chunk(len(views))  # (B, T', V) each
+        losses = torch.stack([ctc_losses(view, lengths, batch) for view in log_probs]).mean(0)
+        if len(log_probs) == 2:
+            losses = losses + self.config.consistency * consistency_loss(*log_probs, lengths)
         return losses / batch.symbols
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:
-    """A batch cut by utterances into `parts` batches, in its order, or into one for each utterance.
+    """Divide the utterances of a batch, in order, into at most `parts` batches of about equal size.
 
-    They are as equal as can be, padded no more than each needs, and `symbols` stays the whole's.
+    Each is padded only as far as it needs; its `symbols` are still those of the whole batch.
     """
     count = len(batch.ids)
     parts = max(1, min(parts, count))
     if parts == 1:
         return [batch]
-    cut = []
+    pieces = []
     for start, end in pairwise(count * part // parts for part in range(parts + 1)):
         frames = int(batch.feature_lengths[start:end].max())
         symbols = int(batch.target_lengths[start:end].max())
-        cut.append(
+        pieces.append(
             replace(
                 batch,
                 features=batch.features[start:end, :frames],
@@ -220,14 +221,14 @@ def split(batch: Batch, parts: int) -> list[Batch]:
                 second=None if batch.second is None else batch.second[start:end, :frames],
             )
         )
-    return cut
+    return pieces
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device or the machine has no memory left for a tensor."""
+    """Returns whether an error means that a device or the machine is out of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # Torch on a CPU, and the libraries of a GPU (CUDNN_STATUS_ALLOC_FAILED).
+    # The wording of torch on a CPU, and of GPU libraries (CUDNN_STATUS_ALLOC_FAILED).
     return any(words in str(error).lower() for words in ("allocate memory", "alloc_failed"))
 
 

@@ -55,7 +55,7 @@ PROBED = 40
 
 @dataclass(frozen=True)
 class Job:
-    """One run."""
+    """The settings of one run."""
 
     cell: str
     rate: float
@@ -192,7 +192,7 @@ def error_rate(
 def gradient_by_lag(model: AcousticModel, features: Sequence[torch.Tensor]) -> list[float]:
     """Median over utterances of |d(v·h_T) / d x_(T-lag)| for lag 0, 1, ..., relative to lag 0.
 
-    h_T is the first forward layer's last output, x its input frames, v a fixed random direction.
+    h_T is the last output of the first forward layer, x are its input frames, v is a random vector.
     """
     layer = model.encoder.layers[0].ahead.cell
     generator = torch.Generator().manual_seed(0)
@@ -251,7 +251,7 @@ def draw(results: Sequence[Result], path: Path) -> None:
 def compare(options: argparse.Namespace) -> None:
     """Run all jobs, print the table and write the figures."""
     for name in ("train", "dev", "test"):
-        read_features(options.data, name)  # fills the cache before the processes start
+        read_features(options.data, name)  # fill the cache before the processes start
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.processes, spawn) as pool:
         search = [
@@ -315,7 +315,7 @@ def main() -> int:
     try:
         compare(options)
     except AsrError as error:
-        complain(f"compare.py: {error}")
+        complain(f"compare.py: {str(error).removesuffix('.')}.")
         return EXIT_CODE
     return 0
 

@@ -163,7 +163,7 @@ def main() -> int:
     try:
         made = prepare(arguments.folder, arguments.utterances, arguments.seed, arguments.processes)
     except AsrError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"prepare.py: {error}.", file=sys.stderr)
         return EXIT_CODE
     print(f"{'created' if made else 'found'} the digits corpus in {arguments.folder}")
     return 0

@@ -1,16 +1,11 @@
-"""Train on the synthetic digits corpus: `python recipes/digits/train.py [key=value ...]`.
+"""Train on synthetic digits: `python recipes/digits/train.py [key=value ...]` (conf/digits.yaml).
 
-Run prepare.py first. Whatever interrupts it, the same command goes on where it stopped.
+Run prepare.py first. After an interruption the same command resumes from the last checkpoint.
 """
 
-from asr.recipe import Experiment, recipe
-from asr.training.config import Outcome
+import sys
 
-
-@recipe(__file__, "digits")
-def main(experiment: Experiment) -> Outcome:
-    return experiment.train()
-
+from asr.recipe import run
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run("digits"))

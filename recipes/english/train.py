@@ -1,16 +1,11 @@
-"""Train on English: `python recipes/english/train.py [key=value ...]` (conf/english.yaml).
+"""Train the English model: `python recipes/english/train.py [key=value ...]` (conf/english.yaml).
 
-Run prepare.py first. After an interruption, the same command resumes the training.
+Run prepare.py first. After an interruption the same command resumes from the last checkpoint.
 """
 
-from asr.recipe import Experiment, recipe
-from asr.training.config import Outcome
+import sys
 
-
-@recipe(__file__, "english")
-def main(experiment: Experiment) -> Outcome:
-    return experiment.train()
-
+from asr.recipe import run
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run("english"))

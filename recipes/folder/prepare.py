@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             hours = sum(utterance.seconds for utterance in part) / 3600
             say(f"{manifest}: {len(part):,} utterances, {hours:.2f} hours")
     except AsrError as error:
-        complain(f"prepare.py: {error}")
+        complain(f"prepare.py: {str(error).removesuffix('.')}.")
         return EXIT_CODE
     return 0
 

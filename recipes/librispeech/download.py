@@ -174,7 +174,7 @@ def _receive_once(url: str, part: Path, bar: Bar) -> None:
             return
         raise
     with response, part.open("ab") as file:
-        if have and response.status != 206:  # this server only sends whole files
+        if have and response.status != 206:  # this server sends only whole files
             file.truncate(0)
             bar.advance(-have)
         received = 0

@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 write_manifest(manifest, [u for name in names for u in found[name]])
                 say(f"{manifest}: {' + '.join(names)}")
     except AsrError as error:
-        complain(f"prepare.py: {error}")
+        complain(f"prepare.py: {str(error).removesuffix('.')}.")
         return EXIT_CODE
     except KeyboardInterrupt:
         complain("interrupted; run the same command again to continue")

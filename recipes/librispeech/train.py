@@ -1,16 +1,11 @@
 """Train on LibriSpeech: `python recipes/librispeech/train.py [key=value ...]` (conf/librispeech.yaml).
 
-Run prepare.py first. Whatever interrupts it, the same command goes on where it stopped.
+Run prepare.py first. After an interruption the same command resumes from the last checkpoint.
 """
 
-from asr.recipe import Experiment, recipe
-from asr.training.config import Outcome
+import sys
 
-
-@recipe(__file__, "librispeech")
-def main(experiment: Experiment) -> Outcome:
-    return experiment.train()
-
+from asr.recipe import run
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run("librispeech"))

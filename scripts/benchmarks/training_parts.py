@@ -21,9 +21,8 @@ from asr.data.loading import Batch
 from asr.data.manifest import Utterance
 from asr.encoder import Context
 from asr.progress import Bar
-from asr.runtime.distributed import Process, RuntimeConfig, gather, join, launch
-from asr.training.config import TrainingCallbacks
-from asr.training.run import Task
+from asr.runtime.distributed import Process, RuntimeConfig, gather, launch, process_group
+from asr.training.config import Task, TrainingCallbacks, TrainingData
 from asr.training.trainer import Trainer
 
 # The loader alone loads this many times as much audio in a round.
@@ -164,16 +163,14 @@ def measure_training(bench: Bench) -> dict[str, Any]:
     with Bar("Training", bench.rounds + 1, "epochs") as bar, tempfile.TemporaryDirectory() as name:
         watch = Watch(bench, bar)
         task = Task(
-            Path(name),
-            chosen,
-            dev,
-            bench.vocabulary,
-            bench.features,
-            bench.encoder,
-            read_augment("standard"),
-            replace(bench.training, epochs=bench.rounds + 2),
+            folder=Path(name),
+            data=TrainingData(chosen, dev, bench.vocabulary),
+            features=bench.features,
+            encoder=bench.encoder,
+            augment=read_augment("standard"),
+            training=replace(bench.training, epochs=bench.rounds + 2),
             runtime=RuntimeConfig("cpu", 1, bench.threads, WORKERS),
-            listener=watch,
+            callbacks=watch,
         )
         asr.training.run.Trainer, before = watch_trainer(watch), asr.training.run.Trainer
         try:
@@ -212,7 +209,7 @@ def measure_processes(bench: Bench) -> dict[str, Any]:
 
 def run_both(bench: Bench) -> list[dict[str, float]]:
     """Run in two processes: time a round's batches in the first alone, then in both."""
-    with join(RuntimeConfig("cpu", 2, bench.threads, 0)) as place:
+    with process_group(RuntimeConfig("cpu", 2, bench.threads, 0)) as place:
         model = bench.model()
         augment = read_augment("standard")
         count = bench.batches

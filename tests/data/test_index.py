@@ -479,13 +479,13 @@ def test_training_with_an_index_equals_training_with_read_utterances(
     write_manifest(tmp_path / "m.jsonl", tones)
     found = open_index(tmp_path / "m.jsonl")
     runtime = RuntimeConfig(device="cpu", processes=1, threads=1, workers=workers)
-    options = {"batch_seconds": 1.6, "runtime": runtime, "dev_set": tones[:3]}
-    task = tiny_task(tmp_path / "run", found, listener=Stop(-1), **options)
+    given = {"batch_seconds": 1.6, "runtime": runtime, "dev_set": tones[:3]}
+    task = tiny_task(tmp_path / "run", found, callbacks=Stop(-1), **given)
     assert train(task).epoch == 3
-    assert any("left out, longer than 1.6 s" in line for line in task.listener.lines)
+    assert any("left out, longer than 1.6 s" in line for line in task.callbacks.lines)
     assert_same_run(tmp_path / "run", whole)
-    assert train(tiny_task(tmp_path / "cut", tones, listener=Stop(4), **options)).interrupted
-    assert train(tiny_task(tmp_path / "cut", found, **options)).epoch == 3
+    assert train(tiny_task(tmp_path / "cut", tones, callbacks=Stop(4), **given)).interrupted
+    assert train(tiny_task(tmp_path / "cut", found, **given)).epoch == 3
     assert_same_run(tmp_path / "cut", whole)
 
 

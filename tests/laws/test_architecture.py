@@ -29,14 +29,15 @@ ORDER = """
     runtime.signals runtime.slurm runtime.distributed
     data.loading
     training.config training.loss training.trainer training.interruption training.metrics
-    training.curves training.diagnosis training.run
-    recipe
+    training.curves training.diagnosis training.preparation training.resume training.validation
+    training.run
+    experiment recipe
     doctor.findings doctor.requirements doctor.sound doctor.measurements doctor.manifests
     doctor.recordings doctor.texts doctor.rates doctor.duplicates doctor.summary doctor.cost
     doctor.examination doctor.report
     cli.options cli.inputs cli.output
     cli.transcribe cli.stream cli.align cli.evaluate cli.score cli.doctor cli.tune cli.average
-    cli.release cli.lm cli.info cli.main
+    cli.release cli.lm cli.info cli.train cli.main
 """.split()
 FORBIDDEN_NAMES = {"base", "common", "core", "helper", "helpers", "misc", "util", "utils"}
 PUBLIC = {"AsrError", "Hypothesis", "Recognizer", "Report", "Vocabulary", "load_audio", "score"}

@@ -2,7 +2,8 @@
 
 import runpy
 import sys
-from dataclasses import asdict
+import tomllib
+from dataclasses import asdict, replace
 
 import pytest
 import yaml
@@ -11,12 +12,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from asr import checkpoint
-from asr.encoder import TRAINING_ONLY
-from asr.recipe import Experiment, translate_flags
+from asr.encoder import TRAINING_ONLY, EncoderConfig
+from asr.experiment import DataConfig, Experiment
+from asr.recipe import find_conf, translate_flags
 from asr.release import RELEASED
+from asr.runtime.distributed import RuntimeConfig
 
 CONF = ROOT / "conf"
-RECIPES = sorted(path.stem for path in CONF.glob("*.yaml"))
+RECIPES = sorted(path.parent.name for path in ROOT.glob("recipes/*/train.py"))
 
 
 @pytest.fixture
@@ -36,37 +39,60 @@ def run_recipe(monkeypatch, capsys):
     return run
 
 
+def compose_experiment(name: str, *overrides: str) -> Experiment:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        experiment = OmegaConf.to_object(compose(name, list(overrides)))
+    assert isinstance(experiment, Experiment)
+    return experiment
+
+
 def test_every_recipe_composes_into_an_experiment() -> None:
-    assert "librispeech" in RECIPES
+    assert {path.stem for path in CONF.glob("*.yaml")} == {*RECIPES, "recipe"}
     for name in RECIPES:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            experiment = OmegaConf.to_object(compose(name))
-        assert isinstance(experiment, Experiment)
-        assert (ROOT / "recipes" / name / "train.py").exists()
+        experiment = compose_experiment(name)
+        assert experiment.folder == f"runs/{name}"
+        assert experiment.data.train == f"data/{name}/train.jsonl"
 
 
-@pytest.mark.parametrize("group", ["encoder", "augment"])
+def test_recipes_differ_only_in_what_their_files_say() -> None:
+    librispeech, folder = (asdict(compose_experiment(name)) for name in ("librispeech", "folder"))
+    assert {key for key in folder if folder[key] != librispeech[key]} == {"folder", "data"}
+    digits = compose_experiment("digits")
+    assert (digits.runtime.device, digits.runtime.processes) == ("cpu", 2)
+    assert (digits.training.epochs, digits.training.batch_seconds) == (4, 28.0)
+    assert (digits.encoder.hidden, digits.encoder.stack, digits.augment.tempo) == (128, 3, 0.15)
+    english = compose_experiment("english")
+    assert english.training == replace(
+        compose_experiment("folder").training,
+        epochs=24,
+        batch_seconds=240.0,
+        warmup_steps=400,
+        weight_decay=0.02,
+        average_decay=0.999,
+    )
+
+
+@pytest.mark.parametrize("group", ["encoder", "augment", "decoder", "runtime", "training"])
 def test_every_choice_of_a_group_composes(group: str) -> None:
     for path in sorted((CONF / group).glob("*.yaml")):
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            OmegaConf.to_object(compose("librispeech", [f"{group}={path.stem}"]))
+        values = asdict(compose_experiment("librispeech", f"{group}={path.stem}"))[group]
+        own = yaml.safe_load(path.read_text())
+        own.pop("defaults", None)
+        assert {key: values[key] for key in own} == own
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_group_chosen_on_the_command_line_acts_in_every_recipe(name: str) -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        chosen = OmegaConf.to_object(compose(name, ["augment=none", "encoder=forward"]))
+    chosen = compose_experiment(name, "augment=none", "encoder=forward", "runtime=auto")
     none = yaml.safe_load((CONF / "augment" / "none.yaml").read_text())
     assert {key: getattr(chosen.augment, key) for key in none} == none
-    forward = yaml.safe_load((CONF / "encoder" / "forward.yaml").read_text())
-    assert asdict(chosen.encoder) == forward
+    assert chosen.encoder == EncoderConfig("forward", hidden=512)
+    assert chosen.runtime == RuntimeConfig()
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_start_released_is_the_model_that_comes_with_asr(name: str) -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        experiment = OmegaConf.to_object(compose(name, ["+start=released"]))
-    assert isinstance(experiment, Experiment)
+    experiment = compose_experiment(name, "+start=released")
     payload = checkpoint.Checkpoint.read(RELEASED).payload
     assert asdict(experiment.features) == payload["features"]
     ours = asdict(experiment.encoder)
@@ -128,3 +154,26 @@ def test_flags_are_overrides_of_the_runtime() -> None:
 def test_help_and_printed_configuration_work(run_recipe) -> None:
     assert "folder: runs/librispeech" in run_recipe("--cfg", "job")[1]
     assert run_recipe("--help")[0] == 0
+
+
+def test_config_yaml_is_what_omegaconf_writes(tmp_path) -> None:
+    for folder in ("runs/a b", "1e3", "none", "on", "y", "12", "", "a: b", "ü", "2024-01-01"):
+        experiment = Experiment(folder=folder, data=DataConfig("train.jsonl", "dev.jsonl"))
+        assert experiment.to_yaml() == OmegaConf.to_yaml(OmegaConf.structured(experiment))
+    experiment.folder = tmp_path
+    assert yaml.safe_load(experiment.to_yaml())["folder"] == str(tmp_path)
+
+
+def test_the_yaml_is_found_in_the_clone_and_travels_in_the_wheel() -> None:
+    assert find_conf().resolve() == CONF
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert setuptools["package-dir"] == {"asr.conf": "conf"}
+    folders = {path.parent.relative_to(ROOT) for path in ROOT.glob("asr/**/__init__.py")}
+    packages = {".".join(folder.parts) for folder in folders}
+    assert set(setuptools["packages"]) == packages | {"asr.conf"}
+
+
+def test_an_installed_package_reads_the_yaml_inside_it(tmp_path, monkeypatch) -> None:
+    (tmp_path / "asr" / "conf").mkdir(parents=True)
+    monkeypatch.setattr("asr.recipe.__file__", str(tmp_path / "asr" / "recipe.py"))
+    assert find_conf() == tmp_path / "asr" / "conf"

@@ -16,7 +16,7 @@ from corpus import write_tones
 
 from asr.data.manifest import write_manifest
 from asr.recipe import arrange
-from asr.runtime.signals import asking_to_stop
+from asr.runtime.signals import stopping_on_sigusr2
 
 NO_FILES = "hydra.output_subdir=null"
 SECONDS = 180  # after which a program hangs
@@ -109,7 +109,7 @@ def test_ctrl_c_saves_the_job_that_runs_and_begins_no_other(data, tmp_path) -> N
     sweep.send_signal(signal.SIGINT)
     out, err = sweep.communicate(timeout=SECONDS)
     assert sweep.returncode == 130, err
-    assert "Interrupted: the same command goes on from the last checkpoint." in err
+    assert "Interrupted; run the same command again to resume from the last checkpoint." in err
     assert "Traceback" not in err
     assert "job 2" not in out
     assert jobs(folder, "last.pt") == ["training.seed=1"]
@@ -127,7 +127,7 @@ def answers() -> Iterator[list[str]]:
 
 
 def test_who_answers_sigusr2_does_so_when_the_training_has_saved(answers) -> None:
-    with asking_to_stop() as answer:
+    with stopping_on_sigusr2() as answer:
         of_submitit = signal.signal(signal.SIGTERM, lambda *_: answers.append("training"))
         os.kill(os.getpid(), signal.SIGUSR2)
         signal.signal(signal.SIGTERM, of_submitit)
@@ -137,13 +137,13 @@ def test_who_answers_sigusr2_does_so_when_the_training_has_saved(answers) -> Non
 
 
 def test_before_the_training_sigusr2_is_answered_at_once(answers) -> None:
-    with pytest.raises(KeyboardInterrupt), asking_to_stop():
+    with pytest.raises(KeyboardInterrupt), stopping_on_sigusr2():
         os.kill(os.getpid(), signal.SIGUSR2)
     assert answers == ["submitit"]
 
 
 def test_without_sigusr2_nobody_answers(answers) -> None:
-    with asking_to_stop() as answer:
+    with stopping_on_sigusr2() as answer:
         pass
     answer()
     assert answers == []
@@ -175,7 +175,7 @@ def test_a_job_of_submitit_that_is_preempted_saves_and_goes_on(data, tmp_path) -
     assert sweep.returncode == 0, err
     said = "".join(path.read_text() for path in folder.parent.glob("run-sweep/.submitit/*/*.out"))
     assert said.count(" 2 process(es) on cpu") == 2
-    assert said.count("Going on in") == 1
+    assert said.count("Resuming in") == 1
     assert said.count("Trained.") == 1
 
 

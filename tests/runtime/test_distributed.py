@@ -10,22 +10,21 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import ROOT
-from corpus import tiny_task, write_tones
+from corpus import tiny_task
 
 from asr import checkpoint
-from asr.data.manifest import Utterance
 from asr.errors import ConfigError, TrainingError
 from asr.runtime.distributed import (
     RuntimeConfig,
     cannot_replace_machines,
-    join,
     launch,
+    process_group,
     sum_over_processes,
 )
 from asr.runtime.slurm import adopt_slurm, expand_counts, first_host
-from asr.training.config import TrainingCallbacks
+from asr.training.config import Task, TrainingCallbacks
 from asr.training.metrics import read_metrics
-from asr.training.run import Task, train
+from asr.training.run import train
 
 TWO = RuntimeConfig(device="cpu", processes=2, threads=1, workers=0, timeout_minutes=2)
 STEP = {
@@ -44,22 +43,17 @@ def test_training_takes_denormal_numbers_for_zeros_in_workers_too() -> None:
         return float(torch.full((8,), 2e-39).mul(0.5)[0])
 
     assert halved() > 0
-    with join(RuntimeConfig(device="cpu", processes=1, threads=1)):
+    with process_group(RuntimeConfig(device="cpu", processes=1, threads=1)):
         assert halved() == 0
     assert halved() > 0
     code = """
         import torch
-        from asr.data import _start_worker
+        from asr.data.loading import _start_worker
         _start_worker(0)
         print(float(torch.full((8,), 2e-39).mul(0.5)[0]))
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
     assert subprocess.check_output(command, text=True).strip() == "0.0"
-
-
-@pytest.fixture(scope="module")
-def tones(tmp_path_factory) -> list[Utterance]:
-    return write_tones(tmp_path_factory.mktemp("tones"))
 
 
 @pytest.fixture
@@ -127,11 +121,12 @@ def test_slurms_lists_are_read() -> None:
 
 def test_tasks_of_slurm_meet_again_and_again() -> None:
     code = """
-        from asr.runtime.distributed import RuntimeConfig, adopt_slurm, gather, join
+        from asr.runtime.distributed import RuntimeConfig, gather, process_group
+        from asr.runtime.slurm import adopt_slurm
         adopt_slurm()
         for _ in range(2):  # the jobs of a sweep
-            with join(RuntimeConfig(device="cpu", threads=1)) as place:
-                print(place.rank, gather(place.rank), flush=True)
+            with process_group(RuntimeConfig(device="cpu", threads=1)) as process:
+                print(process.rank, gather(process.rank), flush=True)
     """
     step = STEP | {
         "STEP_NUM_TASKS": "2",
@@ -152,8 +147,8 @@ def test_tasks_of_slurm_meet_again_and_again() -> None:
 
 
 def lose_second(runtime: RuntimeConfig) -> str:
-    with join(runtime) as place:
-        if place.rank == 1:
+    with process_group(runtime) as process:
+        if process.rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         with pytest.raises(RuntimeError) as caught:  # what torch says of it
             sum_over_processes(torch.zeros(1))
@@ -161,9 +156,9 @@ def lose_second(runtime: RuntimeConfig) -> str:
 
 
 def test_a_lost_process_is_told_in_one_sentence() -> None:
-    with pytest.raises(TrainingError, match=r"^Process \d of 2 (ended|lost another)") as caught:
+    with pytest.raises(TrainingError, match=r"^process \d of 2 (ended|lost another)") as caught:
         launch(lose_second, TWO, 2)
-    assert "run the same command again to go on from the last checkpoint" in str(caught.value)
+    assert "run the same command again to resume from the last checkpoint" in str(caught.value)
 
 
 def test_who_has_lost_another_says_so(monkeypatch) -> None:
@@ -174,10 +169,10 @@ def test_who_has_lost_another_says_so(monkeypatch) -> None:
     gloo = (
         "[third_party/gloo/gloo/transport/tcp/pair.cc:5] Connection closed by peer. Look there.\n"
     )
-    sentence = r"^Process 0 of 2 lost another one \(\[.*\] Connection closed by peer\); if nothing"
-    with pytest.raises(TrainingError, match=sentence), join(TWO):
+    sentence = r"^process 0 of 2 lost another one \(\[.*\] Connection closed by peer\); if nothing"
+    with pytest.raises(TrainingError, match=sentence), process_group(TWO):
         raise RuntimeError(gloo)
-    with pytest.raises(RuntimeError, match=r"^another matter$"), join(TWO):
+    with pytest.raises(RuntimeError, match=r"^another matter$"), process_group(TWO):
         raise RuntimeError("another matter")
 
 
@@ -187,12 +182,12 @@ def is_second() -> bool:
 
 def train_on_other_data(task: Task) -> None:
     if is_second():
-        task.training_set = task.training_set[1:]
+        task.data.training_set = task.data.training_set[1:]
     train(task)
 
 
 def test_processes_that_would_train_on_other_data_are_refused(tones, tmp_path) -> None:
-    with pytest.raises(ConfigError, match=r"^Process 1 has another value of the training set"):
+    with pytest.raises(ConfigError, match=r"^process 1 has another value of the training set"):
         launch(train_on_other_data, tiny_task(tmp_path, tones, runtime=TWO), 2)
     assert not (tmp_path / "last.pt").exists()
 
@@ -217,8 +212,8 @@ def train_elsewhere(task: Task) -> None:
 
 def test_all_processes_go_on_from_the_first_ones_checkpoint(tones, tmp_path) -> None:
     """Whatever the others find in the folder: they neither read nor write there."""
-    for listener in (Stopper(), TrainingCallbacks()):
-        launch(train_elsewhere, tiny_task(tmp_path, tones, runtime=TWO, listener=listener), 2)
+    for callbacks in (Stopper(), TrainingCallbacks()):
+        launch(train_elsewhere, tiny_task(tmp_path, tones, runtime=TWO, callbacks=callbacks), 2)
     assert not (tmp_path / "elsewhere").exists()
     assert checkpoint.Checkpoint.read(tmp_path / "last.pt").payload["facts"]["epoch"] == 3
     steps = [row["step"] for row in read_metrics(tmp_path) if row["kind"] == "step"]

@@ -121,11 +121,11 @@ def test_a_job_of_slurm_saves_goes_back_into_the_queue_and_goes_on(recipe, tmp_p
     job.send_signal(signal.SIGUSR2)  # which Slurm sends before the end of the job's time
     output, _ = job.communicate(timeout=SECONDS)
     assert job.returncode != 0
-    assert "Interrupted: the same command goes on from the last checkpoint." in output
+    assert "Interrupted; run the same command again to resume from the last checkpoint." in output
     assert slurm.calls.read_text() == f"requeue {os.getpid()}\n"
     job = slurm.start(*arguments)
     output, _ = job.communicate(timeout=SECONDS)
     assert job.returncode == 0, output
-    assert "Going on in" in output
+    assert "Resuming in" in output
     assert "Trained." in output
     assert slurm.calls.read_text().count("requeue") == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from corpus import tiny_task, write_tones
+from corpus import tiny_task
 from numpy.typing import NDArray
 
 from asr import checkpoint
@@ -30,11 +30,6 @@ from asr.training.trainer import Trainer, split
 
 RATE = 16_000
 WARPED = AugmentConfig(mel_shift=3.0, tempo=0.1, time_masks=3, mel_mask_bins=6)
-
-
-@pytest.fixture(scope="module")
-def tones(tmp_path_factory) -> list[Utterance]:
-    return write_tones(tmp_path_factory.mktemp("tones"))
 
 
 # The two views
@@ -232,7 +227,7 @@ def losses_in(folder: Path) -> list[float]:
 def test_a_broken_run_goes_on_exactly_with_any_number_of_workers(tones, tmp_path) -> None:
     train(tiny_task(tmp_path / "whole", tones, epochs=2, consistency=0.2))
     assert train(
-        tiny_task(tmp_path / "cut", tones, epochs=2, consistency=0.2, listener=Stop())
+        tiny_task(tmp_path / "cut", tones, epochs=2, consistency=0.2, callbacks=Stop())
     ).interrupted
     runtime = RuntimeConfig(device="cpu", processes=1, threads=1, workers=2)
     train(tiny_task(tmp_path / "cut", tones, epochs=2, consistency=0.2, runtime=runtime))

@@ -1,0 +1,138 @@
+"""A training described by plain dataclasses: manifests and configurations in, a trained model out."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import yaml
+
+from asr.data.augment import AugmentConfig
+from asr.data.index import Index, open_index
+from asr.data.manifest import read_manifest
+from asr.decoder.config import DecoderConfig
+from asr.encoder import EncoderConfig
+from asr.errors import ConfigError
+from asr.features import FeaturesConfig
+from asr.runtime.distributed import RuntimeConfig, cannot_replace_machines, is_first, launch
+from asr.text import Vocabulary
+from asr.training.config import Outcome, Task, TrainingCallbacks, TrainingConfig, TrainingData
+from asr.training.run import train
+
+
+@dataclass
+class DataConfig:
+    """The manifests of a training, and the characters of its texts."""
+
+    train: str  # JSONL manifest
+    dev: str  # JSONL manifest
+    vocabulary: str = "english"  # or "transcripts": the characters of the training set
+
+    def __post_init__(self) -> None:
+        if self.vocabulary not in ("english", "transcripts"):
+            raise ConfigError(
+                f"data.vocabulary is {self.vocabulary!r}; it must be english or transcripts"
+            )
+
+
+@dataclass(kw_only=True)
+class Experiment:
+    """The complete configuration of a training run.
+
+        data = DataConfig("train.jsonl", "dev.jsonl")
+        Experiment(folder="runs/x", data=data, training=TrainingConfig(epochs=10)).train()
+
+    Args:
+        folder: Where checkpoints, metrics and curves are written, and a training is resumed.
+        data: The manifests and the vocabulary.
+        features: How waveforms become log-mel features.
+        encoder: The layers of the LSTM encoder.
+        augment: Data augmentation.
+        training: The optimization.
+        decoder: How the dev set is transcribed.
+        runtime: Devices, processes and threads.
+    """
+
+    folder: str = "runs/experiment"
+    data: DataConfig
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def train(self, callbacks: TrainingCallbacks | None = None) -> Outcome:
+        """Train, or resume the training in `folder`, in as many processes as configured.
+
+        Ctrl-C or SIGTERM saves a checkpoint and returns an interrupted `Outcome`. Several processes
+        are spawned, so the calling script then needs `if __name__ == "__main__":`.
+
+        Args:
+            callbacks: Receives messages and progress. None: the training is silent.
+
+        Returns:
+            The epochs and steps done, and the best word error rate on the dev set.
+
+        Raises:
+            AsrError: The data, the configuration or the loss makes training impossible.
+        """
+        if callbacks is None or not is_first():
+            callbacks = TrainingCallbacks()
+        training_set = _open_training_set(self.data.train, callbacks)
+        vocabulary = Vocabulary.english()
+        if self.data.vocabulary == "transcripts":
+            vocabulary = Vocabulary.from_transcripts([training_set.characters])
+        task = Task(
+            folder=Path(self.folder),
+            data=TrainingData(training_set, read_manifest(self.data.dev), vocabulary),
+            features=self.features,
+            encoder=self.encoder,
+            augment=self.augment,
+            training=self.training,
+            decoder=self.decoder,
+            runtime=self.runtime,
+            callbacks=callbacks,
+            record=self.to_yaml(),
+        )
+        if cannot_replace_machines():
+            callbacks.say(
+                "A machine that fails and comes back will not find the others; set "
+                "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 where torchrun is called."
+            )
+        outcome: Outcome = launch(train, task, self.runtime.resolve().processes)
+        return outcome
+
+    def to_yaml(self) -> str:
+        """All values as YAML, as `train` writes them to config.yaml in the folder."""
+        values = asdict(self) | {"folder": str(self.folder)}
+        text: str = yaml.dump(
+            values, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False
+        )
+        return text
+
+
+def _open_training_set(manifest: str, callbacks: TrainingCallbacks) -> Index:
+    """The index of a manifest, with progress if it has to be made. Raises DataError."""
+    try:
+        return open_index(manifest, lambda count: callbacks.index_grows(manifest, count))
+    finally:
+        callbacks.index_ends()
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """Quotes all strings that Hydra would read as numbers, such as 1e3, or as booleans, such as y."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    quoted = text in ("y", "Y", "n", "N") or _is_number(text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if quoted else None)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+_Dumper.add_representer(str, _represent_text)

@@ -1,0 +1,94 @@
+"""What a run needs before its first step: the model, its normalization, and checked data."""
+
+import os
+from dataclasses import replace
+
+import torch
+
+from asr.audio.waveform import load_audio
+from asr.data.index import Index
+from asr.data.manifest import Utterance, summarize_rejects
+from asr.data.selection import select_trainable
+from asr.errors import ConfigError, DataError, TrainingError
+from asr.model import AcousticModel
+from asr.runtime.distributed import Process, from_first
+from asr.text import normalize
+from asr.training.config import Task, TrainingCallbacks
+from asr.training.trainer import is_out_of_memory
+
+NORMALIZATION_UTTERANCES = 1000  # spread over the training set, to measure mean and deviation on
+
+
+def check_precision(task: Task, process: Process) -> None:
+    """Raise ConfigError if the device does not compute well in the configured precision."""
+    if task.training.precision == "bf16" and (
+        process.device.type == "cpu" or not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
+        raise ConfigError(
+            "training.precision is bf16, which is much slower than float32 on this device; "
+            "use float32 or auto"
+        )
+
+
+def make_model(task: Task) -> AcousticModel:
+    """The model with random weights; TrainingError if it does not fit into memory."""
+    try:
+        return AcousticModel(task.features, task.encoder, len(task.data.vocabulary))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            "the model does not fit into the memory of this machine; lower encoder.hidden, "
+            "encoder.layers or encoder.stack"
+        ) from error
+
+
+def check_dev_set(task: Task) -> list[Utterance]:
+    """The dev set with normalized texts, longest first, so that neighbors make full batches.
+
+    What would fail in the validation is found before the first epoch: raises DataError if the set
+    is empty or a recording is missing, and TextError for a character outside the vocabulary.
+    """
+    utterances = [replace(u, text=normalize(u.text, "plain")) for u in task.data.dev_set]
+    if not utterances:
+        raise DataError(
+            "the dev set holds no utterance; give it some, because they decide which epoch is best"
+        )
+    for utterance in utterances:
+        task.data.vocabulary.encode(utterance.text, utterance.id)
+        if not os.path.isfile(utterance.audio):
+            raise DataError(
+                f"{utterance.audio}, the recording of {utterance.id} in the dev set, does not "
+                "exist; correct the manifest"
+            )
+    return sorted(utterances, key=lambda u: -u.seconds)
+
+
+def select_training_set(task: Task, model: AcousticModel, callbacks: TrainingCallbacks) -> Index:
+    """The training utterances that a model can be trained on; reports the number of the others."""
+    selected, rejects = select_trainable(
+        task.data.training_set,
+        task.data.vocabulary,
+        model.frames,
+        fastest=task.augment.fastest,
+        max_seconds=task.training.batch_seconds,
+        sample_rate=task.features.sample_rate,
+    )
+    if rejects:
+        callbacks.say(summarize_rejects(rejects))
+    if not selected:
+        raise DataError("no training utterance is left after these rejects; correct the manifest")
+    return selected
+
+
+def measure_features(
+    task: Task, model: AcousticModel, training_set: Index, process: Process
+) -> None:
+    """Measure the features' mean and deviation on rank 0, and send them to all processes."""
+    if process.first:
+        stride = -(-len(training_set) // NORMALIZATION_UTTERANCES)
+        rate = task.features.sample_rate
+        model.features.measure(load_audio(u.audio, rate) for u in training_set[::stride])
+    mean, std = from_first((model.features.mean, model.features.std))
+    model.features.mean.copy_(mean)
+    model.features.std.copy_(std)

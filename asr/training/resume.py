@@ -1,0 +1,128 @@
+"""Resuming a training exactly, and starting a new one from the weights of a checkpoint."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from asr.checkpoint import Checkpoint
+from asr.data.augment import Augmenter
+from asr.data.index import Index, index_utterances
+from asr.data.manifest import Utterance
+from asr.data.planning import VERSION
+from asr.errors import ConfigError
+from asr.model import AcousticModel
+from asr.release import RELEASED
+from asr.runtime.distributed import from_first, gather
+from asr.training.config import Task
+
+# Settings that may differ when a run is resumed, because they do not change what is trained.
+RESUMABLE_CHANGES = ("accumulate", "bad_steps_limit", "checkpoint_steps", "keep")
+
+
+@dataclass
+class Counters:
+    """How far a run has come; its fields are the "counters" of a checkpoint."""
+
+    epoch: int = 0  # finished epochs
+    step_in_epoch: int = 0
+    step: int = 0
+    epoch_loss: float = 0.0  # sum over the steps of the epoch so far, weighted by their characters
+    epoch_symbols: int = 0
+    epoch_norm: float = 0.0  # sum of the gradient norms of the steps of the epoch so far
+    epoch_steps: int = 0  # the steps of the epoch so far that were not skipped
+    bad_steps: int = 0  # the latest steps in a row that were skipped
+    best_wer: float = math.inf
+
+    def finish_epoch(self) -> None:
+        """Count a finished epoch and reset what is counted within an epoch."""
+        self.epoch += 1
+        self.step_in_epoch, self.epoch_loss, self.epoch_symbols = 0, 0.0, 0
+        self.epoch_norm, self.epoch_steps = 0.0, 0
+
+
+def compute_fingerprint(
+    task: Task, training_set: Index, dev_set: Sequence[Utterance], augmenter: Augmenter
+) -> dict[str, str]:
+    """All values that a run must share with its checkpoint in order to be resumed exactly."""
+    parts: dict[str, object] = {
+        f"{section}.{key}": value
+        for section in ("features", "encoder", "augment", "training", "decoder")
+        for key, value in asdict(getattr(task, section)).items()
+        if key not in RESUMABLE_CHANGES
+    }
+    parts["the vocabulary"] = task.data.vocabulary.to_list()
+    parts["planning.version"] = VERSION
+    parts["the recordings of noises and rooms"] = augmenter.digest()
+    for name, index in (("training", training_set), ("dev", index_utterances(dev_set))):
+        parts[f"the {name} set"] = index.digest()
+    return {name: json.dumps(value) for name, value in parts.items()}
+
+
+def compare_processes(fingerprint: dict[str, str]) -> None:
+    """Raise ConfigError if a process would train something else than the first one."""
+    first = from_first(fingerprint)
+    names = [name for name, value in fingerprint.items() if first.get(name) != value]
+    for rank, others in enumerate(gather(names)):
+        if others:
+            raise ConfigError(
+                f"process {rank} has another value of {others[0]} than process 0; give all "
+                "machines the same command and the same manifests"
+            )
+
+
+def read_last(folder: Path, fingerprint: dict[str, str]) -> dict[str, Any] | None:
+    """The payload of last.pt, or None if the folder holds no training yet.
+
+    Raises ConfigError if it was trained with another fingerprint.
+    """
+    path = folder / "last.pt"
+    if not path.exists():
+        best = path.with_name("best.pt")
+        if best.exists():
+            raise ConfigError(
+                f"{best} exists without the last.pt to resume from, and would be overwritten; "
+                "move it away, or train in another folder"
+            )
+        return None
+    saved = Checkpoint.read(path)
+    if saved.training is None:
+        raise ConfigError(f"{path} holds no training to resume; choose another folder")
+    before = saved.training["fingerprint"]
+    for name, value in fingerprint.items():
+        if before.get(name) != value:
+            change = f" ({before.get(name)} then, {value} now)" if name.count(".") == 1 else ""
+            raise ConfigError(
+                f"{path} was trained with another value of {name}{change}; "
+                "restore it to resume, or train in another folder"
+            )
+    return saved.payload
+
+
+def start_from(model: AcousticModel, task: Task) -> str:
+    """Load the weights and the normalization of `training.start_from`; returns the checkpoint's path.
+
+    Raises ConfigError if the checkpoint holds a model of another architecture or vocabulary.
+    """
+    path = task.training.start_from
+    if path == "released":
+        path = str(RELEASED)
+    checkpoint = Checkpoint.read(path)
+    differences = checkpoint.find_differences(task.features, task.encoder, task.data.vocabulary)
+    characters = differences.pop("vocabulary", None)
+    if differences:
+        raise ConfigError(
+            f"{path} holds another model than the one to be trained; to start from it, add "
+            f"{' '.join(f'{name}={value}' for name, value in differences.items())} to the command"
+        )
+    if characters:
+        ours = task.data.vocabulary.to_list()
+        raise ConfigError(
+            f"{path} was trained with other characters ({''.join(characters[1:])!r}) than "
+            f"this training uses ({''.join(ours[1:])!r}); set data.vocabulary, or normalize "
+            "the transcripts, so that they are the same"
+        )
+    model.load_state_dict(checkpoint.weights)
+    return path

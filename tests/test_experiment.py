@@ -1,0 +1,103 @@
+"""Training from plain Python: no Hydra, silent unless callbacks are given."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from asr.data.augment import AugmentConfig
+from asr.data.manifest import Utterance, write_manifest
+from asr.encoder import EncoderConfig
+from asr.errors import ConfigError, DataError
+from asr.experiment import DataConfig, Experiment
+from asr.features import FeaturesConfig
+from asr.recognizer import Recognizer
+from asr.runtime.distributed import RuntimeConfig
+from asr.training.config import TrainingCallbacks, TrainingConfig
+
+
+@pytest.fixture
+def data(tones: list[Utterance], tmp_path: Path) -> DataConfig:
+    write_manifest(tmp_path / "train.jsonl", tones)
+    write_manifest(tmp_path / "dev.jsonl", tones[:3])
+    return DataConfig(str(tmp_path / "train.jsonl"), str(tmp_path / "dev.jsonl"), "transcripts")
+
+
+def make_experiment(folder: Path, data: DataConfig) -> Experiment:
+    return Experiment(
+        folder=str(folder),
+        data=data,
+        features=FeaturesConfig(mels=20),
+        encoder=EncoderConfig(layers=1, hidden=16, stack=4),
+        augment=AugmentConfig(silence_seconds=0.1),
+        training=TrainingConfig(epochs=1, batch_seconds=6.0),
+        runtime=RuntimeConfig(device="cpu", processes=1, threads=1, workers=0),
+    )
+
+
+class Notes(TrainingCallbacks):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.steps = 0
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def steps_done(self, steps: int, loss: float) -> None:
+        self.steps += steps
+
+
+def test_it_trains_silently_and_resumes(data: DataConfig, tmp_path: Path, capfd) -> None:
+    experiment = make_experiment(tmp_path / "run", data)
+    outcome = experiment.train()
+    assert capfd.readouterr() == ("", "")
+    assert (outcome.epoch, outcome.interrupted) == (1, False)
+    assert Recognizer.load(tmp_path / "run" / "best.pt").vocabulary.to_list()[1:] == list(" abcd")
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert written["training"]["epochs"] == 1
+    assert written["data"]["vocabulary"] == "transcripts"
+    notes = Notes()
+    assert experiment.train(notes) == outcome
+    assert notes.lines[0].startswith("Resuming in")
+    assert notes.steps == 0
+
+
+def test_callbacks_see_messages_and_steps(data: DataConfig, tmp_path: Path) -> None:
+    notes = Notes()
+    outcome = make_experiment(tmp_path / "run", data).train(notes)
+    assert notes.steps == outcome.step
+    assert notes.lines[-1].startswith("Trained.")
+
+
+def test_it_needs_neither_hydra_nor_a_terminal(data: DataConfig, tmp_path: Path) -> None:
+    code = f"""
+        import sys
+        for name in ("hydra", "omegaconf", "rich"):
+            sys.modules[name] = None
+        from asr.encoder import EncoderConfig
+        from asr.experiment import DataConfig, Experiment
+        from asr.training.config import TrainingConfig
+        Experiment(
+            folder={str(tmp_path / "run")!r},
+            data=DataConfig({data.train!r}, {data.dev!r}),
+            encoder=EncoderConfig(layers=1, hidden=8),
+            training=TrainingConfig(epochs=1),
+        ).train()
+        assert "asr.progress" not in sys.modules
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "best.pt").exists()
+
+
+def test_wrong_data_are_refused(data: DataConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.vocabulary is 'emoji'"):
+        DataConfig("train.jsonl", "dev.jsonl", "emoji")
+    data.dev = str(tmp_path / "none.jsonl")
+    with pytest.raises(DataError, match=r"none\.jsonl"):
+        make_experiment(tmp_path / "run", data).train()
