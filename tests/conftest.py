@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from commands import RunAsr
+from project import ROOT
 from recordings import RATE, TALK_SECONDS, make_noise
 
 from asr.cli.main import main
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 if TYPE_CHECKING:
     from asr.data.manifest import Utterance
 
-ROOT = Path(__file__).resolve().parents[1]
+
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and Python leaves it so.
 signal.signal(signal.SIGINT, signal.default_int_handler)

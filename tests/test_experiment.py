@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+from project import ROOT
 
 from asr.data.augment import AugmentConfig
 from asr.data.manifest import Utterance, write_manifest

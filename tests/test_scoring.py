@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from project import ROOT
 from rapidfuzz.distance import Levenshtein
 
 from asr.errors import ScoreError, TextError

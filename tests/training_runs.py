@@ -8,7 +8,7 @@ import torch
 from crash_test import differences
 
 import asr.training.trainer
-from asr import checkpoint
+from asr.checkpoint import Checkpoint
 from asr.training.config import TrainingCallbacks
 from asr.training.loss import ctc_losses
 from asr.training.metrics import read_metrics
@@ -41,7 +41,10 @@ class Notes(TrainingCallbacks):
 def assert_same_run(one: Path, other: Path) -> None:
     """Every metric and every weight, bit for bit."""
     assert read_metrics(one) == read_metrics(other)
-    ours, theirs = checkpoint.read(one / "last.pt"), checkpoint.read(other / "last.pt")
+    ours, theirs = (
+        Checkpoint.read(one / "last.pt").payload,
+        Checkpoint.read(other / "last.pt").payload,
+    )
     for name, weight in ours["weights"].items():
         assert torch.equal(weight, theirs["weights"][name]), name
         trained = ours["training"]["weights"][name]
@@ -49,7 +52,10 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert (
         list(differences(ours["training"]["optimizer"], theirs["training"]["optimizer"], "")) == []
     )
-    best, others = checkpoint.read(one / "best.pt"), checkpoint.read(other / "best.pt")
+    best, others = (
+        Checkpoint.read(one / "best.pt").payload,
+        Checkpoint.read(other / "best.pt").payload,
+    )
     assert best["facts"] == others["facts"]
     for name, weight in best["weights"].items():
         assert torch.equal(weight, others["weights"][name]), name

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 from commands import RunAsr
-from conftest import ROOT
+from project import ROOT
 from signals import ARPA, RATES, make_model, make_talk
 
 from asr import release

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from loading import load
+from project import ROOT
 
 from asr.audio.waveform import load_audio
 from asr.data import synthesis

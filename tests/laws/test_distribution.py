@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from project import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 ADVICE = re.compile(r"pip install\s+(?:-e\s+)?[\"']*([A-Za-z.][\w./*-]*)(?:\[([\w,]+)\])?")

@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from project import ROOT
 
 # The modules whose examples need no other file than docs/sample.flac.
 MODULES = "audio.waveform encoder endpoint errors features model scoring text".split()

@@ -23,9 +23,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from project import ROOT
 
 from asr.errors import AsrError, ConfigError, TextError
 from asr.lm.estimation import EstimationConfig, EstimationWarning, _sort_keys, read_sentences

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ngrams import HAND, Entries, arpa_text, assert_same, log10_slowly, models, read, tables
+from project import ROOT
 
 from asr.errors import FileError, LanguageError
 from asr.lm import arpa

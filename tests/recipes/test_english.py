@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT
 from english import RANDOM, RATE, one_line, write_noise
 from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loading import load
 from omegaconf import OmegaConf
+from project import ROOT
 
 from asr.data.manifest import Utterance, read_manifest
 from asr.lm.model import LanguageModel

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT
 from corpus import tiny_task, write_tones
 from english import RATE, one_line, write_data, write_model, write_noise
 from loading import load
+from project import ROOT
 
 from asr.cli.main import main as asr
 from asr.data.manifest import read_manifest, write_manifest

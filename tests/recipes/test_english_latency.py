@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from english import RATE, one_line, write_data, write_model
 from loading import load
+from project import ROOT
 
 from asr import scoring
 from asr.audio.waveform import Resampler

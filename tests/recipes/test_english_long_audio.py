@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT
 from english import RATE, one_line, write_data, write_model
 from loading import load
+from project import ROOT
 
 from asr.data.manifest import read_manifest
 from asr.decoder.hypothesis import Hypothesis, Word

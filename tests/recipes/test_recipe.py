@@ -7,9 +7,9 @@ from dataclasses import asdict, replace
 
 import pytest
 import yaml
-from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from project import ROOT
 
 from asr import checkpoint
 from asr.encoder import TRAINING_ONLY, EncoderConfig

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from corpus import write_tones
+from project import ROOT
 
 from asr.data.manifest import write_manifest
 from asr.recipe import arrange

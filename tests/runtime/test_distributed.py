@@ -9,8 +9,8 @@ import textwrap
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import ROOT
 from corpus import tiny_task
+from project import ROOT
 
 from asr import checkpoint
 from asr.errors import ConfigError, TrainingError

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from corpus import write_tones
+from project import ROOT
 
 from asr.data.manifest import write_manifest
 

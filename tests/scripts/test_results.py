@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from loading import load
+from project import ROOT
 
 from asr.release import RELEASED, RESULTS
 

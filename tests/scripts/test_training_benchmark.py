@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
 from corpus import write_tones
 from loading import load
+from project import ROOT
 from torch import nn
 
 from asr.data.manifest import write_manifest

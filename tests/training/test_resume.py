@@ -11,7 +11,7 @@ from corpus import tiny_task
 from crash_test import differences
 from training_runs import Notes, Saboteur, assert_same_run, spoil_losses, steps_in
 
-from asr import checkpoint
+from asr.checkpoint import Checkpoint
 from asr.data.augment import AugmentConfig
 from asr.encoder import EncoderConfig
 from asr.errors import (
@@ -148,7 +148,9 @@ def test_interrupted_between_bad_steps_and_resumed_is_the_unbroken_run(
     at_step = next(step for step in bad if step + 1 in bad)
     saboteur = Saboteur(at_step - 1, signal.SIGTERM)  # heard a step later
     assert train(tiny_task(tmp_path / "broken", tones, callbacks=saboteur, **values)).interrupted
-    assert checkpoint.read(tmp_path / "broken" / "last.pt")["training"]["counters"]["bad_steps"]
+    assert Checkpoint.read(tmp_path / "broken" / "last.pt").payload["training"]["counters"][
+        "bad_steps"
+    ]
     assert not train(tiny_task(tmp_path / "broken", tones, **values)).interrupted
     assert_same_run(tmp_path / "broken", tmp_path / "unbroken")
 
@@ -221,7 +223,7 @@ def test_a_lost_log_does_not_stop_the_training(
     assert train(tiny_task(tmp_path, tones, callbacks=notes)).epoch == 3
     assert any("continues with a gap" in line for line in notes.lines)
     assert path.read_bytes().endswith((unbroken / "metrics.jsonl").read_bytes()[kept:])
-    ours, theirs = (checkpoint.read(folder / "last.pt") for folder in (tmp_path, unbroken))
+    ours, theirs = (Checkpoint.read(folder / "last.pt").payload for folder in (tmp_path, unbroken))
     assert list(differences(ours["training"]["weights"], theirs["training"]["weights"], "")) == []
 
 

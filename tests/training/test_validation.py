@@ -17,8 +17,8 @@ import asr.training.curves
 import asr.training.diagnosis
 import asr.training.run
 import asr.training.trainer
-from asr import checkpoint
 from asr.audio.waveform import load_audio
+from asr.checkpoint import Checkpoint
 from asr.data.manifest import Utterance
 from asr.errors import (
     AudioError,
@@ -50,8 +50,8 @@ def averaged(tones, tmp_path_factory) -> Path:
 
 def test_averaging_changes_nothing_of_the_training(unbroken, averaged) -> None:
     assert steps_in(averaged) == steps_in(unbroken)
-    last = checkpoint.read(unbroken / "last.pt")
-    same = checkpoint.read(averaged / "last.pt")["training"]["weights"]
+    last = Checkpoint.read(unbroken / "last.pt").payload
+    same = Checkpoint.read(averaged / "last.pt").payload["training"]["weights"]
     for name, weight in last["training"]["weights"].items():
         assert torch.equal(weight, last["weights"][name]), name
         assert torch.equal(weight, same[name]), name
@@ -60,8 +60,9 @@ def test_averaging_changes_nothing_of_the_training(unbroken, averaged) -> None:
 def test_the_average_is_what_is_validated_and_kept(tones, tmp_path) -> None:
     train(tiny_task(tmp_path, tones, epochs=1, average_decay=0.9))
     (epoch,) = [row for row in read_metrics(tmp_path) if row["kind"] == "epoch"]
-    best, vocabulary = checkpoint.load_model(tmp_path / "best.pt")
-    last = checkpoint.read(tmp_path / "last.pt")
+    saved = Checkpoint.read(tmp_path / "best.pt")
+    best, vocabulary = saved.model(), saved.vocabulary
+    last = Checkpoint.read(tmp_path / "last.pt").payload
     for name, weight in best.state_dict().items():
         assert torch.equal(weight, last["weights"][name]), name
 
@@ -91,7 +92,7 @@ def test_weights_that_went_astray_stop_by_name(tones, tmp_path) -> None:
 def test_the_share_of_blanks_is_that_of_the_dev_set(tones, tmp_path) -> None:
     train(tiny_task(tmp_path, tones, epochs=1))
     [row] = [row for row in read_metrics(tmp_path) if row["kind"] == "epoch"]
-    model, _ = checkpoint.load_model(tmp_path / "best.pt")
+    model = Checkpoint.read(tmp_path / "best.pt").model()
     emissions = [model.emit([load_audio(u.audio, 16_000)]) for u in tones[:3]]
     blanks = [int((e.log_probs[0].argmax(-1) == 0).sum()) for e in emissions]
     frames = [int(e.lengths[0]) for e in emissions]
@@ -125,7 +126,7 @@ def test_an_interruption_of_the_validation_loses_no_step(
     with monkeypatch.context() as patched:
         patched.setattr(asr.training.validation.Recognizer, "emissions", emissions)
         assert train(tiny_task(tmp_path, tones)).interrupted
-    counters = checkpoint.read(tmp_path / "last.pt")["training"]["counters"]
+    counters = Checkpoint.read(tmp_path / "last.pt").payload["training"]["counters"]
     assert (counters["epoch"], counters["step"]) == (0, counters["step_in_epoch"])
     assert not (tmp_path / "best.pt").exists()
     notes = Notes()
@@ -144,7 +145,7 @@ def test_what_an_error_in_the_validation_stops_goes_on_behind_its_epochs_steps(
         patched.setattr(asr.training.validation.Recognizer, "emissions", emissions)
         with pytest.raises(AudioError, match="gone meanwhile"):
             train(tiny_task(tmp_path, tones, checkpoint_steps=100))
-    assert checkpoint.read(tmp_path / "last.pt")["training"]["counters"]["step"] > 1
+    assert Checkpoint.read(tmp_path / "last.pt").payload["training"]["counters"]["step"] > 1
     assert train(tiny_task(tmp_path, tones, checkpoint_steps=100)).epoch == 3
     assert_same_run(tmp_path, unbroken)
 
