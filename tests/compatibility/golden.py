@@ -22,7 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+
+import asr  # noqa: F401  (before torch: it says how torch's threads wait)
+
+import torch  # isort: skip
 
 ROOT = Path(__file__).resolve().parents[2]
 STORED = Path(__file__).parent / "data"

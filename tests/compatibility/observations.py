@@ -28,6 +28,7 @@ from safetensors.numpy import load_file
 
 import asr
 
+ONE_THREAD = "--threads=1"  # beside other work, two take many times as long
 SPOKEN = "the old man opened the door and looked out into the rain"  # in docs/sample.flac
 TEXT_FORMATS = ("srt", "vtt", "ctm", "textgrid")
 SENTENCES = ["the cat sat on the mat", "a dog sat", "an unheard word", "the"]
@@ -38,7 +39,7 @@ def hear_sample() -> np.ndarray:
 
     Both modules are called as modules: `features` is a part of the names in every checkpoint.
     """
-    recognizer = asr.Recognizer.default()
+    recognizer = asr.Recognizer.default(threads=1)
     waveform = asr.load_audio(SAMPLE, recognizer.sample_rate)
     with torch.inference_mode():
         features = recognizer.model.features(torch.from_numpy(waveform))  # (T, F)
@@ -57,11 +58,15 @@ def expect(code: int, *words: object, stdin: bytes = b"") -> str:
 def observe_transcripts() -> dict[str, Any]:
     """What `asr transcribe` prints of the documentation's sample, in every format."""
     found: dict[str, Any] = {}
-    found["json"] = json.loads(expect(0, "transcribe", "sample.flac", "--format=json"))
-    best = expect(0, "transcribe", "sample.flac", "--format=json", "--nbest=2", "--beam=16")
+    found["json"] = json.loads(expect(0, "transcribe", "sample.flac", ONE_THREAD, "--format=json"))
+    best = expect(
+        0, "transcribe", "sample.flac", ONE_THREAD, "--format=json", "--nbest=2", "--beam=16"
+    )
     found["nbest"] = describe(json.loads(best))
     for kind in TEXT_FORMATS:  # greedily, which is fast
-        found[kind] = expect(0, "transcribe", "sample.flac", f"--format={kind}", "--decoder=greedy")
+        found[kind] = expect(
+            0, "transcribe", "sample.flac", ONE_THREAD, f"--format={kind}", "--decoder=greedy"
+        )
     # A line a word, and its confidence at the end: a number, which may differ in its last digits.
     found["ctm"] = [line.split() for line in found["ctm"].splitlines()]
     for row in found["ctm"]:
@@ -71,11 +76,11 @@ def observe_transcripts() -> dict[str, Any]:
 
 def observe_stream() -> dict[str, Any]:
     """The lines of JSON that `asr stream` prints."""
-    records = read_lines(expect(0, "stream", "sample.flac", "--latency=1000"))
+    records = read_lines(expect(0, "stream", "sample.flac", ONE_THREAD, "--latency=1000"))
     waveform, rate = soundfile.read("sample.flac", dtype="float32")
     paused = np.concatenate([waveform, np.zeros(2 * rate, np.float32), waveform])
     soundfile.write("paused.wav", paused, rate)
-    words = ("stream", "paused.wav", "--latency=1000", "--decoder=greedy")
+    words = ("stream", "paused.wav", ONE_THREAD, "--latency=1000", "--decoder=greedy")
     paused_records = read_lines(expect(0, *words))
     return {
         "kinds": kinds_of(records + paused_records),
@@ -86,7 +91,7 @@ def observe_stream() -> dict[str, Any]:
 
 def observe_alignment() -> dict[str, Any]:
     """What `asr align` finds of the words in the sample."""
-    found: dict[str, Any] = json.loads(expect(0, "align", "sample.flac", SPOKEN))
+    found: dict[str, Any] = json.loads(expect(0, "align", "sample.flac", SPOKEN, ONE_THREAD))
     return found
 
 
@@ -96,7 +101,7 @@ def observe_evaluation() -> dict[str, Any]:
     seconds = soundfile.info("sample.flac").duration
     record = {"audio_filepath": "sample.flac", "duration": seconds, "text": text}
     Path("sample.jsonl").write_text(f"{json.dumps(record)}\n", "utf-8")
-    expect(0, "evaluate", "sample.jsonl", "--output=evaluation", "--decoder=greedy")
+    expect(0, "evaluate", "sample.jsonl", ONE_THREAD, "--output=evaluation", "--decoder=greedy")
     folder = Path("evaluation")
     [hypothesis] = read_lines((folder / "hypotheses.jsonl").read_text("utf-8"))
     report = json.loads((folder / "report.json").read_text("utf-8"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from golden import STORED, differences, start, write_workshop
-from observations import OBSERVATIONS, SPOKEN
+from observations import OBSERVATIONS, ONE_THREAD, SPOKEN
 
 TOLERANCE = 1e-3  # of confidences and scores, which are written with four decimals
 FORMATS: dict[str, Any] = json.loads((STORED / "formats.json").read_text("utf-8"))
@@ -30,6 +30,6 @@ def test_the_format_is_as_it_was(name: str, workshop: Path) -> None:
 
 
 def test_the_command_prints_the_text_of_the_sample(workshop: Path) -> None:
-    done = start("transcribe", "sample.flac", cwd=workshop)
+    done = start("transcribe", "sample.flac", ONE_THREAD, cwd=workshop)
     assert (done.code, done.out) == (0, f"{SPOKEN}\n")
     assert FORMATS["transcripts"]["json"]["text"] == SPOKEN
