@@ -84,7 +84,9 @@ def test_missing_measurements_are_left_out(model: Path, readme: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"sets": {"a": {}}}', '{"sets": {}}'])
-def test_invalid_results_are_refused(model: Path, readme: Path, content: str | None, capsys) -> None:
+def test_invalid_results_are_refused(
+    model: Path, readme: Path, content: str | None, capsys
+) -> None:
     (model / RESULTS).write_text(content) if content else (model / RESULTS).unlink()
     assert run(model, readme) == 2
     assert RESULTS in capsys.readouterr().err
