@@ -1,7 +1,11 @@
 """Speech recognition with an LSTM acoustic model and CTC.
 
-The names below are the public interface; each loads its module on first use (PEP 562), so that
-`import asr` and `asr --help` stay free of torch.
+    asr.transcribe("recording.wav").text                      # the bundled English model
+    recognizer = asr.Recognizer.load("best.pt")               # a model of your own
+    asr.evaluate(recognizer, asr.read_manifest("dev.jsonl"))  # its word error rate
+
+The names in `__all__` are the public interface. Each loads its module on first use (PEP 562), so that
+`import asr` and `asr --help` load no torch.
 """
 
 import os
@@ -10,43 +14,104 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asr.audio.waveform import load_audio
-    from asr.decoder.hypothesis import Hypothesis
+    from asr.data.augment import AugmentConfig
+    from asr.data.manifest import Utterance, read_manifest, write_manifest
+    from asr.decoder.config import DecoderConfig
+    from asr.decoder.hypothesis import Hypothesis, Word
+    from asr.encoder import Context, EncoderConfig
+    from asr.endpoint import EndpointConfig
     from asr.errors import AsrError
-    from asr.recognizer import Recognizer
+    from asr.evaluation import Evaluation, evaluate
+    from asr.experiment import DataConfig, Experiment
+    from asr.features import FeaturesConfig
+    from asr.lm.estimation import read_sentences
+    from asr.lm.model import LanguageModel
+    from asr.model import AcousticModel
+    from asr.recognizer import OperatingPoint, Recognizer, transcribe
+    from asr.runtime.distributed import RuntimeConfig
     from asr.scoring import Report, score
-    from asr.text import Vocabulary
+    from asr.stream import Stream
+    from asr.text import Vocabulary, normalize
+    from asr.training.config import TrainingConfig
 
-# Waiting threads sleep instead of spinning; read when torch is loaded. Beside other work, two spinning
-# threads on two cores were measured to take 15 times the CPU time of one, and 15 times as long.
 __version__ = "0.1.0"
 
+# Waiting threads sleep instead of spinning; torch reads this when it is loaded. On two cores with other
+# work, two spinning threads were measured to take 15 times the time of one.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __all__ = [
+    "AcousticModel",
     "AsrError",
+    "AugmentConfig",
+    "Context",
+    "DataConfig",
+    "DecoderConfig",
+    "EncoderConfig",
+    "EndpointConfig",
+    "Evaluation",
+    "Experiment",
+    "FeaturesConfig",
     "Hypothesis",
+    "LanguageModel",
+    "OperatingPoint",
     "Recognizer",
     "Report",
+    "RuntimeConfig",
+    "Stream",
+    "TrainingConfig",
+    "Utterance",
     "Vocabulary",
+    "Word",
+    "__version__",
+    "evaluate",
     "load_audio",
+    "normalize",
+    "read_manifest",
+    "read_sentences",
     "score",
+    "transcribe",
+    "write_manifest",
 ]
 
-_HOME = {
+_MODULES = {
+    "AcousticModel": "asr.model",
     "AsrError": "asr.errors",
+    "AugmentConfig": "asr.data.augment",
+    "Context": "asr.encoder",
+    "DataConfig": "asr.experiment",
+    "DecoderConfig": "asr.decoder.config",
+    "EncoderConfig": "asr.encoder",
+    "EndpointConfig": "asr.endpoint",
+    "Evaluation": "asr.evaluation",
+    "Experiment": "asr.experiment",
+    "FeaturesConfig": "asr.features",
     "Hypothesis": "asr.decoder.hypothesis",
+    "LanguageModel": "asr.lm.model",
+    "OperatingPoint": "asr.recognizer",
     "Recognizer": "asr.recognizer",
     "Report": "asr.scoring",
+    "RuntimeConfig": "asr.runtime.distributed",
+    "Stream": "asr.stream",
+    "TrainingConfig": "asr.training.config",
+    "Utterance": "asr.data.manifest",
     "Vocabulary": "asr.text",
+    "Word": "asr.decoder.hypothesis",
+    "evaluate": "asr.evaluation",
     "load_audio": "asr.audio.waveform",
+    "normalize": "asr.text",
+    "read_manifest": "asr.data.manifest",
+    "read_sentences": "asr.lm.estimation",
     "score": "asr.scoring",
+    "transcribe": "asr.recognizer",
+    "write_manifest": "asr.data.manifest",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'asr' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
+    value = getattr(import_module(_MODULES[name]), name)
     globals()[name] = value
     return value
 

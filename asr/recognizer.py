@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from os import PathLike, fspath
 from typing import NamedTuple, TypeVar
@@ -470,3 +470,30 @@ def group_by_seconds(items: Iterable[tuple[float, T]], batch_seconds: float) -> 
         batch.append(item)
     if batch:
         yield batch
+
+
+@cache
+def _default_recognizer(device: str) -> "Recognizer":
+    return Recognizer.default(device)
+
+
+def transcribe(source: AudioSource, device: str = "cpu") -> Hypothesis:
+    """Transcribe a recording with the bundled English model, which is loaded once per process.
+
+    Args:
+        source: A path, the bytes of a file, a binary file, or samples (N,) at 16 kHz, float32 in -1..1
+            or int16.
+        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU if there is any.
+
+    Returns:
+        The text, and the words with times in seconds and confidence.
+
+    Raises:
+        AudioError: The recording cannot be read.
+        ConfigError: There is no such device.
+
+    Example:
+        >>> transcribe("docs/sample.flac").words[0].start < 1
+        True
+    """
+    return _default_recognizer(device).transcribe(source)

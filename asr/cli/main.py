@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+from asr import __version__
 from asr.errors import EXIT_CODE, INTERRUPTED, READER_GONE, AsrError
 from asr.progress import complain
 
@@ -69,9 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import version
-
-        print(f"asr {version('asr')}")
+        print(f"asr {__version__}")
         parser.exit()
 
 
