@@ -75,26 +75,16 @@ def align(
     starts, ends, highest = starts[is_symbol], ends[is_symbol], highest[is_symbol]  # (U,) each
 
     found = []
-    log_probs_of_words = []
     first = 0
+    symbols = []  # log-probabilities of the symbols of each word
     for word in words:
         after = first + len(word)
-        log_probs_of_words.append(highest[first:after])
-        found.append(
-            Word(
-                text=word,
-                start=int(starts[first]) * frame_seconds,
-                end=int(ends[after - 1]) * frame_seconds,
-                confidence=to_posterior(log_probs_of_words[-1].mean()),
-            )
-        )
+        symbols.append(highest[first:after])
+        start, end = int(starts[first]) * frame_seconds, int(ends[after - 1]) * frame_seconds
+        found.append(Word(word, start, end, to_posterior(symbols[-1].mean())))
         first = after + 1  # skip the space
-    return Hypothesis(
-        text=" ".join(words),
-        words=tuple(found),
-        confidence=to_posterior(np.concatenate(log_probs_of_words).mean()),
-        score=math.fsum(best),
-    )
+    confidence = to_posterior(np.concatenate(symbols).mean())
+    return Hypothesis(" ".join(words), tuple(found), confidence, math.fsum(best))
 
 
 def _check_length(ids: list[int], frames: int, frame_seconds: float, where: str) -> None:

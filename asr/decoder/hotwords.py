@@ -65,12 +65,30 @@ def build_hotwords(weights: Mapping[str, float], vocabulary: Vocabulary) -> Hotw
         earned[state] += bonus
 
     used = sorted({symbol for node in children for symbol in node} | {space})
-    column = np.zeros(
-        len(vocabulary), dtype=np.int32
-    )  # column 0 stands for symbols that no phrase has
+    # Column 0 stands for symbols that no phrase has.
+    column = np.zeros(len(vocabulary), dtype=np.int32)
     column[used] = np.arange(1, len(used) + 1)
     move = np.full((len(children), len(used) + 1), other, dtype=np.int32)
     move[:, column[space]] = root
+    _link_states(children, move, column, earned)
+    potential = np.array(advance)
+    potential[np.isinf(potential)] = 0.0  # the phrase is complete in these states
+    arrival = potential + earned
+    boost = max(1.0, float(np.exp((arrival[move] - potential[:, None]).max())))
+    return Hotwords(move, column, np.exp(np.stack([arrival, -potential], axis=1)), boost)
+
+
+def _link_states(
+    children: list[dict[int, int]],
+    move: npt.NDArray[np.int32],
+    column: npt.NDArray[np.int32],
+    earned: list[float],
+) -> None:
+    """Complete `move`, and add to each state's nats those of the phrases that end inside it.
+
+    `children` holds the next state by symbol, along the phrases.
+    """
+    root, other = 0, 1
     # Breadth first: a state without a child for a symbol moves as its fallback does, which is the
     # state of the longest proper suffix that starts at a word. That suffix is shorter, so its row
     # is already complete.
@@ -83,12 +101,6 @@ def build_hotwords(weights: Mapping[str, float], vocabulary: Vocabulary) -> Hotw
             fallback[child] = int(move[fallback[state], column[symbol]])
             move[state, column[symbol]] = child
             queue.append(child)
-
-    potential = np.array(advance)
-    potential[np.isinf(potential)] = 0.0  # the phrase is complete in these states
-    arrival = potential + earned
-    boost = max(1.0, float(np.exp((arrival[move] - potential[:, None]).max())))
-    return Hotwords(move, column, np.exp(np.stack([arrival, -potential], axis=1)), boost)
 
 
 def read_hotwords(path: str | PathLike[str], weight: float) -> dict[str, float]:
