@@ -29,7 +29,7 @@ class Saboteur(TrainingCallbacks):
 
 
 class Notes(TrainingCallbacks):
-    """Keeps what it is told."""
+    """Keeps the messages."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

@@ -95,13 +95,13 @@ def test_every_job_trains_in_its_own_folder_and_one_that_fails_is_named(data, tm
     assert f"== job 2 (training.learning_rate=0.003) in {folder}-sweep/" in out
     assert out.count("Trained.") == 1  # what comes after a job that fails is still done
     assert jobs(folder) == ["training.learning_rate=0.003"]
-    told = [line for line in err.splitlines() if line.startswith("train.py")]
-    assert len(told) == 1
-    assert told[0].startswith("train.py: job 1 (training.learning_rate=1e+30): ")
+    messages = [line for line in err.splitlines() if line.startswith("train.py")]
+    assert len(messages) == 1
+    assert messages[0].startswith("train.py: job 1 (training.learning_rate=1e+30): ")
     assert "Traceback" not in err
 
 
-def test_ctrl_c_saves_the_job_that_runs_and_begins_no_other(data, tmp_path) -> None:
+def test_ctrl_c_saves_the_running_job_and_starts_no_other(data, tmp_path) -> None:
     folder = tmp_path / "run"
     arguments = ("training.seed=1,2", "training.epochs=500", "--processes=2")
     sweep = start(data, folder, *arguments)
@@ -117,16 +117,16 @@ def test_ctrl_c_saves_the_job_that_runs_and_begins_no_other(data, tmp_path) -> N
 
 @pytest.fixture
 def answers() -> Iterator[list[str]]:
-    """Who has answered SIGUSR2 and SIGTERM, as in a job of submitit; afterwards all is as before."""
-    heard: list[str] = []
+    """Records the signals that reach the handlers of submitit; restores the handlers afterwards."""
+    received: list[str] = []
     numbers = (signal.SIGUSR2, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: heard.append("submitit")) for number in numbers]
-    yield heard
+    before = [signal.signal(number, lambda *_: received.append("submitit")) for number in numbers]
+    yield received
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
 
 
-def test_who_answers_sigusr2_does_so_when_the_training_has_saved(answers) -> None:
+def test_sigusr2_is_repeated_when_the_training_has_saved(answers) -> None:
     with stopping_on_sigusr2() as answer:
         of_submitit = signal.signal(signal.SIGTERM, lambda *_: answers.append("training"))
         os.kill(os.getpid(), signal.SIGUSR2)
@@ -136,13 +136,13 @@ def test_who_answers_sigusr2_does_so_when_the_training_has_saved(answers) -> Non
     assert answers == ["training", "submitit"]
 
 
-def test_before_the_training_sigusr2_is_answered_at_once(answers) -> None:
+def test_before_the_training_sigusr2_is_repeated_at_once(answers) -> None:
     with pytest.raises(KeyboardInterrupt), stopping_on_sigusr2():
         os.kill(os.getpid(), signal.SIGUSR2)
     assert answers == ["submitit"]
 
 
-def test_without_sigusr2_nobody_answers(answers) -> None:
+def test_without_sigusr2_no_handler_is_called(answers) -> None:
     with stopping_on_sigusr2() as answer:
         pass
     answer()
@@ -163,7 +163,7 @@ def test_a_job_of_submitit_that_fails_is_named_here(data, tmp_path) -> None:
 
 
 @needs_submitit
-def test_a_job_of_submitit_that_is_preempted_saves_and_goes_on(data, tmp_path) -> None:
+def test_a_preempted_job_of_submitit_saves_and_resumes(data, tmp_path) -> None:
     folder = tmp_path / "run"
     arguments = ("training.epochs=150", "--processes=2", "hydra/launcher=submitit_local")
     sweep = start(data, folder, *arguments)

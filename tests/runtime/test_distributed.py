@@ -38,7 +38,7 @@ STEP = {
 }
 
 
-def test_training_takes_denormal_numbers_for_zeros_in_workers_too() -> None:
+def test_training_flushes_denormal_numbers_also_in_workers() -> None:
     def halved() -> float:
         return float(torch.full((8,), 2e-39).mul(0.5)[0])
 
@@ -63,7 +63,7 @@ def slurm(monkeypatch) -> None:
     os.environ |= {f"SLURM_{name}": value for name, value in STEP.items()}
 
 
-def test_a_step_of_slurm_is_what_torchrun_would_say(slurm) -> None:
+def test_a_step_of_slurm_gets_the_variables_of_torchrun(slurm) -> None:
     adopt_slurm()
     said = {"RANK": "2", "WORLD_SIZE": "3", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
     assert said.items() <= os.environ.items()
@@ -80,7 +80,7 @@ def test_a_step_of_one_task_and_torchrun_within_slurm_are_left_alone(slurm) -> N
     assert "WORLD_SIZE" not in os.environ
 
 
-def test_a_machine_that_torchrun_could_not_replace_is_known(monkeypatch) -> None:
+def test_machines_that_torchrun_could_not_replace_are_recognized(monkeypatch) -> None:
     torchrun = {
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_MAX_RESTARTS": "3",
@@ -107,7 +107,7 @@ def test_a_step_of_slurm_that_lacks_a_variable_is_refused(slurm) -> None:
         adopt_slurm()
 
 
-def test_slurms_lists_are_read() -> None:
+def test_the_node_lists_of_slurm_are_read() -> None:
     assert expand_counts("2(x3),1") == [2, 2, 2, 1]
     assert expand_counts("4") == [4]
     for nodes, first in {
@@ -155,13 +155,13 @@ def lose_second(runtime: RuntimeConfig) -> str:
         raise caught.value
 
 
-def test_a_lost_process_is_told_in_one_sentence() -> None:
+def test_a_lost_process_is_reported_in_one_sentence() -> None:
     with pytest.raises(TrainingError, match=r"^process \d of 2 (ended|lost another)") as caught:
         launch(lose_second, TWO, 2)
     assert "run the same command again to resume from the last checkpoint" in str(caught.value)
 
 
-def test_who_has_lost_another_says_so(monkeypatch) -> None:
+def test_a_process_that_lost_another_one_reports_it(monkeypatch) -> None:
     monkeypatch.setattr(os, "environ", os.environ | {"RANK": "0", "WORLD_SIZE": "2"})
     monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
@@ -210,7 +210,7 @@ def train_elsewhere(task: Task) -> None:
     train(task)
 
 
-def test_all_processes_go_on_from_the_first_ones_checkpoint(tones, tmp_path) -> None:
+def test_all_processes_resume_from_the_checkpoint_of_rank_0(tones, tmp_path) -> None:
     """Whatever the others find in the folder: they neither read nor write there."""
     for callbacks in (Stopper(), TrainingCallbacks()):
         launch(train_elsewhere, tiny_task(tmp_path, tones, runtime=TWO, callbacks=callbacks), 2)

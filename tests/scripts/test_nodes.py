@@ -42,7 +42,7 @@ def start_alone(recipe: node_test.Recipe, folder: Path) -> "subprocess.Popen[str
     )
 
 
-def test_when_a_worker_is_killed_the_group_goes_on_from_the_last_checkpoint(
+def test_when_a_worker_is_killed_the_group_resumes_from_the_last_checkpoint(
     recipe, tmp_path
 ) -> None:
     alone = start_alone(recipe, tmp_path / "alone")
@@ -54,7 +54,7 @@ def test_when_a_worker_is_killed_the_group_goes_on_from_the_last_checkpoint(
     assert compare(tmp_path / "alone", tmp_path / "nodes") == []
 
 
-def test_processes_whose_parent_is_killed_end_and_the_same_command_goes_on(
+def test_processes_whose_parent_is_killed_end_and_the_same_command_resumes(
     recipe, tmp_path
 ) -> None:
     # Steps that are still at work when the last of the signals comes that a parent's threads send.
@@ -109,7 +109,7 @@ class Slurm:
         )
 
 
-def test_a_job_of_slurm_saves_goes_back_into_the_queue_and_goes_on(recipe, tmp_path) -> None:
+def test_a_job_of_slurm_saves_is_requeued_and_resumes(recipe, tmp_path) -> None:
     slurm = Slurm(tmp_path)
     arguments = recipe.arguments(tmp_path / "run")
     job = slurm.start(*arguments)

@@ -1,4 +1,4 @@
-"""Two views of an utterance: under other masks, heard alike, and exact in every other way too."""
+"""Two views of an utterance: they differ in their masks, and training brings them together."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ WARPED = AugmentConfig(mel_shift=3.0, tempo=0.1, time_masks=3, mel_mask_bins=6)
 
 
 @pytest.mark.parametrize("epoch", range(5))
-def test_the_views_differ_in_their_masks_alone(epoch: int) -> None:
+def test_the_views_differ_only_in_their_masks(epoch: int) -> None:
     features = np.random.default_rng(1).uniform(1, 2, (200, 40)).astype(np.float32)
     augmenter = Augmenter(WARPED, RATE)
     one = augmenter.augment_features(features, random_generator(0, epoch, "a"))
@@ -49,17 +49,17 @@ def test_the_views_differ_in_their_masks_alone(epoch: int) -> None:
     assert seen.mean() > 0.2
 
 
-def views_of(utterances: list[Utterance], damaged: bool) -> list[Batch]:
+def views_of(utterances: list[Utterance], augmented: bool) -> list[Batch]:
     vocabulary, log_mel = Vocabulary.english(), LogMel(FeaturesConfig(mels=20))
     lengths = [len(vocabulary.encode(u.text)) for u in utterances]
-    augmenter = Augmenter(WARPED, RATE) if damaged else None
+    augmenter = Augmenter(WARPED, RATE) if augmented else None
     dataset = SpeechDataset(utterances, lengths, vocabulary, log_mel, augmenter, 7, twice=True)
     planner = Planner([u.seconds for u in utterances], [u.id for u in utterances], 6.0, WARPED, 7)
     return list(load_batches(dataset, planner, range(2)))
 
 
 def test_batches_hold_both_views(tones) -> None:
-    batches, again, plain = (views_of(tones, damaged) for damaged in (True, True, False))
+    batches, again, plain = (views_of(tones, augmented) for augmented in (True, True, False))
     for batch, other, bare in zip(batches, again, plain, strict=True):
         assert batch.second is not None
         assert bare.second is not None
@@ -68,7 +68,7 @@ def test_batches_hold_both_views(tones) -> None:
         for row, length in enumerate(batch.feature_lengths):
             assert not batch.second[row, length:].any()
         assert torch.equal(batch.second, other.second)
-        assert torch.equal(bare.second, bare.features)  # nothing damages them
+        assert torch.equal(bare.second, bare.features)  # without augmentation
 
 
 def test_an_example_without_a_second_view_makes_no_second_views() -> None:
@@ -92,7 +92,7 @@ def divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
     return float(sum(a * np.log(a / b) for a, b in zip(p, q, strict=True)))
 
 
-def test_disagreement_is_the_divergence_by_its_definition() -> None:
+def test_the_consistency_loss_is_the_divergence_by_its_definition() -> None:
     first, second = random_log_probs(1), random_log_probs(2)
     lengths = torch.tensor([7, 4, 0])
     found = consistency_loss(first, second, lengths)
@@ -104,7 +104,7 @@ def test_disagreement_is_the_divergence_by_its_definition() -> None:
     assert consistency_loss(first, first, lengths).tolist() == pytest.approx([0, 0, 0], abs=1e-6)
 
 
-def test_each_view_is_drawn_to_the_other_as_it_is() -> None:
+def test_each_view_is_a_fixed_target_for_the_other() -> None:
     logits, second = torch.randn(3, 7, 6).requires_grad_(), random_log_probs(2)
     lengths = torch.tensor([7, 4, 1])
     consistency_loss(logits.log_softmax(-1), second, lengths).sum().backward()
@@ -142,18 +142,18 @@ def make_batch(count: int = 4) -> Batch:
     )
 
 
-def test_the_loss_is_the_mean_of_both_and_what_they_disagree_on() -> None:
+def test_the_loss_is_the_mean_of_both_plus_the_consistency_loss() -> None:
     trainer, batch = make_trainer(0.3), make_batch()
     assert batch.second is not None
     single = [
         trainer.losses(replace(batch, features=view, second=None))
         for view in (batch.features, batch.second)
     ]
-    heard = [
+    log_probs = [
         trainer.model(view, batch.feature_lengths).log_probs
         for view in (batch.features, batch.second)
     ]
-    apart = consistency_loss(*heard, -(-batch.feature_lengths // 2))
+    apart = consistency_loss(*log_probs, -(-batch.feature_lengths // 2))
     expected = (single[0] + single[1]) / 2 + 0.3 * apart / batch.symbols
     torch.testing.assert_close(trainer.losses(batch), expected, rtol=1e-5, atol=1e-6)
     assert (apart > 0.01).all()
@@ -180,16 +180,18 @@ def test_steps_bring_the_views_together() -> None:
         for step in range(60):
             trainer.step(batch, step, 0.0)
         with torch.no_grad():
-            heard = [
+            log_probs = [
                 trainer.model(view, batch.feature_lengths).log_probs
                 for view in (batch.features, batch.second)
             ]
-        distances[weight] = float(consistency_loss(*heard, -(-batch.feature_lengths // 2)).sum())
+        distances[weight] = float(
+            consistency_loss(*log_probs, -(-batch.feature_lengths // 2)).sum()
+        )
     assert distances[2.0] < 0.5 * distances[0.0]
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4])
-def test_a_batch_is_cut_with_its_second_views(parts: int) -> None:
+def test_a_batch_is_split_with_its_second_views(parts: int) -> None:
     batch = make_batch()
     assert batch.second is not None
     for part in split(batch, parts):
@@ -224,7 +226,7 @@ def losses_in(folder: Path) -> list[float]:
     return [row["loss"] for row in read_metrics(folder) if row["kind"] == "step"]
 
 
-def test_a_broken_run_goes_on_exactly_with_any_number_of_workers(tones, tmp_path) -> None:
+def test_a_run_is_resumed_exactly_with_any_number_of_workers(tones, tmp_path) -> None:
     train(tiny_task(tmp_path / "whole", tones, epochs=2, consistency=0.2))
     assert train(
         tiny_task(tmp_path / "cut", tones, epochs=2, consistency=0.2, callbacks=Stop())
@@ -256,13 +258,13 @@ def test_two_processes_have_the_losses_of_one(tones, tmp_path) -> None:
     assert one == pytest.approx(two, abs=1e-4)
 
 
-def test_a_run_does_not_go_on_with_another_weight(tones, tmp_path) -> None:
+def test_a_run_is_not_resumed_with_another_weight(tones, tmp_path) -> None:
     train(tiny_task(tmp_path, tones, epochs=1))
     with pytest.raises(ConfigError, match=r"training\.consistency \(0\.0 then, 0\.2 now\)"):
         train(tiny_task(tmp_path, tones, epochs=1, consistency=0.2))
 
 
 @pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
-def test_a_weight_that_means_nothing_is_refused(weight: float) -> None:
+def test_an_impossible_weight_is_refused(weight: float) -> None:
     with pytest.raises(ConfigError, match=r"training\.consistency is .*; it must be 0 or more"):
         TrainingConfig(consistency=weight)

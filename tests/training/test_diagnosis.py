@@ -34,7 +34,7 @@ def silent(*losses: float) -> list[dict[str, float]]:
         ([*silent(3.0, 2.9), epoch_row(dev_loss=2.9, empty_ratio=1.0)], True),
     ],
 )
-def test_blank_collapse_is_called_by_its_name(rows, collapsed: bool) -> None:
+def test_blank_collapse_is_recognized(rows, collapsed: bool) -> None:
     lines = diagnose(rows)
     assert [line.startswith("Blank collapse: ") for line in lines] == [True] * collapsed
     for cause in ("learning_rate", "too long", "masks", "transcripts"):
@@ -54,7 +54,7 @@ def test_blank_collapse_is_called_by_its_name(rows, collapsed: bool) -> None:
         ([3.0], [60.0], False),
     ],
 )
-def test_divergence_is_called_by_its_name(losses, norms, diverged: bool) -> None:
+def test_divergence_is_recognized(losses, norms, diverged: bool) -> None:
     rows = [
         epoch_row(train_loss=loss, gradient_norm=norm)
         for loss, norm in zip(losses, norms, strict=True)
@@ -64,7 +64,7 @@ def test_divergence_is_called_by_its_name(losses, norms, diverged: bool) -> None
     assert all("learning_rate" in line for line in lines)
 
 
-def test_a_run_says_that_it_collapsed_also_when_resumed(tones, tmp_path, monkeypatch) -> None:
+def test_a_resumed_run_reports_its_collapse(tones, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(asr.training.diagnosis, "COLLAPSE_RATIO", -1.0)
     notes = Notes()
     values = {"epochs": 3, "learning_rate": 1e-9}  # it cannot learn
@@ -72,5 +72,5 @@ def test_a_run_says_that_it_collapsed_also_when_resumed(tones, tmp_path, monkeyp
     assert train(task).interrupted
     assert train(tiny_task(tmp_path, tones, callbacks=notes, **values)).epoch == 3
     [line] = [line for line in notes.lines if line.startswith("Blank collapse")]
-    told = notes.lines.index(line)
-    assert notes.lines[told - 1].startswith("Epoch 3/3: ")
+    position = notes.lines.index(line)
+    assert notes.lines[position - 1].startswith("Epoch 3/3: ")

@@ -61,7 +61,7 @@ def test_tensorboard_shows_numbers_and_sample_texts(tones, unbroken, tmp_path) -
         assert lines.split("\n")[0] == next(u.text for u in tones if u.id == name)
 
 
-def test_tensorboard_forgets_what_is_done_again(tmp_path) -> None:
+def test_tensorboard_hides_repeated_steps(tmp_path) -> None:
     with Metrics(tmp_path) as metrics:
         for step in (1, 2, 3):
             metrics.write("step", step, {"loss": float(step)})

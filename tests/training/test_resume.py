@@ -116,12 +116,12 @@ def test_two_processes_interrupted_and_resumed_are_two_unbroken_ones(tones, tmp_
         ({"augment": AugmentConfig(mel_masks=0)}, "augment.mel_masks"),
     ],
 )
-def test_going_on_with_other_values_is_refused_by_name(tones, unbroken, change, named: str) -> None:
+def test_resuming_with_other_values_is_refused_by_name(tones, unbroken, change, named: str) -> None:
     with pytest.raises(ConfigError, match=named.replace(".", r"\.")):
         train(tiny_task(unbroken, tones, **change))
 
 
-def test_going_on_with_other_data_or_vocabulary_is_refused(tones, unbroken) -> None:
+def test_resuming_with_other_data_or_vocabulary_is_refused(tones, unbroken) -> None:
     with pytest.raises(ConfigError, match="the training set"):
         train(tiny_task(unbroken, tones[:-1]))
     task = tiny_task(unbroken, tones)
@@ -146,7 +146,7 @@ def test_interrupted_between_bad_steps_and_resumed_is_the_unbroken_run(
     rows = read_metrics(tmp_path / "unbroken")
     bad = [row["step"] for row in rows if row["kind"] == "skipped"]
     at_step = next(step for step in bad if step + 1 in bad)
-    saboteur = Saboteur(at_step - 1, signal.SIGTERM)  # heard a step later
+    saboteur = Saboteur(at_step - 1, signal.SIGTERM)  # takes effect a step later
     assert train(tiny_task(tmp_path / "broken", tones, callbacks=saboteur, **values)).interrupted
     assert Checkpoint.read(tmp_path / "broken" / "last.pt").payload["training"]["counters"][
         "bad_steps"
@@ -164,7 +164,7 @@ def test_bad_steps_are_counted_over_an_interruption(tones, tmp_path, monkeypatch
         train(tiny_task(tmp_path, tones, **values))
 
 
-def test_a_run_may_go_on_with_another_limit(tones, tmp_path, monkeypatch) -> None:
+def test_a_run_may_be_resumed_with_another_limit(tones, tmp_path, monkeypatch) -> None:
     spoil_losses(monkeypatch, "u3")
     with pytest.raises(TrainingError):
         train(tiny_task(tmp_path, tones, checkpoint_steps=1, bad_steps_limit=1))
@@ -189,20 +189,20 @@ def test_an_accumulated_run_has_the_losses_of_a_whole_one_and_resumes(tones, tmp
     assert_same_run(tmp_path / "broken", tmp_path / "pieces")
 
 
-def test_a_run_may_go_on_in_other_pieces_and_keep_other_epochs(tones, tmp_path) -> None:
+def test_a_run_may_be_resumed_with_other_micro_batches_and_kept_epochs(tones, tmp_path) -> None:
     task = tiny_task(tmp_path, tones, callbacks=Saboteur(4, signal.SIGTERM))
     assert train(task).interrupted
     assert train(tiny_task(tmp_path, tones, accumulate=3, keep=1)).epoch == 3
 
 
-def test_what_a_killed_save_has_left_is_removed(tones, tmp_path) -> None:
+def test_leftovers_of_a_killed_save_are_removed(tones, tmp_path) -> None:
     for name in ("last.pt", "curves.png"):
         (tmp_path / f".{name}.0123456789abcdef").write_bytes(b"half")
     train(tiny_task(tmp_path, tones, epochs=1))
     assert [path.name for path in tmp_path.glob(".*")] == [".lock"]
 
 
-def test_a_best_model_whose_training_is_gone_is_not_written_over(tones, tmp_path) -> None:
+def test_a_best_model_without_a_resumable_checkpoint_is_not_overwritten(tones, tmp_path) -> None:
     train(tiny_task(tmp_path, tones, epochs=1))
     (tmp_path / "last.pt").unlink()
     before = (tmp_path / "best.pt").read_bytes(), read_metrics(tmp_path)
@@ -212,7 +212,7 @@ def test_a_best_model_whose_training_is_gone_is_not_written_over(tones, tmp_path
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"kind": "epoch", "ep\n{"kind": "epo'])
-def test_a_lost_log_does_not_stop_the_training(
+def test_lost_metrics_do_not_stop_the_training(
     tones, unbroken, tmp_path, content: bytes | None
 ) -> None:
     assert train(tiny_task(tmp_path, tones, callbacks=Saboteur(4, signal.SIGTERM))).interrupted
@@ -227,14 +227,14 @@ def test_a_lost_log_does_not_stop_the_training(
     assert list(differences(ours["training"]["weights"], theirs["training"]["weights"], "")) == []
 
 
-def test_curves_that_a_kill_left_undrawn_are_drawn(tones, tmp_path) -> None:
+def test_curves_missing_after_a_kill_are_drawn(tones, tmp_path) -> None:
     train(tiny_task(tmp_path, tones, epochs=1))
     (tmp_path / "curves.png").unlink()
     train(tiny_task(tmp_path, tones, epochs=1))
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
-def test_the_configuration_is_kept_and_not_that_of_a_refused_command(tones, tmp_path) -> None:
+def test_config_yaml_is_written_but_not_for_a_refused_command(tones, tmp_path) -> None:
     train(tiny_task(tmp_path, tones, epochs=1, record="seed: 1\n"))
     with pytest.raises(ConfigError, match=r"training\.seed"):
         train(tiny_task(tmp_path, tones, epochs=1, seed=2, record="seed: 2\n"))

@@ -86,7 +86,7 @@ def test_an_error_in_one_process_is_that_error_here() -> None:
         launch(fail_on_second, RuntimeConfig(device="cpu", processes=2, threads=1), 2)
 
 
-def test_it_learns_by_heart(tones, tmp_path) -> None:
+def test_it_can_memorize_its_training_set(tones, tmp_path) -> None:
     outcome = train(
         tiny_task(
             tmp_path,
@@ -102,16 +102,16 @@ def test_it_learns_by_heart(tones, tmp_path) -> None:
     assert outcome.best_wer == 0
 
 
-def test_utterances_that_cannot_be_learned_are_told_and_left_out(tones, tmp_path) -> None:
+def test_utterances_that_cannot_be_learned_are_reported_and_left_out(tones, tmp_path) -> None:
     notes = Notes()
     odd = [
         dataclasses.replace(tones[0], id="greek", text="α"),
         dataclasses.replace(tones[0], id="hasty", text="abcd" * 100),
     ]
     train(tiny_task(tmp_path, tones + odd, epochs=1, callbacks=notes))
-    told = "\n".join(notes.lines)
-    assert "1 left out, characters not in the vocabulary: greek" in told
-    assert "1 left out, too short for its text: hasty" in told
+    lines = "\n".join(notes.lines)
+    assert "1 left out, characters not in the vocabulary: greek" in lines
+    assert "1 left out, too short for its text: hasty" in lines
     with pytest.raises(DataError, match="no training utterance is left"):
         train(tiny_task(tmp_path / "none", odd, epochs=1, dev_set=tones))
 
@@ -138,8 +138,10 @@ def test_a_bad_step_is_skipped_and_named(tones, tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize("limit", [1, 2])
 def test_too_many_bad_steps_in_a_row_stop_by_name(tones, tmp_path, monkeypatch, limit: int) -> None:
     spoil_losses(monkeypatch, *(u.id for u in tones))
-    told = rf"loss at step {limit} is nan with gradient norm nan on u\d.*, the last of {limit} such"
-    with pytest.raises(TrainingError, match=told):
+    message = (
+        rf"loss at step {limit} is nan with gradient norm nan on u\d.*, the last of {limit} such"
+    )
+    with pytest.raises(TrainingError, match=message):
         train(tiny_task(tmp_path, tones, bad_steps_limit=limit))
 
 
@@ -169,7 +171,9 @@ def test_the_largest_batch_holds_the_most_padded_audio(augment: AugmentConfig | 
     assert len({round(p, 6) for p in padded}) > 1
 
 
-def test_a_rehearsed_run_is_the_same_run(tones, averaged, tmp_path, monkeypatch) -> None:
+def test_a_run_whose_memory_is_checked_is_the_same_run(
+    tones, averaged, tmp_path, monkeypatch
+) -> None:
     rehearsed = []
 
     def check_memory(trainer: Trainer, batch: Batch) -> None:
@@ -202,7 +206,7 @@ def test_a_rehearsed_run_is_the_same_run(tones, averaged, tmp_path, monkeypatch)
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     ],
 )
-def test_too_large_a_batch_is_told_before_the_first_step(
+def test_too_large_a_batch_is_reported_before_the_first_step(
     tones, tmp_path, monkeypatch, error: Exception
 ) -> None:
     def fail(*_: object) -> None:
@@ -210,10 +214,10 @@ def test_too_large_a_batch_is_told_before_the_first_step(
 
     monkeypatch.setattr(asr.training.run, "MEMORY_CHECKED_DEVICES", ("cpu",))
     monkeypatch.setattr(asr.training.trainer, "ctc_losses", fail)
-    told = (
+    message = (
         r"^\d+ utterance\(s\) of \d+ feature frames.*batch_seconds \(now 6\).*accumulate \(now 2\)"
     )
-    with pytest.raises(TrainingError, match=told):
+    with pytest.raises(TrainingError, match=message):
         train(tiny_task(tmp_path, tones, accumulate=2))
     assert steps_in(tmp_path) == []
 
@@ -235,7 +239,9 @@ def test_the_last_epochs_are_kept(tones, averaged, tmp_path) -> None:
     assert not list(averaged.glob("epoch-*.pt"))
 
 
-def test_an_older_epoch_goes_only_when_the_new_one_stands(tones, tmp_path, monkeypatch) -> None:
+def test_an_older_epoch_is_removed_only_after_the_new_one_is_saved(
+    tones, tmp_path, monkeypatch
+) -> None:
     write = checkpoint.write_atomically
 
     def fail_in_second(path, fill) -> None:
@@ -262,18 +268,18 @@ class Limiter(TrainingCallbacks):
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def train_and_tell(task: Task, told) -> None:
+def train_and_report(task: Task, pipe) -> None:
     try:
         train(task)
     except FileError as error:
-        told.send(str(error))
+        pipe.send(str(error))
 
 
 @pytest.mark.parametrize(
     ("file", "part", "named"),
     [("last.pt", 0.5, "last.pt could not"), ("metrics.jsonl", 1.1, "metrics.jsonl or the Tens")],
 )
-def test_a_full_disk_stops_in_one_sentence_and_destroys_nothing(
+def test_a_full_disk_stops_with_one_sentence_and_destroys_nothing(
     tones, unbroken, tmp_path, capfd, file: str, part: float, named: str
 ) -> None:
     context = multiprocessing.get_context("spawn")
@@ -281,7 +287,7 @@ def test_a_full_disk_stops_in_one_sentence_and_destroys_nothing(
     task = tiny_task(
         tmp_path, tones, checkpoint_steps=100, callbacks=Limiter(tmp_path / file, part)
     )
-    process = context.Process(target=train_and_tell, args=(task, sender))
+    process = context.Process(target=train_and_report, args=(task, sender))
     process.start()
     process.join()
     assert receiver.poll()
@@ -313,13 +319,13 @@ def test_a_failed_save_ends_the_recipe_with_2_and_leaves_the_checkpoint(
     assert not list(tmp_path.glob(".*.pt.*"))
 
 
-def test_an_unreadable_recording_stops_by_name(tones, tmp_path) -> None:
+def test_an_unreadable_recording_stops_the_training_by_name(tones, tmp_path) -> None:
     gone = dataclasses.replace(tones[0], id="gone", audio=str(tmp_path / "gone.wav"))
     with pytest.raises(AudioError, match=r"gone\.wav"):
         train(tiny_task(tmp_path / "run", [*tones, gone], epochs=1))
 
 
-def test_another_sample_rate_goes_all_the_way(tones, tmp_path) -> None:
+def test_another_sample_rate_is_used_everywhere(tones, tmp_path) -> None:
     features = FeaturesConfig(sample_rate=8000, high_hz=4000.0, mels=20)
     train(tiny_task(tmp_path, tones, epochs=1, features=features))
     wide = checkpoint.Checkpoint.read(tmp_path / "best.pt").model()
@@ -350,7 +356,7 @@ def test_bf16_on_a_cpu_is_refused(tones, tmp_path) -> None:
         train(tiny_task(tmp_path, tones, precision="bf16"))
 
 
-def test_a_folder_is_one_trainings_alone(tones, tmp_path, monkeypatch) -> None:
+def test_only_one_training_works_in_a_folder(tones, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(files, "WAIT_SECONDS", 0.2)
     notes = Notes()
     with files.lock_folder(tmp_path):

@@ -35,7 +35,7 @@ def losses(folder: Path) -> list[float]:
     return [row["loss"] for row in read_metrics(folder) if row["kind"] == "step"]
 
 
-def test_it_goes_on_where_the_other_one_ended(tones, before, tmp_path) -> None:
+def test_it_starts_with_the_loss_of_the_other_training(tones, before, tmp_path) -> None:
     def first_loss(name: str, **values) -> float:
         plain = AugmentConfig(speeds=[1.0], time_masks=0, mel_masks=0)
         train(tiny_task(tmp_path / name, tones, epochs=1, augment=plain, **values))
@@ -72,7 +72,7 @@ def test_resumed_it_does_not_start_again(tones, before, tmp_path) -> None:
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
 
 
-def test_another_model_is_refused_with_what_to_add(tones, before, tmp_path) -> None:
+def test_another_model_is_refused_with_the_values_to_add(tones, before, tmp_path) -> None:
     task = tiny_task(
         tmp_path,
         tones,

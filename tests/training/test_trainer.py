@@ -79,13 +79,13 @@ def test_the_average_is_the_one_computed_by_hand() -> None:
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
-def test_a_decay_that_is_none_is_refused(decay: float) -> None:
+def test_an_impossible_decay_is_refused(decay: float) -> None:
     with pytest.raises(ConfigError, match=r"training\.average_decay is .*at least 0 and below 1"):
         TrainingConfig(average_decay=decay)
 
 
 @pytest.mark.parametrize(("key", "value"), [("accumulate", 0), ("keep", -1)])
-def test_a_number_that_means_nothing_is_refused(key: str, value: int) -> None:
+def test_an_impossible_number_is_refused(key: str, value: int) -> None:
     with pytest.raises(ConfigError, match=rf"{key} is {value}; it must be at least {value + 1}"):
         TrainingConfig(**{key: value})
 
@@ -102,7 +102,7 @@ def spoil(kind: str, trainer: Trainer, batch: Batch) -> None:
 
 @pytest.mark.parametrize("kind", ["not a number", "infinite loss", "gradient"])
 @pytest.mark.parametrize(("first", "accumulate"), [(0, 1), (2, 1), (2, 2)])
-def test_a_bad_step_changes_not_a_bit(kind: str, first: int, accumulate: int) -> None:
+def test_a_bad_step_changes_nothing(kind: str, first: int, accumulate: int) -> None:
     trainer = tiny_trainer(accumulate=accumulate)
     for step in range(first):
         trainer.step(tiny_batch(step), step, 0.0)
@@ -125,7 +125,7 @@ def test_a_bad_step_changes_not_a_bit(kind: str, first: int, accumulate: int) ->
         assert changed[f"result.{name}"] != before[f"result.{name}"], name
 
 
-def test_an_infinite_loss_without_a_trace_in_the_gradient_is_a_bad_step(monkeypatch) -> None:
+def test_an_infinite_loss_with_a_finite_gradient_is_a_bad_step(monkeypatch) -> None:
     monkeypatch.setattr(
         asr.training.trainer, "ctc_losses", lambda *a: ctc_losses(*a) + float("inf")
     )
@@ -185,13 +185,21 @@ def ragged_batch(count: int, seed: int = 0) -> Batch:
 @pytest.mark.parametrize(
     ("parts", "sizes"), [(1, [5]), (2, [2, 3]), (3, [1, 2, 2]), (5, [1] * 5), (9, [1] * 5)]
 )
-def test_a_batch_is_cut_by_utterances_and_its_padding_off(parts: int, sizes: list[int]) -> None:
+def test_a_batch_is_split_by_utterances_without_unneeded_padding(
+    parts: int, sizes: list[int]
+) -> None:
     batch = ragged_batch(5)
-    cut = split(batch, parts)
-    assert [len(part.ids) for part in cut] == sizes
-    assert [name for part in cut for name in part.ids] == batch.ids
-    assert torch.cat([part.feature_lengths for part in cut]).tolist() == [40, 37, 34, 31, 28]
-    for part in cut:
+    parts_found = split(batch, parts)
+    assert [len(part.ids) for part in parts_found] == sizes
+    assert [name for part in parts_found for name in part.ids] == batch.ids
+    assert torch.cat([part.feature_lengths for part in parts_found]).tolist() == [
+        40,
+        37,
+        34,
+        31,
+        28,
+    ]
+    for part in parts_found:
         assert part.symbols == 23
         assert part.features.shape == (len(part.ids), int(part.feature_lengths[0]), 20)
         assert part.targets.shape == (len(part.ids), int(part.target_lengths.max()))
@@ -200,7 +208,7 @@ def test_a_batch_is_cut_by_utterances_and_its_padding_off(parts: int, sizes: lis
 
 @pytest.mark.parametrize("accumulate", [2, 3, 5, 8])
 @pytest.mark.parametrize("kind", ["latency_controlled", "bidirectional"])
-def test_accumulated_steps_are_the_whole_ones_to_rounding(accumulate: int, kind: str) -> None:
+def test_accumulated_steps_equal_whole_ones_except_for_rounding(accumulate: int, kind: str) -> None:
     whole = tiny_trainer(dropout=0.0, kind=kind)
     pieces = tiny_trainer(dropout=0.0, kind=kind, accumulate=accumulate)
     for step in range(6):
@@ -218,7 +226,7 @@ def test_accumulated_steps_are_the_whole_ones_to_rounding(accumulate: int, kind:
         torch.testing.assert_close(ours, weight, rtol=1e-3, atol=2e-4, msg=name)
 
 
-def test_accumulation_holds_one_piece_at_a_time(monkeypatch) -> None:
+def test_accumulation_holds_one_micro_batch_at_a_time(monkeypatch) -> None:
     trainer = tiny_trainer(accumulate=3)
     seen = []
     monkeypatch.setattr(
@@ -264,7 +272,7 @@ def sum_in_pieces(task: tuple[RuntimeConfig, int]) -> list[tuple[int, float, lis
 
 
 @pytest.mark.parametrize("first", [4, 6, 7])  # the other has as many pieces, fewer, none
-def test_processes_sum_gradients_once_a_step_however_many_pieces(first: int) -> None:
+def test_processes_sum_gradients_once_per_step(first: int) -> None:
     runtime = RuntimeConfig(device="cpu", processes=2, threads=1)
     one, two = launch(sum_in_pieces, (runtime, first), 2)
     assert one == two
@@ -278,7 +286,7 @@ def test_processes_sum_gradients_once_a_step_however_many_pieces(first: int) -> 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("first", [0, 1])
-def test_a_rehearsal_leaves_no_trace(accumulate: int, first: int) -> None:
+def test_checking_the_memory_changes_nothing(accumulate: int, first: int) -> None:
     trainer = tiny_trainer(accumulate=accumulate)
     for step in range(first):
         trainer.step(tiny_batch(), step, 0.0)
@@ -291,7 +299,7 @@ def test_a_rehearsal_leaves_no_trace(accumulate: int, first: int) -> None:
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
 
 
-def test_a_rehearsal_sees_as_much_as_any_step(monkeypatch) -> None:
+def test_checking_the_memory_uses_the_largest_contexts(monkeypatch) -> None:
     trainer = tiny_trainer()
     contexts = []
     monkeypatch.setattr(
@@ -304,7 +312,7 @@ def test_a_rehearsal_sees_as_much_as_any_step(monkeypatch) -> None:
     assert contexts == [None, Context(config.chunk[0], config.right[1])]
 
 
-def test_torch_on_a_cpu_says_so_when_memory_is_wanting() -> None:
+def test_torch_on_a_cpu_reports_that_it_is_out_of_memory() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.int8)
     assert is_out_of_memory(caught.value)

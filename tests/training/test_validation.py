@@ -84,12 +84,12 @@ def test_the_average_is_what_is_validated_and_kept(tones, tmp_path) -> None:
     assert dev_loss() != pytest.approx(epoch["dev_loss"], abs=1e-2)
 
 
-def test_weights_that_went_astray_stop_by_name(tones, tmp_path) -> None:
+def test_diverged_weights_stop_the_training(tones, tmp_path) -> None:
     with pytest.raises(TrainingError, match=r"no probabilities for u\d, .*learning_rate"):
         train(tiny_task(tmp_path, tones, learning_rate=1e30, warmup_steps=0))
 
 
-def test_the_share_of_blanks_is_that_of_the_dev_set(tones, tmp_path) -> None:
+def test_the_blank_ratio_is_that_of_the_dev_set(tones, tmp_path) -> None:
     train(tiny_task(tmp_path, tones, epochs=1))
     [row] = [row for row in read_metrics(tmp_path) if row["kind"] == "epoch"]
     model = Checkpoint.read(tmp_path / "best.pt").model()
@@ -114,9 +114,7 @@ def test_a_dev_set_that_cannot_be_scored_is_refused_at_the_start(tones, tmp_path
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_an_interruption_of_the_validation_loses_no_step(
-    tones, unbroken, tmp_path, monkeypatch
-) -> None:
+def test_interrupting_the_validation_loses_no_step(tones, unbroken, tmp_path, monkeypatch) -> None:
     honest = asr.training.validation.Recognizer.emissions
 
     def emissions(*arguments: Any) -> Any:
@@ -135,7 +133,7 @@ def test_an_interruption_of_the_validation_loses_no_step(
     assert_same_run(tmp_path, unbroken)
 
 
-def test_what_an_error_in_the_validation_stops_goes_on_behind_its_epochs_steps(
+def test_after_an_error_in_the_validation_no_step_is_repeated(
     tones, unbroken, tmp_path, monkeypatch
 ) -> None:
     def emissions(*_: Any) -> Any:
@@ -150,10 +148,8 @@ def test_what_an_error_in_the_validation_stops_goes_on_behind_its_epochs_steps(
     assert_same_run(tmp_path, unbroken)
 
 
-def test_the_dev_loss_is_that_of_all_frames_of_a_long_recording(
-    tones, tmp_path, monkeypatch
-) -> None:
-    """Also where the model hears nothing but pauses, in which a transcription would cut it."""
+def test_the_dev_loss_covers_all_frames_of_a_long_recording(tones, tmp_path, monkeypatch) -> None:
+    """Even if the model emits only blanks, where a transcription would be split."""
     path = tmp_path / "long.wav"
     soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 14 * 16_000), 16_000)
     long = Utterance("long", str(path), 14.0, "abc")
