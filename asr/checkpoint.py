@@ -80,13 +80,13 @@ class Checkpoint:
     @property
     def features(self) -> FeaturesConfig:
         """The configuration of the log-mel features. Raises CheckpointError if it is invalid."""
-        with self._refusing_misfits():
+        with self._wrap_errors():
             return FeaturesConfig(**self.payload["features"])
 
     @property
     def encoder(self) -> EncoderConfig:
         """The configuration of the encoder. Raises CheckpointError if it is invalid."""
-        with self._refusing_misfits():
+        with self._wrap_errors():
             return EncoderConfig(**self.payload["encoder"])
 
     @property
@@ -96,13 +96,13 @@ class Checkpoint:
         A released model names its language model, other checkpoints name no files. Raises
         CheckpointError if they are invalid.
         """
-        with self._refusing_misfits():
+        with self._wrap_errors():
             return DecoderConfig(**self.payload["decoder"])
 
     @property
     def vocabulary(self) -> Vocabulary:
         """The symbols that the model writes. Raises CheckpointError if they are invalid."""
-        with self._refusing_misfits():
+        with self._wrap_errors():
             return Vocabulary.from_list(self.payload["vocabulary"])
 
     @property
@@ -129,7 +129,7 @@ class Checkpoint:
         Raises CheckpointError if the weights do not fit the configuration.
         """
         features, encoder, symbols = self.features, self.encoder, len(self.vocabulary)
-        with self._refusing_misfits():
+        with self._wrap_errors():
             model = AcousticModel(features, encoder, symbols)
             model.load_state_dict(self.weights)
         return model.to(device).eval()
@@ -187,7 +187,7 @@ class Checkpoint:
         }
 
     @contextlib.contextmanager
-    def _refusing_misfits(self) -> Iterator[None]:
+    def _wrap_errors(self) -> Iterator[None]:
         """Turn the errors of invalid or inconsistent parts into a CheckpointError."""
         try:
             yield

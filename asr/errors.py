@@ -25,7 +25,7 @@ EXIT_CODE = 2
 INTERRUPTED = 130
 """Exit code after Ctrl-C, the one that shells report for SIGINT."""
 
-READER_GONE = 141
+BROKEN_PIPE = 141
 """Exit code after the reader of stdout has closed it, the one that shells report for SIGPIPE."""
 
 

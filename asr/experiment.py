@@ -12,7 +12,7 @@ from asr.decoder.config import DecoderConfig
 from asr.encoder import EncoderConfig
 from asr.errors import ConfigError
 from asr.features import FeaturesConfig
-from asr.runtime.distributed import RuntimeConfig, cannot_replace_machines, is_first, launch
+from asr.runtime.distributed import RuntimeConfig, cannot_replace_machines, is_rank_zero, launch
 from asr.text import Vocabulary
 from asr.training.config import Outcome, Task, TrainingCallbacks, TrainingConfig, TrainingData
 from asr.training.run import train
@@ -75,7 +75,7 @@ class Experiment:
         Raises:
             AsrError: The data, the configuration or the loss makes training impossible.
         """
-        if callbacks is None or not is_first():
+        if callbacks is None or not is_rank_zero():
             callbacks = TrainingCallbacks()
         training_set = _open_training_set(self.data.train, callbacks)
         vocabulary = Vocabulary.english()

@@ -127,7 +127,7 @@ class LogMel(nn.Module):
         return LogMelStream(self)
 
     @torch.no_grad()
-    def measure(self, waveforms: Iterable[npt.NDArray[np.float32]]) -> None:
+    def fit_normalization(self, waveforms: Iterable[npt.NDArray[np.float32]]) -> None:
         """Set `mean` and `std` to those of all frames of the waveforms, each (N,).
 
         Raises AudioError if no waveform is as long as a window.

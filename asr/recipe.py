@@ -20,17 +20,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from asr.errors import EXIT_CODE, AsrError, ConfigError, FileError, TrainingError
+from asr.errors import EXIT_CODE, INTERRUPTED, AsrError, ConfigError, FileError, TrainingError
 from asr.experiment import Experiment
 from asr.files import advise
 from asr.progress import Bar, complain, say
-from asr.runtime.distributed import is_first
+from asr.runtime.distributed import is_rank_zero
 from asr.runtime.signals import stopping_on_sigusr2
 from asr.runtime.slurm import adopt_slurm
 from asr.training.config import TrainingCallbacks
 
 FLAGS = ("device", "threads", "processes", "workers")  # `--device cpu` means runtime.device=cpu
-INTERRUPTED = 130  # the exit code of a shell for Ctrl-C
 PROCESS = uuid.uuid4().hex  # identifies this process; a launcher may send jobs to others
 
 ConfigStore.instance().store(name="experiment", node=Experiment)
@@ -71,7 +70,7 @@ def run(recipe: str, arguments: Sequence[str] | None = None, program: str = "tra
         reason = f"{error.filename} cannot be used ({error.strerror}); {advise(error)}"
         errors.append(FileError(reason))
     except KeyboardInterrupt:
-        if is_first():
+        if is_rank_zero():
             complain(_describe_interruption())
         return INTERRUPTED
     except Exception as error:
@@ -100,7 +99,7 @@ class _Job:
             adopt_slurm()
             with stopping_on_sigusr2() as repeat_signal:
                 experiment = build(config)
-                if name and is_first():
+                if name and is_rank_zero():
                     say(f"== {name} in {experiment.folder}")
                 outcome = experiment.train(TrainingDisplay())
         except AsrError as error:

@@ -80,7 +80,7 @@ WHOLE = OperatingPoint(endpoint=None)
 """Without endpoints: every recording is one segment, and every frame is kept."""
 
 
-class _Reach(NamedTuple):
+class _ResolvedOperatingPoint(NamedTuple):
     """An operating point as one model takes it; no context: short recordings are read whole."""
 
     context: Context | None
@@ -295,7 +295,7 @@ class Recognizer:
         self.model.encoder.require_streaming()
         self._resolve(operating_point)
 
-    def _resolve(self, operating_point: OperatingPoint | None) -> _Reach:
+    def _resolve(self, operating_point: OperatingPoint | None) -> _ResolvedOperatingPoint:
         """Check an operating point; ConfigError if the model cannot work there."""
         point = operating_point or OperatingPoint()
         context = point.context
@@ -303,13 +303,13 @@ class Recognizer:
             context = self.model.context(point.latency_ms)
         if context is not None:
             self.model.encoder.require_streaming()
-        return _Reach(context, point.endpoint)
+        return _ResolvedOperatingPoint(context, point.endpoint)
 
     def _emit_all(
         self,
         sources: Iterable[Source],
         batch_seconds: float,
-        reach: _Reach,
+        reach: _ResolvedOperatingPoint,
         on_progress: OnProgress | None = None,
         durations: dict[int, float] | None = None,
     ) -> Iterator[tuple[int, Iterable[Segment] | AsrError]]:
@@ -343,7 +343,10 @@ class Recognizer:
         return [rows[:length] for rows, length in zip(log_probs, lengths, strict=True)]
 
     def _emit_long(
-        self, blocks: Iterable[Waveform], reach: _Reach, on_progress: OnProgress | None
+        self,
+        blocks: Iterable[Waveform],
+        reach: _ResolvedOperatingPoint,
+        on_progress: OnProgress | None,
     ) -> Iterator[Segment]:
         """Yield the segments of a recording that comes in blocks (n,)."""
         context = reach.context or self.long_context
@@ -379,7 +382,7 @@ class Recognizer:
             return Context(context.frames)
         return context
 
-    def _whole_frames(self, reach: _Reach) -> float:
+    def _whole_frames(self, reach: _ResolvedOperatingPoint) -> float:
         """The encoder frames from which on a recording is read chunk by chunk, not in a batch."""
         if self.model.encoder.config.kind == "bidirectional":
             return math.inf

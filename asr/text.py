@@ -161,7 +161,7 @@ class Vocabulary:
         return "".join([self.symbols[number] for number in numbers])
 
 
-def ctc_frames_needed(ids: Iterable[int] | str) -> int:
+def min_ctc_frames(ids: Iterable[int] | str) -> int:
     """Return the minimum number of encoder frames for which CTC can output `ids` (U,).
 
     Every id needs a frame, and two equal ids in a row need a blank between them. A text works like

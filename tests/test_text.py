@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.errors import TextError
-from asr.text import BLANK, PROFILES, Vocabulary, ctc_frames_needed, normalize
+from asr.text import BLANK, PROFILES, Vocabulary, min_ctc_frames, normalize
 
 ENGLISH = Vocabulary.english()
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz'"
@@ -114,8 +114,8 @@ class TestVocabulary:
     ("text", "frames"), [("a", 1), ("ab", 2), ("aa", 3), ("hello", 6), ("aaa", 5), ("aba", 3)]
 )
 def test_ctc_needs_a_frame_for_the_blank_in_each_repeat(text: str, frames: int) -> None:
-    assert ctc_frames_needed(ENGLISH.encode(text)) == frames
-    assert ctc_frames_needed(iter(ENGLISH.encode(text))) == frames
+    assert min_ctc_frames(ENGLISH.encode(text)) == frames
+    assert min_ctc_frames(iter(ENGLISH.encode(text))) == frames
 
 
 class TestNormalize:

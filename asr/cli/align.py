@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoint = Checkpoint.read(arguments.checkpoint)
     recognizer = load_recognizer(arguments, checkpoint, DecoderConfig())  # it only aligns
     where = f"the transcript of {given.name}"
-    hypothesis = recognizer.align(given.open(), text, arguments.profile, where)
+    hypothesis = recognizer.align(given.source, text, arguments.profile, where)
     document = render(given.name, hypothesis, arguments.format)
     if arguments.output:
         write_text(arguments.output, document)

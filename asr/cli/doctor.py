@@ -174,12 +174,12 @@ def _write_cleaned(
     diagnosis: "Diagnosis",
 ) -> None:
     """Write the training manifest without faulty utterances. Raises DataError if none is left."""
-    from asr.doctor.manifests import select_sound, write_sound
+    from asr.doctor.manifests import select_clean, write_clean
 
     training = arguments.manifests[0]
-    kept = select_sound(utterances, diagnosis, training, arguments.strict)
+    kept = select_clean(utterances, diagnosis, training, arguments.strict)
     if not kept:
         raise DataError(f"no utterance of {training} would be left; correct the manifest first")
-    write_sound(training, arguments.write, kept)
+    write_clean(training, arguments.write, kept)
     dropped = len(utterances) + refused - len(kept)
     say(f"{arguments.write}: {len(kept):,} utterances of {training}, {dropped:,} left out")

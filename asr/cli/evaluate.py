@@ -16,7 +16,7 @@ from asr.cli.options import (
     choose_operating_point,
     thread_count,
 )
-from asr.cli.output import list_failures, print_report, to_json, to_sentence
+from asr.cli.output import print_report, report_failures, to_json, to_sentence
 from asr.errors import AsrError
 from asr.files import write_text
 from asr.progress import Bar
@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
         _write_results(utterances, evaluation, arguments)
     print_report(evaluation.report, len(evaluation.errors))
     failures = [f"{name}: {to_sentence(error)}" for name, error in evaluation.errors.items()]
-    return list_failures(failures, len(utterances))
+    return report_failures(failures, len(utterances))
 
 
 def transcribe_share(task: Task) -> "tuple[dict[str, Hypothesis], dict[str, AsrError]]":

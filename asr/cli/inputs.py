@@ -27,7 +27,8 @@ class Input:
     output: Path
     content: bytes | None = None  # the bytes of standard input or of a named pipe
 
-    def open(self) -> str | _NamedBytes:
+    @property
+    def source(self) -> str | _NamedBytes:
         """The source of the audio: a path, or bytes that error messages can name."""
         if self.content is None:
             return self.name

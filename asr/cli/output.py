@@ -31,7 +31,7 @@ def to_sentence(error: AsrError) -> str:
     return f"{str(error).removesuffix('.')}."
 
 
-def list_failures(sentences: Sequence[str], total: int) -> int:
+def report_failures(sentences: Sequence[str], total: int) -> int:
     """Print the failures to stderr and return the exit code."""
     if not sentences:
         return 0

@@ -18,7 +18,7 @@ from asr.cli.options import (
     positive,
     prepare,
 )
-from asr.cli.output import list_failures, to_json, to_sentence
+from asr.cli.output import report_failures, to_json, to_sentence
 from asr.decoder.hypothesis import Hypothesis
 from asr.defaults import STREAM_LATENCY_MS
 from asr.errors import AsrError, AudioError
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             show_stream(stream, read_pieces(arguments.input, rate, arguments.realtime), rate)
     except AudioError as error:
-        return list_failures([to_sentence(error)], 1)
+        return report_failures([to_sentence(error)], 1)
     except KeyboardInterrupt:
         if not arguments.microphone:  # the only input that Ctrl-C ends as intended
             raise

@@ -17,7 +17,7 @@ from asr.cli.options import (
     positive,
     prepare,
 )
-from asr.cli.output import ALONE_FORMATS, FORMATS, list_failures, render, to_sentence
+from asr.cli.output import ALONE_FORMATS, FORMATS, render, report_failures, to_sentence
 from asr.decoder.hypothesis import Hypothesis
 from asr.errors import AsrError, AudioError
 from asr.files import write_text
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
             say(f"{given.name}\t{result.text}")
         elif document:
             say(document.removesuffix("\n"))
-    return list_failures(failures, total)
+    return report_failures(failures, total)
 
 
 def _recognize(
@@ -108,7 +108,7 @@ def _recognize(
     if len(inputs) == 1:
         yield inputs[0], _recognize_one(recognizer, inputs[0], point)
         return
-    sources = (given.open() for given in inputs)
+    sources = (given.source for given in inputs)
     results = recognizer.transcribe_many(sources, operating_point=point)
     if inputs:
         results = track(results, "transcribing", total=len(inputs), unit="recordings")
@@ -135,7 +135,7 @@ def _recognize_one(
                 bar = stack.enter_context(Bar("transcribing", None, "s", done=round(read)))
 
         try:
-            recording = stack.enter_context(open_recording(given.open()))
+            recording = stack.enter_context(open_recording(given.source))
             if recording.seconds and recording.seconds > LONG_SECONDS:
                 bar = stack.enter_context(Bar("transcribing", recording.seconds, "s"))
             hypothesis = recognizer.transcribe(recording, point, on_progress=show)

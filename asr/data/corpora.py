@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asr.audio.waveform import find_audio, inspect_audio
-from asr.data.manifest import Reject, StrPath, Utterance, read_lines
+from asr.data.manifest import Reject, StrPath, Utterance
 from asr.errors import AudioError, DataError
+from asr.files import read_lines
 from asr.text import normalize
 
 
@@ -34,7 +35,7 @@ def read_librispeech(
     transcripts = [
         (str(path.parent / line.partition(" ")[0]), line.partition(" ")[2])
         for path in _find_texts(folder, "*.trans.txt")
-        for _, line in read_lines(path)
+        for _, line in read_lines(path, DataError)
         if line.strip()
     ]
     if not transcripts:
@@ -67,7 +68,7 @@ def read_common_voice(
     """
     tsv = Path(tsv)
     clips = tsv.parent / "clips"
-    rows = read_lines(tsv)
+    rows = read_lines(tsv, DataError)
     # The csv module cannot read this, because quotation marks in the sentences are not escaped.
     header = next(rows, (1, ""))[1].split("\t")
     if not {"path", "sentence"} <= set(header):
@@ -140,7 +141,7 @@ def read_folder(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance
     """
     folder = _require_folder(folder)
     transcripts = [
-        (str(path.with_suffix("")), "\n".join(line for _, line in read_lines(path)))
+        (str(path.with_suffix("")), "\n".join(line for _, line in read_lines(path, DataError)))
         for path in _find_texts(folder, "*.txt")
     ]
 
@@ -179,7 +180,7 @@ def _find_texts(folder: Path, pattern: str) -> list[Path]:
 def _read_table(path: Path) -> dict[str, str]:
     """Read a Kaldi table, whose lines hold a key, white space and a value, which may be empty."""
     table: dict[str, str] = {}
-    for number, line in read_lines(path):
+    for number, line in read_lines(path, DataError):
         key, *value = line.split(maxsplit=1) or [""]
         if key in table:
             raise DataError(f"{path}, line {number}: {key!r} is listed twice; remove one of them")

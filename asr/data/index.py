@@ -34,11 +34,11 @@ from typing import IO, Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from asr.data.manifest import StrPath, Utterance, parse_manifest, read_lines
+from asr.data.manifest import StrPath, Utterance, parse_manifest
 from asr.data.planning import Hashes, Indices, hash_id
 from asr.errors import DataError, FileError
-from asr.files import remove_leftovers, write_atomically
-from asr.text import ctc_frames_needed, normalize
+from asr.files import read_lines, remove_leftovers, write_atomically
+from asr.text import min_ctc_frames, normalize
 
 # Increase the first entry when the layout of the file or the normalization of a line changes. The
 # second entry is the version of Python's Unicode data, which normalization depends on.
@@ -191,7 +191,9 @@ def open_index(manifest: StrPath, on_progress: Callable[[int], object] = lambda 
         'hello, world'
     """
     path = Path(manifest)
-    next(read_lines(path), None)  # raises if there is no such file, before its folder is created
+    next(
+        read_lines(path, DataError), None
+    )  # raises if there is no such file, before its folder is created
     folder = str(path.parent)
     files = [path.with_name(f"{path.name}.index"), _name_in_cache(path)]
     for file in files:
@@ -300,7 +302,7 @@ class _Writer:
             self._records,
             self._places,
             len(text),
-            ctc_frames_needed(text),
+            min_ctc_frames(text),
         )
         for column, value in zip(self._columns.values(), row, strict=True):
             column.append(value)

@@ -40,13 +40,13 @@ class Example:
         id: name of the utterance.
         features: (T, F) float32.
         target: symbols of the text, (U,) int64.
-        second: the same features with other masks, (T, F), if training compares two views.
+        second_view: the same features with other masks, (T, F), if training compares two views.
     """
 
     id: str
     features: Tensor
     target: Tensor
-    second: Tensor | None = None
+    second_view: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Batch:
         ids: names of the utterances.
         symbols: number of target symbols in the global batch, equal on all processes. A loss that
             is summed, divided by it and added over processes does not depend on their number.
-        second: second views of the features, (B, T, F), if the examples have them.
+        second_view: second views of the features, (B, T, F), if the examples have them.
     """
 
     features: Tensor
@@ -70,7 +70,7 @@ class Batch:
     target_lengths: Tensor
     ids: list[str]
     symbols: int
-    second: Tensor | None = None
+    second_view: Tensor | None = None
 
 
 def collate(examples: Sequence[Example], mels: int, symbols: int) -> Batch:
@@ -78,12 +78,14 @@ def collate(examples: Sequence[Example], mels: int, symbols: int) -> Batch:
     frames = [len(example.features) for example in examples]
     lengths = [len(example.target) for example in examples]
     features = torch.zeros(len(examples), max(frames, default=0), mels)  # (B, T, F)
-    second = torch.zeros_like(features) if any(e.second is not None for e in examples) else None
+    second = (
+        torch.zeros_like(features) if any(e.second_view is not None for e in examples) else None
+    )
     targets = torch.zeros(len(examples), max(lengths, default=0), dtype=torch.int64)  # (B, U)
     for i, example in enumerate(examples):
         features[i, : frames[i]] = example.features
-        if second is not None and example.second is not None:
-            second[i, : frames[i]] = example.second
+        if second is not None and example.second_view is not None:
+            second[i, : frames[i]] = example.second_view
         targets[i, : lengths[i]] = example.target
     return Batch(
         features,
@@ -111,7 +113,7 @@ class SpeechDataset:
         log_mel: computes the features; it is copied to the CPU.
         augmenter: augments waveforms and features; None changes only the speed.
         seed: seed of the augmentation.
-        twice: whether each Example has a second view of its features.
+        two_views: whether each Example has a second view of its features.
 
     Example:
         >>> utterances = index_utterances([Utterance("u1", "u1.wav", 1.5, "hello world")])
@@ -128,11 +130,11 @@ class SpeechDataset:
         log_mel: LogMel,
         augmenter: Augmenter | None = None,
         seed: int = 0,
-        twice: bool = False,
+        two_views: bool = False,
     ) -> None:
         self.utterances = utterances
         self.target_lengths: Indices = np.asarray(target_lengths, dtype=np.int64)
-        self.reader = _Reader(vocabulary, copy.deepcopy(log_mel).cpu(), augmenter, seed, twice)
+        self.reader = _Reader(vocabulary, copy.deepcopy(log_mel).cpu(), augmenter, seed, two_views)
         if len(self.target_lengths) != len(utterances):
             raise ValueError(
                 f"{len(self.target_lengths)} target lengths for {len(utterances)} utterances"
@@ -168,13 +170,13 @@ class _Reader(Dataset[Batch | AsrError]):
         log_mel: LogMel,
         augmenter: Augmenter | None,
         seed: int,
-        twice: bool,
+        two_views: bool,
     ) -> None:
         self.vocabulary = vocabulary
         self.log_mel = log_mel
         self.augmenter = augmenter
         self.seed = seed
-        self.twice = twice
+        self.two_views = two_views
 
     def __getitem__(self, request: _Request) -> Batch | AsrError:
         """Build a batch. Errors are returned, because torch wraps raised ones in a traceback."""
@@ -204,11 +206,11 @@ class _Reader(Dataset[Batch | AsrError]):
             features = self.log_mel(torch.from_numpy(waveform))  # (T, F)
         finally:
             torch.set_num_threads(threads)
-        second = features if self.twice else None
+        second = features if self.two_views else None
         if self.augmenter:
             generator = random_generator(self.seed, epoch, utterance.id, "features")
             found = features.numpy()
-            if self.twice:
+            if self.two_views:
                 views = self.augmenter.augment_features_twice(found, generator, timing)
                 features, second = map(torch.from_numpy, views)
             else:

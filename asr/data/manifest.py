@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from asr.data.planning import hash_id
 from asr.errors import DataError
-from asr.files import write_atomically
+from asr.files import read_lines, write_atomically
 
 StrPath = str | os.PathLike[str]
 
@@ -98,7 +98,7 @@ def parse_manifest(
     path: Path,
     folder: str,
     compared_hashes: Container[int] | None = None,
-    on_line: Callable[[bytes], object] = lambda _: None,
+    on_line: Callable[[bytes], object] | None = None,
 ) -> Iterator[Utterance]:
     """Read a manifest like `read_manifest`, one utterance at a time.
 
@@ -111,7 +111,7 @@ def parse_manifest(
     """
     lines: dict[str, int] = {}
     empty = True
-    for number, line in read_lines(path, on_line):
+    for number, line in read_lines(path, DataError, on_line=on_line):
         if not line.strip():
             continue
         empty = False
@@ -242,33 +242,3 @@ def _field(
     if not isinstance(value, kind) or isinstance(value, bool):
         raise DataError(f'{where}: "{key}" is {value!r}; it must be {noun}')
     return value
-
-
-def read_lines(
-    path: Path, on_line: Callable[[bytes], object] = lambda _: None, errors: str = "strict"
-) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 text file with their numbers, counted from 1.
-
-    Args:
-        path: the file; it may begin with a byte order mark.
-        on_line: called with each raw line.
-        errors: how bytes that are not UTF-8 are decoded, as in `bytes.decode`.
-
-    Raises:
-        DataError: if the file cannot be read, or is not UTF-8 and `errors` is "strict".
-    """
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                on_line(line)
-                try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8", errors)
-                except UnicodeDecodeError as error:
-                    raise DataError(
-                        f"{path}, line {number} is not UTF-8 text; convert the file to UTF-8"
-                    ) from error
-                yield number, text.rstrip("\r\n")
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror}); check the path and its permissions"
-        ) from error

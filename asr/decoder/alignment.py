@@ -20,7 +20,7 @@ from asr.decoder.config import BLANK_ID, check_log_probs
 from asr.decoder.greedy import find_runs, to_posterior
 from asr.decoder.hypothesis import Hypothesis, Word
 from asr.errors import DecodeError
-from asr.text import Vocabulary, ctc_frames_needed
+from asr.text import Vocabulary, min_ctc_frames
 
 IMPOSSIBLE = -1e9
 """Log-probability that stands in for minus infinity during the search."""
@@ -98,7 +98,7 @@ def align(
 
 
 def _check_length(ids: list[int], frames: int, frame_seconds: float, where: str) -> None:
-    needed = ctc_frames_needed(ids)
+    needed = min_ctc_frames(ids)
     if needed > frames:
         raise DecodeError(
             f"{where} needs {needed} frames ({needed * frame_seconds:.2f} s) for its {len(ids)} "

@@ -157,7 +157,7 @@ class BeamDecoder:
         self._code_points = np.array([0, *map(ord, vocabulary.symbols[1:])], np.uint32)
         self._ngrams = language_model.ngrams if language_model else _empty_ngrams()
         self._begin_state = language_model.begin_state if language_model else 0
-        self.guided = language_model is not None or lexicon is not None
+        self.uses_words = language_model is not None or lexicon is not None
         self._plain_lexicon = _make_lexicon(vocabulary, language_model, lexicon, hotwords or {})
         self._hot = bool(hotwords)
         self._hotwords = (
@@ -174,7 +174,7 @@ class BeamDecoder:
     def _configure(self, config: DecoderConfig) -> None:
         if config.kind != "beam":
             raise ConfigError(f"decoder.kind is {config.kind!r}; a beam decoder needs 'beam'")
-        if config.strict and not self.guided:
+        if config.strict and not self.uses_words:
             raise ConfigError("a strict decoder needs a language model or a lexicon; give one")
         if config.priors and len(config.priors) != len(self.vocabulary):
             raise ConfigError(
@@ -183,7 +183,7 @@ class BeamDecoder:
             )
         self.config = config
         self._offsets = None
-        if config.prior and self.guided:
+        if config.prior and self.uses_words:
             # Relative to the blank, so that the probability of silence does not change.
             logs = np.log(np.array(config.priors))
             self._offsets = (config.prior * (logs[0] - logs)).astype(np.float32)  # (V,)
@@ -195,9 +195,9 @@ class BeamDecoder:
         lexicon = look_ahead(
             self._plain_lexicon, log_probs, alpha, unknown_log_prob, config.unknown
         )
-        word_bonus = math.exp(config.beta) if self.guided else 1.0
+        word_bonus = math.exp(config.beta) if self.uses_words else 1.0
         # The factor for leaving the lexicon can exceed 1; LIFT is assumed to bound it.
-        leave = float(lexicon["leave"].max()) if self.guided else 1.0
+        leave = float(lexicon["leave"].max()) if self.uses_words else 1.0
         boost = self._hotwords.boost * min(max(leave, 1.0), LIFT)
         space = self.vocabulary.space
         rules = Rules(
@@ -206,15 +206,15 @@ class BeamDecoder:
             cutoff=math.exp(-config.beam_range),
             space=-1 if space is None else space,
             end_word=self.language_model.end_word if self.language_model else 0,
-            recombine=bool(self.guided and config.recombine),
+            recombine=bool(self.uses_words and config.recombine),
             strict=bool(config.strict),
             alpha=alpha,
             word_bonus=word_bonus,
             unknown_log_prob=unknown_log_prob,
-            first_node=0 if self.guided else -1,
+            first_node=0 if self.uses_words else -1,
             hot=self._hot,
             boost=boost,
-            lift=self._hotwords.boost * (LIFT * max(word_bonus, 1.0) if self.guided else 1.0),
+            lift=self._hotwords.boost * (LIFT * max(word_bonus, 1.0) if self.uses_words else 1.0),
             small=len(self.vocabulary) <= MASK_SYMBOLS,
         )
         self._scorer = Scorer(rules, lexicon, self._ngrams, self._hotwords)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy.stats import qmc
 
 from asr.decoder.beam import BeamDecoder
-from asr.decoder.confidence import Floats, fit_confidence, judge
+from asr.decoder.confidence import Floats, fit_confidence, label_words
 from asr.decoder.config import DecoderConfig
 from asr.decoder.hypothesis import Hypothesis
 from asr.errors import DataError
@@ -163,7 +163,9 @@ def _fit_confidence(
     The configuration is unchanged if there is nothing to fit.
     """
     pairs = zip(posteriors, report.utterances, strict=True)
-    judged = [word for hypothesis, utterance in pairs for word in judge(hypothesis, utterance)]
+    judged = [
+        word for hypothesis, utterance in pairs for word in label_words(hypothesis, utterance)
+    ]
     if judged:
         confidences, right = (np.array(column) for column in zip(*judged, strict=True))
         if fitted := fit_confidence(confidences, right):
@@ -183,9 +185,9 @@ def _has_effect(decoder: BeamDecoder, name: str) -> bool:
     """Return whether a weight changes what the decoder finds."""
     return {
         "alpha": decoder.language_model is not None,
-        "beta": decoder.guided,
-        "unknown": decoder.guided and not decoder.config.strict,
-        "prior": decoder.guided,
+        "beta": decoder.uses_words,
+        "unknown": decoder.uses_words and not decoder.config.strict,
+        "prior": decoder.uses_words,
     }[name]
 
 

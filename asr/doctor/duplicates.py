@@ -114,7 +114,7 @@ def _report_copies(
 
     The best copy is one that no error names and, if possible, no warning either.
     """
-    best_first = np.lexsort((group, recorder.doubted[group], recorder.refused[group]))
+    best_first = np.lexsort((group, recorder.has_warning[group], recorder.has_error[group]))
     group = group[best_first]
     splits = measurements.split[group]
     for index in group.tolist():

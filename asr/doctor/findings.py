@@ -189,8 +189,8 @@ class Recorder:
     """Collects what the checks find and turns it into findings.
 
     Attributes:
-        refused: (N,) True for each utterance that an error names.
-        doubted: (N,) True for each utterance that a warning names.
+        has_error: (N,) True for each utterance that an error names.
+        has_warning: (N,) True for each utterance that a warning names.
     """
 
     def __init__(self, splits: Mapping[str, Sequence[Utterance]]) -> None:
@@ -198,8 +198,8 @@ class Recorder:
         self._names = list(splits)
         self._ends = list(accumulate(map(len, splits.values())))
         count = self._ends[-1] if self._ends else 0
-        self.refused = np.zeros(count, np.bool_)
-        self.doubted = np.zeros(count, np.bool_)
+        self.has_error = np.zeros(count, np.bool_)
+        self.has_warning = np.zeros(count, np.bool_)
         self._cases: dict[tuple[str, str, str], list[tuple[str, str]]] = defaultdict(list)
         self._general: list[Finding] = []
 
@@ -210,8 +210,8 @@ class Recorder:
         # The position in the split is negative, and so counts from the end of the split.
         name = self._splits[split][index - self._ends[number]].id
         self._cases[kind, severity, split].append((name, detail))
-        self.refused[index] |= severity == ERROR
-        self.doubted[index] |= severity == WARNING
+        self.has_error[index] |= severity == ERROR
+        self.has_warning[index] |= severity == WARNING
 
     def add_line(self, split: str, line: str, detail: str) -> None:
         """Record a line of a split's manifest that cannot be used."""

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from asr.data.manifest import Reject, StrPath, Utterance, parse_utterance, read_lines, write_records
+from asr.data.manifest import Reject, StrPath, Utterance, parse_utterance, write_records
 from asr.doctor.findings import ERROR, WARNING, Diagnosis, Recorder
 from asr.errors import DataError
+from asr.files import read_lines
 
 
 def read_leniently(path: StrPath) -> tuple[list[Utterance], list[Reject]]:
@@ -22,7 +23,7 @@ def read_leniently(path: StrPath) -> tuple[list[Utterance], list[Reject]]:
     utterances: list[Utterance] = []
     refused: list[Reject] = []
     lines: dict[str, int] = {}
-    for number, line in read_lines(path, errors="surrogateescape"):
+    for number, line in read_lines(path, DataError, undecodable="surrogateescape"):
         if not line.strip():
             continue
         where = f"line {number}"
@@ -70,7 +71,7 @@ def _is_broken(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def write_sound(source: StrPath, target: StrPath, kept: Iterable[Utterance]) -> None:
+def write_clean(source: StrPath, target: StrPath, kept: Iterable[Utterance]) -> None:
     """Write a copy of the manifest `source` that holds only the utterances in `kept`.
 
     Lines keep all their keys; recordings are named as `write_manifest` does. Raises FileError if
@@ -80,7 +81,7 @@ def write_sound(source: StrPath, target: StrPath, kept: Iterable[Utterance]) -> 
     wanted = {utterance.id for utterance in kept}
 
     def choose() -> Iterator[dict[str, Any]]:
-        for _, line in read_lines(source, errors="surrogateescape"):
+        for _, line in read_lines(source, DataError, undecodable="surrogateescape"):
             with contextlib.suppress(DataError):
                 utterance, record = _parse_leniently(line, "", str(source.parent))
                 if utterance.id in wanted:
@@ -90,7 +91,7 @@ def write_sound(source: StrPath, target: StrPath, kept: Iterable[Utterance]) -> 
     write_records(target, choose())
 
 
-def select_sound(
+def select_clean(
     utterances: Iterable[Utterance], diagnosis: Diagnosis, split: str, strict: bool = False
 ) -> list[Utterance]:
     """The utterances of a split without errors and, if `strict`, without warnings."""

@@ -20,7 +20,7 @@ def check_rates(measurements: Measurements, recorder: Recorder) -> None:
 
     They are compared first with what any speaker can do, and then with how this speaker talks.
     """
-    indices = np.flatnonzero(measurements.spoken & ~recorder.refused)
+    indices = np.flatnonzero(measurements.spoken & ~recorder.has_error)
     possible = _check_limits(measurements, recorder, indices)
     _check_usual_rates(measurements, recorder, indices[possible])
 

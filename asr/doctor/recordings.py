@@ -76,7 +76,7 @@ def map_in_order(function: Callable[[str], T], items: Iterable[str], threads: in
 
 # Channels whose mean is weaker than the channels by this many dB cancel each other out. Channels
 # with unrelated sounds lose 3 dB.
-CANCELLING_DB = -10.0
+CANCELING_DB = -10.0
 # A peak of -60 dB of full scale is what a muted microphone leaves.
 SILENT_PEAK = 0.001
 # Speech rises above its own pauses by 10 dB in loud noise, and by 40 dB in a quiet room.
@@ -88,7 +88,7 @@ def find_speech(measurements: Measurements, recorder: Recorder) -> Mask:
     has_speech = np.zeros(len(measurements.utterances), np.bool_)
     for index in np.flatnonzero(measurements.readable).tolist():
         row = measurements.recordings[index]
-        if row["downmix_gain"] <= CANCELLING_DB:
+        if row["downmix_gain"] <= CANCELING_DB:
             detail = f"mixing the channels to mono loses {-row['downmix_gain']:.0f} dB"
             recorder.add("phase", index, detail)
         elif row["peak"] < SILENT_PEAK:

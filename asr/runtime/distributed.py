@@ -22,10 +22,10 @@ from asr import errors
 from asr.errors import AsrError, ConfigError, TrainingError
 from asr.runtime.device import check_count, count_cores, flushing_denormals
 from asr.runtime.signals import (
-    PassingOnSignals,
+    SignalForwarder,
     end_with_torchrun,
     is_orphan,
-    sparing_children,
+    shield_children_from_sigusr2,
 )
 
 # How long a process waits after another one is lost, so that the error of that one is seen first.
@@ -94,7 +94,7 @@ class Process:
         return self.rank == 0
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Returns whether this is rank 0; also before the `process_group` is entered."""
     return os.environ.get("RANK", "0") == "0"
 
@@ -183,14 +183,14 @@ def launch(function: Callable[[Any], Any], argument: Any, processes: int) -> Any
         rdzv_endpoint="localhost:0",
         start_method="spawn",
         max_restarts=0,
-        signals_to_handle="SIGQUIT",  # `PassingOnSignals` handles the others
+        signals_to_handle="SIGQUIT",  # `SignalForwarder` handles the others
     )
     # They would log a child's traceback; its error is raised below.
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    signals = PassingOnSignals()
+    signals = SignalForwarder()
     try:
-        with signals, sparing_children():
+        with signals, shield_children_from_sigusr2():
             return elastic_launch(config, _work)(function, argument)[0]
     except ChildFailedError as error:
         if signals.interrupted:  # before the children had anything to save
@@ -217,14 +217,14 @@ def _work(function: Callable[[Any], Any], argument: Any) -> Any:
     return result
 
 
-def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
+def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
     """Sum a tensor over all processes, in place; every process gets the sum."""
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
 
 
-def from_first(value: Any) -> Any:
+def broadcast_from_rank_zero(value: Any) -> Any:
     """Send the value of rank 0 to every process."""
     if not dist.is_initialized():
         return value

@@ -70,7 +70,7 @@ def end_with_torchrun() -> None:
 
 
 @contextlib.contextmanager
-def sparing_children() -> Iterator[None]:
+def shield_children_from_sigusr2() -> Iterator[None]:
     """A context in which SIGUSR2 reaches this process, but none that it starts.
 
     Processes inherit the signals that this thread blocks. Another thread receives SIGUSR2 for this
@@ -96,7 +96,7 @@ def sparing_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class PassingOnSignals:
+class SignalForwarder:
     """Passes Ctrl-C and SIGTERM on to the children; a second Ctrl-C ends them and this process."""
 
     def __init__(self) -> None:

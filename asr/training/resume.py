@@ -15,7 +15,7 @@ from asr.data.planning import VERSION
 from asr.errors import ConfigError
 from asr.model import AcousticModel
 from asr.release import RELEASED
-from asr.runtime.distributed import from_first, gather
+from asr.runtime.distributed import broadcast_from_rank_zero, gather
 from asr.training.config import Task
 
 # Settings that may differ when a run is resumed, because they do not change what is trained.
@@ -63,7 +63,7 @@ def compute_fingerprint(
 
 def compare_processes(fingerprint: dict[str, str]) -> None:
     """Raise ConfigError if a process would train something else than the first one."""
-    first = from_first(fingerprint)
+    first = broadcast_from_rank_zero(fingerprint)
     names = [name for name, value in fingerprint.items() if first.get(name) != value]
     for rank, others in enumerate(gather(names)):
         if others:

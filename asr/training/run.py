@@ -26,10 +26,10 @@ from asr.files import lock_folder, remove_leftovers, write_atomically
 from asr.recognizer import Recognizer
 from asr.runtime.distributed import (
     Process,
-    from_first,
+    all_reduce_sum,
+    broadcast_from_rank_zero,
     gather,
     process_group,
-    sum_over_processes,
 )
 from asr.training.config import Outcome, Task, TrainingCallbacks
 from asr.training.curves import draw_curves
@@ -39,8 +39,8 @@ from asr.training.metrics import Metrics
 from asr.training.preparation import (
     check_dev_set,
     check_precision,
+    fit_normalization,
     make_model,
-    measure_features,
     select_training_set,
 )
 from asr.training.resume import (
@@ -93,13 +93,13 @@ def prepare(task: Task, process: Process) -> "Run":
     fingerprint = compute_fingerprint(task, training_set, dev_set, augmenter)
     compare_processes(fingerprint)
     # All processes resume from what rank 0 reads, while the file may be replaced or out of reach.
-    saved = from_first(read_last(task.folder, fingerprint) if process.first else None)
+    saved = broadcast_from_rank_zero(read_last(task.folder, fingerprint) if process.first else None)
     if saved is not None:
         model.load_state_dict(saved["training"]["weights"])
     elif task.training.start_from:
         callbacks.say(f"Starting from the weights of {start_from(model, task)}.")
     else:
-        measure_features(task, model, training_set, process)
+        fit_normalization(task, model, training_set, process)
     trainer = Trainer(model, task.training, process)
     counters = Counters()
     if saved is not None:
@@ -218,7 +218,7 @@ class Run:
             self.trainer.model.features,
             self.augmenter,
             config.seed,
-            twice=config.consistency > 0,
+            two_views=config.consistency > 0,
         )
         if self.process.device.type in MEMORY_CHECKED_DEVICES and counters.epoch < config.epochs:
             self._check_memory(planner.epoch(counters.epoch), dataset)
@@ -313,7 +313,7 @@ class Run:
         """
         counters = self.counters
         parts = torch.stack([step.losses.sum() for step in pending])  # (steps,)
-        losses = sum_over_processes(parts).tolist()
+        losses = all_reduce_sum(parts).tolist()
         norms = torch.stack([step.norm for step in pending]).tolist()
         first = counters.step - len(pending)
         for offset, (step, loss, norm) in enumerate(zip(pending, losses, norms, strict=True)):

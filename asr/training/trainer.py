@@ -181,7 +181,9 @@ class Trainer:
                 frame, torch.ones(1, dtype=torch.int64, device=device)
             )
             return unused.log_probs.sum(dim=(1, 2)) * 0
-        views = [batch.features] if batch.second is None else [batch.features, batch.second]
+        views = (
+            [batch.features] if batch.second_view is None else [batch.features, batch.second_view]
+        )
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             emissions: Emissions = self._parallel(
                 torch.cat(views).to(device),
@@ -218,7 +220,9 @@ def split(batch: Batch, parts: int) -> list[Batch]:
                 targets=batch.targets[start:end, :symbols],
                 target_lengths=batch.target_lengths[start:end],
                 ids=batch.ids[start:end],
-                second=None if batch.second is None else batch.second[start:end, :frames],
+                second_view=None
+                if batch.second_view is None
+                else batch.second_view[start:end, :frames],
             )
         )
     return pieces

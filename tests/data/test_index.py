@@ -30,7 +30,7 @@ from asr.data.planning import Planner, hash_id
 from asr.data.selection import select_trainable
 from asr.errors import ConfigError, DataError
 from asr.runtime.distributed import RuntimeConfig, launch
-from asr.text import Vocabulary, ctc_frames_needed, normalize
+from asr.text import Vocabulary, min_ctc_frames, normalize
 from asr.training.config import TrainingCallbacks
 from asr.training.metrics import read_metrics
 from asr.training.run import train
@@ -133,7 +133,7 @@ def test_an_index_equals_direct_reading_including_errors(
         assert set(found.characters) == set("".join(u.text for u in expected))
         vocabulary = Vocabulary.from_transcripts([found.characters])
         assert found.frames_needed.tolist() == [
-            ctc_frames_needed(vocabulary.encode(u.text)) for u in expected
+            min_ctc_frames(vocabulary.encode(u.text)) for u in expected
         ]
     assert sorted(path.parent.iterdir()) == [path, path.with_name("m.jsonl.index")]
 

@@ -16,7 +16,7 @@ from asr.decoder.alignment import align
 from asr.decoder.greedy import GreedyDecoder
 from asr.decoder.hypothesis import Hypothesis
 from asr.errors import DecodeError, TextError
-from asr.text import BLANK, Vocabulary, ctc_frames_needed
+from asr.text import BLANK, Vocabulary, min_ctc_frames
 
 VOCABULARY = Vocabulary.from_list([BLANK, " ", "a", "b", "c"])
 SPACELESS = Vocabulary.from_list([BLANK, "a", "b"])
@@ -77,7 +77,7 @@ def problems(draw: st.DrawFn) -> tuple[np.ndarray, str]:
     """Random log-probs (T', 5), some symbols impossible, and a text that fits into T' frames."""
     words = draw(st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=3))
     text = " ".join(words)
-    needed = ctc_frames_needed(VOCABULARY.encode(text))
+    needed = min_ctc_frames(VOCABULARY.encode(text))
     frames = needed + draw(st.integers(0, 12))
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
     logits = generator.normal(size=(frames, 5)) * draw(st.sampled_from([0.1, 2, 8]))

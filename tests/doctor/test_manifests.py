@@ -10,7 +10,7 @@ from voices import Corpus, named
 from asr.data.manifest import Reject, read_manifest
 from asr.doctor.examination import examine
 from asr.doctor.findings import ERROR
-from asr.doctor.manifests import read_leniently, select_sound
+from asr.doctor.manifests import read_leniently, select_clean
 from asr.errors import DataError
 
 LINE = {"id": "u", "audio_filepath": "a.wav", "duration": 1.0, "text": "words"}
@@ -65,6 +65,6 @@ def test_an_utterance_named_like_a_line_is_not_confused_with_it(healthy: Corpus)
     utterances = [replace(healthy.utterances[0], id="line 2"), *healthy.utterances[1:]]
     refused = {"train": [Reject("line 2", "line", "line 2 is not JSON")]}
     diagnosis = examine({"train": utterances}, refused=refused)
-    assert select_sound(utterances, diagnosis, "train") == utterances
+    assert select_clean(utterances, diagnosis, "train") == utterances
     numbered = [replace(utterances[0], text="9 lives"), *utterances[1:]]
     assert examine({"train": numbered}, refused=refused).count(ERROR) == 2

@@ -16,10 +16,10 @@ from asr import checkpoint
 from asr.errors import ConfigError, TrainingError
 from asr.runtime.distributed import (
     RuntimeConfig,
+    all_reduce_sum,
     cannot_replace_machines,
     launch,
     process_group,
-    sum_over_processes,
 )
 from asr.runtime.slurm import adopt_slurm, expand_counts, first_host
 from asr.training.config import Task, TrainingCallbacks
@@ -151,7 +151,7 @@ def lose_second(runtime: RuntimeConfig) -> str:
         if process.rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         with pytest.raises(RuntimeError) as caught:  # what torch says of it
-            sum_over_processes(torch.zeros(1))
+            all_reduce_sum(torch.zeros(1))
         raise caught.value
 
 
