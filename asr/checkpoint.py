@@ -218,7 +218,7 @@ def save_model(
         decoder: The decoder's settings that suit the model; its paths are left out.
 
     Raises:
-        FileError: The disk refuses; the old file is then untouched.
+        FileError: If the disk refuses; the old file is then untouched.
     """
     payload = {
         "format": FORMAT,

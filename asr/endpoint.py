@@ -28,14 +28,14 @@ class EndpointConfig:
     """When a segment of speech ends, and how the next one begins.
 
     Attributes:
-        silence: seconds of silence that end a segment.
-        margin: seconds of silence at the start of the next segment, from 0 to 1.
-        longest: length of a segment in seconds from which on less silence is needed, falling
+        silence: Seconds of silence that end a segment.
+        margin: Seconds of silence at the start of the next segment, from 0 to 1.
+        longest: Length of a segment in seconds from which on less silence is needed, falling
             linearly to none at twice this length.
-        confidence: probability of blank and space together from which on a frame is silent.
+        confidence: Probability of blank and space together from which on a frame is silent.
 
     Raises:
-        ConfigError: a value is impossible; the message names it.
+        ConfigError: If a value is impossible; the message names it.
 
     Example:
         >>> EndpointConfig(silence=0.4).longest

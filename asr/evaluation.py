@@ -67,8 +67,8 @@ def evaluate(
         The report, the hypotheses, and the errors of recordings that cannot be read.
 
     Raises:
-        ConfigError: The model cannot work at this operating point.
-        ScoreError: There are no utterances.
+        ConfigError: If the model cannot work at this operating point.
+        ScoreError: If there are no utterances.
     """
     errors: dict[str, AsrError] = {}
     found = compute_hypotheses(recognizer, utterances, operating_point, errors, on_progress)
@@ -107,7 +107,7 @@ def compute_hypotheses(
         utterances: The recordings, of which each must last as long as its utterance says.
         operating_point: How the recordings are read; None for the default one.
         errors: Receives the error of each recording that cannot be read, by utterance id; it is
-            then skipped. None: the first error is raised.
+            then skipped. None: The first error is raised.
         on_progress: Called with the number of utterances that the caller has just finished.
     """
     ordered = sort_longest_first(utterances)

@@ -73,7 +73,7 @@ class Experiment:
             The epochs and steps done, and the best word error rate on the dev set.
 
         Raises:
-            AsrError: The data, the configuration or the loss makes training impossible.
+            AsrError: If the data, the configuration or the loss makes training impossible.
         """
         if callbacks is None or not is_rank_zero():
             callbacks = TrainingCallbacks()

@@ -34,11 +34,11 @@ def read_lines(
     """Read a UTF-8 text file, with or without a byte order mark, line by line.
 
     Args:
-        path: the file.
-        error: what is raised for a file that cannot be read.
-        advice: what to do about a file that is not UTF-8 text; it ends the error's message.
-        on_line: called with the bytes of each line before the line is decoded.
-        undecodable: how to decode bytes that are not UTF-8, as the `errors` of `bytes.decode`.
+        path: The file.
+        error: What is raised for a file that cannot be read.
+        advice: What to do about a file that is not UTF-8 text; it ends the error's message.
+        on_line: Called with the bytes of each line before the line is decoded.
+        undecodable: How to decode bytes that are not UTF-8, as the `errors` of `bytes.decode`.
 
     Yields:
         The number of each line, from 1, and the line without its ending.

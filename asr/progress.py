@@ -51,10 +51,10 @@ class Bar:
     """The progress of a task, shown from construction until `close` or the end of `with`.
 
     Args:
-        label: the name of the task.
-        total: the amount of work in `unit`; None if unknown.
-        unit: a plural noun; "bytes" are shown as kB, MB or GB.
-        done: the amount that was done before, which counts as progress but not as speed.
+        label: The name of the task.
+        total: The amount of work in `unit`; None if unknown.
+        unit: A plural noun; "bytes" are shown as kB, MB or GB.
+        done: The amount that was done before, which counts as progress but not as speed.
     """
 
     def __init__(self, label: str, total: float | None, unit: str = "", done: int = 0) -> None:

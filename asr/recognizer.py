@@ -128,16 +128,16 @@ class Recognizer:
         Args:
             checkpoint: Path of a checkpoint or a released model, or one that has been read.
             device: "cpu", "cuda", "cuda:1", or "auto" for a GPU if there is any.
-            threads: torch's number of CPU threads, for the whole process; None leaves it alone.
+            threads: Torch's number of CPU threads, for the whole process; None leaves it alone.
             decoder: The decoder's settings. None: those in the checkpoint if there is a language
                 model, which a released model brings along; else greedy.
             hotwords: Words or phrases to expect, each with its bonus in nats; needs the beam.
             language_model: A file of `asr lm` or ARPA: decode by beam search with it.
 
         Raises:
-            CheckpointError: The checkpoint cannot be used.
-            ConfigError: There is no such device, or the number of threads is impossible.
-            LanguageError: The language model cannot be read.
+            CheckpointError: If the checkpoint cannot be used.
+            ConfigError: If there is no such device, or the number of threads is impossible.
+            LanguageError: If the language model cannot be read.
         """
         device = choose_device(device)
         if threads is not None:
@@ -182,8 +182,8 @@ class Recognizer:
             shorter than a window.
 
         Raises:
-            AudioError: The recording cannot be read.
-            ConfigError: The model cannot work at this operating point.
+            AudioError: If the recording cannot be read.
+            ConfigError: If the model cannot work at this operating point.
         """
         [(_, result)] = self.transcribe_many(
             [source], operating_point=operating_point, on_progress=on_progress
@@ -259,9 +259,9 @@ class Recognizer:
             The normalized transcript and its words with their times in seconds.
 
         Raises:
-            AudioError: The recording cannot be read.
-            TextError: The transcript is empty or holds characters without a symbol.
-            DecodeError: The transcript does not fit into the recording, or torchaudio is missing.
+            AudioError: If the recording cannot be read.
+            TextError: If the transcript is empty or holds characters without a symbol.
+            DecodeError: If the transcript does not fit into the recording, or torchaudio is missing.
         """
         text = normalize(transcript, profile)
         durations: dict[int, float] = {}
@@ -284,7 +284,7 @@ class Recognizer:
             endpoint: The rule that ends segments in pauses; None: the signal is one segment.
 
         Raises:
-            ConfigError: The encoder is bidirectional or needs more time.
+            ConfigError: If the encoder is bidirectional or needs more time.
         """
         self.model.encoder.require_streaming()
         context = self.model.context(latency_ms)
@@ -492,8 +492,8 @@ def transcribe(source: AudioSource, device: str = "cpu") -> Hypothesis:
         The text, and the words with times in seconds and confidence.
 
     Raises:
-        AudioError: The recording cannot be read.
-        ConfigError: There is no such device.
+        AudioError: If the recording cannot be read.
+        ConfigError: If there is no such device.
 
     Example:
         >>> transcribe("docs/sample.flac").words[0].start < 1

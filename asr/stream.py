@@ -168,7 +168,7 @@ class Stream:
             The text so far.
 
         Raises:
-            AudioError: The piece cannot be used, and is left out; or the stream is finished.
+            AudioError: If the piece cannot be used, and is left out; or the stream is finished.
         """
         [partial] = advance_streams([self], [samples], sample_rate)
         if isinstance(partial, AsrError):
@@ -265,7 +265,7 @@ def advance_streams(
         For each stream its text so far, or the error of its piece, which does not affect the others.
 
     Raises:
-        ValueError: The numbers of streams and pieces differ.
+        ValueError: If the numbers of streams and pieces differ.
     """
     if len(streams) != len(pieces):
         raise ValueError(f"{len(streams)} streams cannot take {len(pieces)} pieces")

@@ -32,7 +32,7 @@ class Vocabulary:
         symbols: V strings; `symbols[0]` is the blank, every other one a different single character.
 
     Raises:
-        TextError: the symbols are no such list.
+        TextError: If the symbols are no such list.
 
     Example:
         >>> Vocabulary.english().encode("it's")
@@ -77,13 +77,13 @@ class Vocabulary:
         """Build the vocabulary of normalized transcripts.
 
         Args:
-            transcripts: texts, of which at least one is not empty.
+            transcripts: Texts, of which at least one is not empty.
 
         Returns:
             The blank and every character that occurs, in code point order.
 
         Raises:
-            TextError: there is no character, or white space other than the space.
+            TextError: If there is no character, or white space other than the space.
         """
         characters: set[str] = set()
         for transcript in transcripts:
@@ -115,14 +115,14 @@ class Vocabulary:
         """Convert text to ids.
 
         Args:
-            text: normalized text, not empty.
-            where: what to call the text in errors, such as the utterance's id.
+            text: Normalized text, not empty.
+            where: What to call the text in errors, such as the utterance's id.
 
         Returns:
             The U ids of the characters, each from 1 to V - 1.
 
         Raises:
-            TextError: the text is empty or has characters that the vocabulary lacks.
+            TextError: If the text is empty or has characters that the vocabulary lacks.
         """
         try:
             ids = list(map(self._ids.__getitem__, text))
@@ -144,13 +144,13 @@ class Vocabulary:
         """Convert ids to text, one character per id.
 
         Args:
-            ids: ids from which a decoder has removed CTC's repeats and blanks.
+            ids: Ids from which a decoder has removed CTC's repeats and blanks.
 
         Returns:
             The text.
 
         Raises:
-            TextError: an id is the blank or outside the vocabulary.
+            TextError: If an id is the blank or outside the vocabulary.
         """
         numbers = [int(i) for i in ids]
         for number in numbers:
@@ -179,7 +179,7 @@ def normalize(text: str, profile: str = "plain") -> str:
     Normalizing a second time changes nothing.
 
     Args:
-        text: any text.
+        text: Any text.
         profile: "plain" (lower case, single spaces) or "english", which also removes accents and
             punctuation and separates hyphenated words; see `PROFILES`.
 
@@ -187,7 +187,7 @@ def normalize(text: str, profile: str = "plain") -> str:
         The normalized text, which may be empty.
 
     Raises:
-        TextError: there is no such profile.
+        TextError: If there is no such profile.
 
     Example:
         >>> normalize("“Don’t!” she said, twenty-one.", "english")

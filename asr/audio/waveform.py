@@ -59,19 +59,19 @@ def load_audio(
     """Load a whole recording as one waveform, the concatenation of `read_blocks`.
 
     Args:
-        source: a path, the bytes of a file, or a binary file, which is read from its current
+        source: A path, the bytes of a file, or a binary file, which is read from its current
             position to its end and need not be seekable; or samples (N,) at `sample_rate`, float32
             in -1..1 or int16.
-        sample_rate: samples per second of the result.
-        expected_seconds: the duration in a manifest. A recording that differs by more than 50 ms in
-            either direction is an error: if shorter, it lost speech that its transcript has; if
+        sample_rate: Samples per second of the result.
+        expected_seconds: The duration in a manifest. A recording that differs by more than 50 ms in
+            either direction is an error: If shorter, it lost speech that its transcript has; if
             longer, the manifest describes another recording and batches planned by it overflow.
 
     Returns:
         Mono float32 samples (N,), N >= 1, in -1..1 unless the file itself exceeds this range.
 
     Raises:
-        AudioError: the recording is missing, unreadable, empty, damaged, cut short or not finite.
+        AudioError: If the recording is missing, unreadable, empty, damaged, cut short or not finite.
 
     Example:
         >>> waveform = load_audio("docs/sample.flac")
@@ -94,10 +94,10 @@ def read_blocks(
     that ends early, when decoding meets them.
 
     Args:
-        source: as in `load_audio`; an open `Recording` is read once.
-        sample_rate: as in `load_audio`.
-        expected_seconds: as in `load_audio`.
-        on_end: called at the end with the duration in seconds that `inspect_audio` gives.
+        source: As in `load_audio`; an open `Recording` is read once.
+        sample_rate: As in `load_audio`.
+        expected_seconds: As in `load_audio`.
+        on_end: Called at the end with the duration in seconds that `inspect_audio` gives.
 
     Yields:
         Mono float32 samples (n,), n >= 1.

@@ -22,14 +22,14 @@ def read_librispeech(
     recordings lie beside it.
 
     Args:
-        folder: the corpus, or a folder that contains it.
-        profile: how the text is normalized, see `normalize`.
+        folder: The corpus, or a folder that contains it.
+        profile: How the text is normalized, see `normalize`.
 
     Returns:
         The usable utterances, and the others with the reasons why they were left out.
 
     Raises:
-        DataError: if there is no such transcript or no such folder.
+        DataError: If there is no such transcript or no such folder.
     """
     folder = _require_folder(folder)
     transcripts = [
@@ -57,14 +57,14 @@ def read_common_voice(
     """Read a table of Common Voice (train.tsv, dev.tsv, ...) with the folder `clips` beside it.
 
     Args:
-        tsv: the table; it needs the columns `path` and `sentence`, and `client_id` is the speaker.
-        profile: how the text is normalized, see `normalize`.
+        tsv: The table; it needs the columns `path` and `sentence`, and `client_id` is the speaker.
+        profile: How the text is normalized, see `normalize`.
 
     Returns:
         The usable utterances, and the others with the reasons why they were left out.
 
     Raises:
-        DataError: if the table, a column or the folder is missing.
+        DataError: If the table, a column or the folder is missing.
     """
     tsv = Path(tsv)
     clips = tsv.parent / "clips"
@@ -93,15 +93,15 @@ def read_kaldi(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance]
     """Read a Kaldi data folder: wav.scp, text and, if speakers are known, utt2spk.
 
     Args:
-        folder: the data folder. Relative paths in wav.scp start from it. Utterances whose entry is a
+        folder: The data folder. Relative paths in wav.scp start from it. Utterances whose entry is a
             command (`sph2pipe ... |`) are rejected; the command is not run.
-        profile: how the text is normalized, see `normalize`.
+        profile: How the text is normalized, see `normalize`.
 
     Returns:
         The usable utterances, and the others with the reasons why they were left out.
 
     Raises:
-        DataError: if a file is missing or lists an id twice, or if there is a file `segments`.
+        DataError: If a file is missing or lists an id twice, or if there is a file `segments`.
     """
     folder = _require_folder(folder)
     if (folder / "segments").exists():
@@ -130,14 +130,14 @@ def read_folder(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance
     first folder of that path, if there is one.
 
     Args:
-        folder: the folder of recordings and transcripts.
-        profile: how the text is normalized, see `normalize`.
+        folder: The folder of recordings and transcripts.
+        profile: How the text is normalized, see `normalize`.
 
     Returns:
         The usable utterances, and the others with the reasons why they were left out.
 
     Raises:
-        DataError: if there is no such folder, or neither a recording nor a transcript in it.
+        DataError: If there is no such folder, or neither a recording nor a transcript in it.
     """
     folder = _require_folder(folder)
     transcripts = [
@@ -197,9 +197,9 @@ def _pair(
     """Join transcripts and the recordings below a folder by their paths.
 
     Args:
-        folder: the corpus.
-        transcripts: path without extension, and text.
-        identify: gives the (id, speaker) of a path without extension.
+        folder: The corpus.
+        transcripts: Path without extension, and text.
+        identify: Gives the (id, speaker) of a path without extension.
     """
     recordings: dict[str, list[str]] = {}
     for path in find_audio(folder):

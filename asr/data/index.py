@@ -175,15 +175,15 @@ def open_index(manifest: StrPath, on_progress: Callable[[int], object] = lambda 
     stored in the user's cache folder; if that fails too, it is kept in memory.
 
     Args:
-        manifest: the manifest, in the format of `read_manifest`.
-        on_progress: called with the number of bytes read since the last call, while the index of a
+        manifest: The manifest, in the format of `read_manifest`.
+        on_progress: Called with the number of bytes read since the last call, while the index of a
             large manifest is built.
 
     Returns:
         The utterances of the manifest in their order, with normalized texts.
 
     Raises:
-        DataError: if the manifest is invalid, with the messages of `read_manifest`.
+        DataError: If the manifest is invalid, with the messages of `read_manifest`.
 
     Example:
         >>> write_manifest("train.jsonl", [Utterance("u1", "u1.wav", 1.5, "Hello,  world")])

@@ -37,10 +37,10 @@ class Example:
     """An utterance as input of the network.
 
     Attributes:
-        id: name of the utterance.
+        id: Name of the utterance.
         features: (T, F) float32.
-        target: symbols of the text, (U,) int64.
-        second_view: the same features with other masks, (T, F), if training compares two views.
+        target: Symbols of the text, (U,) int64.
+        second_view: The same features with other masks, (T, F), if training compares two views.
     """
 
     id: str
@@ -58,10 +58,10 @@ class Batch:
         feature_lengths: (B,) int64.
         targets: (B, U) int64, padded with 0.
         target_lengths: (B,) int64.
-        ids: names of the utterances.
-        symbols: number of target symbols in the global batch, equal on all processes. A loss that
+        ids: Names of the utterances.
+        symbols: Number of target symbols in the global batch, equal on all processes. A loss that
             is summed, divided by it and added over processes does not depend on their number.
-        second_view: second views of the features, (B, T, F), if the examples have them.
+        second_view: Second views of the features, (B, T, F), if the examples have them.
     """
 
     features: Tensor
@@ -107,13 +107,13 @@ class SpeechDataset:
     spell a text.
 
     Args:
-        utterances: the utterances, usually an Index.
-        target_lengths: number of symbols of each text, (N,).
-        vocabulary: encodes the texts.
-        log_mel: computes the features; it is copied to the CPU.
-        augmenter: augments waveforms and features; None changes only the speed.
-        seed: seed of the augmentation.
-        two_views: whether each Example has a second view of its features.
+        utterances: The utterances, usually an Index.
+        target_lengths: Number of symbols of each text, (N,).
+        vocabulary: Encodes the texts.
+        log_mel: Computes the features; it is copied to the CPU.
+        augmenter: Augments waveforms and features; None changes only the speed.
+        seed: Seed of the augmentation.
+        two_views: Whether each Example has a second view of its features.
 
     Example:
         >>> utterances = index_utterances([Utterance("u1", "u1.wav", 1.5, "hello world")])
@@ -236,20 +236,20 @@ def load_batches(
     release each one after its step. Torch's global random state is not touched.
 
     Args:
-        dataset: the training set.
-        planner: plans the global batches.
-        epochs: the epochs to load, counted from 0.
-        first_step: step of the first epoch to start at.
-        rank: number of this process.
-        processes: number of processes that share each global batch.
-        workers: number of processes that load ahead; 0 loads in this process.
+        dataset: The training set.
+        planner: Plans the global batches.
+        epochs: The epochs to load, counted from 0.
+        first_step: Step of the first epoch to start at.
+        rank: Number of this process.
+        processes: Number of processes that share each global batch.
+        workers: Number of processes that load ahead; 0 loads in this process.
 
     Yields:
         This process's part of each global batch. Closing the iterator ends the workers.
 
     Raises:
         AudioError, TextError: if an utterance cannot be read, see `SpeechDataset`.
-        DataError: if a worker is killed.
+        DataError: If a worker is killed.
 
     Example:
         >>> soundfile.write("u1.wav", np.ones(16_000), 16_000)

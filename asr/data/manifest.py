@@ -22,11 +22,11 @@ class Utterance:
     """A recording of one speaker and its transcript.
 
     Attributes:
-        id: name of the utterance, unique within a manifest.
-        audio: path of the recording.
-        seconds: length of the recording.
-        text: the transcript.
-        speaker: name of the speaker; empty if unknown.
+        id: Name of the utterance, unique within a manifest.
+        audio: Path of the recording.
+        seconds: Length of the recording.
+        text: The transcript.
+        speaker: Name of the speaker; empty if unknown.
 
     Example:
         >>> Utterance("u1", "audio/u1.wav", 1.5, "hello world").seconds
@@ -45,9 +45,9 @@ class Reject:
     """An utterance that was left out.
 
     Attributes:
-        id: name of the utterance.
-        reason: why it was left out, in words that all utterances with this reason share.
-        detail: what is specific to this utterance; may be empty.
+        id: Name of the utterance.
+        reason: Why it was left out, in words that all utterances with this reason share.
+        detail: What is specific to this utterance; may be empty.
     """
 
     id: str
@@ -76,13 +76,13 @@ def read_manifest(path: StrPath) -> list[Utterance]:
     recording's file name without its extension) and `speaker`. All other keys are ignored.
 
     Args:
-        path: the manifest.
+        path: The manifest.
 
     Returns:
         The utterances in the order of the manifest.
 
     Raises:
-        DataError: if the file cannot be read, a line is invalid, an id occurs twice, or there is no
+        DataError: If the file cannot be read, a line is invalid, an id occurs twice, or there is no
             utterance; the message names the line.
 
     Example:
@@ -103,11 +103,11 @@ def parse_manifest(
     """Read a manifest like `read_manifest`, one utterance at a time.
 
     Args:
-        path: the manifest.
-        folder: folder to which relative paths of recordings are joined.
-        compared_hashes: hashes (`hash_id`) of the ids that are checked for duplicates, which limits
+        path: The manifest.
+        folder: Folder to which relative paths of recordings are joined.
+        compared_hashes: Hashes (`hash_id`) of the ids that are checked for duplicates, which limits
             the memory that the check needs; None checks all ids.
-        on_line: called with each raw line.
+        on_line: Called with each raw line.
     """
     lines: dict[str, int] = {}
     empty = True
@@ -135,12 +135,12 @@ def write_manifest(path: StrPath, utterances: Iterable[Utterance]) -> None:
     can be moved; all other paths are stored as absolute paths.
 
     Args:
-        path: the manifest; missing folders are created and an existing file is replaced.
-        utterances: the utterances, in the order in which they are written.
+        path: The manifest; missing folders are created and an existing file is replaced.
+        utterances: The utterances, in the order in which they are written.
 
     Raises:
-        FileError: if the file cannot be written.
-        DataError: if the path of a recording is not valid Unicode.
+        FileError: If the file cannot be written.
+        DataError: If the path of a recording is not valid Unicode.
 
     Example:
         >>> write_manifest("dev.jsonl", [Utterance("u2", "u2.wav", 2.0, "good night")])
@@ -194,12 +194,12 @@ def parse_utterance(line: str, where: str, folder: str) -> Utterance:
     """Parse one line of a manifest.
 
     Args:
-        line: the line's JSON.
-        where: how error messages name the line.
-        folder: folder to which a relative path of the recording is joined.
+        line: The line's JSON.
+        where: How error messages name the line.
+        folder: Folder to which a relative path of the recording is joined.
 
     Raises:
-        DataError: if the line is invalid.
+        DataError: If the line is invalid.
     """
     try:
         record = json.loads(line)

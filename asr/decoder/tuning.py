@@ -99,7 +99,7 @@ def tune(
         on_trial: Called with every trial.
 
     Raises:
-        DataError: There are no utterances, or the decoder has no weights to tune.
+        DataError: If there are no utterances, or the decoder has no weights to tune.
     """
     if not log_probs:
         raise DataError("there is no utterance to tune on; give a manifest that holds some")

@@ -56,7 +56,7 @@ class Sound:
         band_limit_hz: Where the spectrum falls most steeply, which may be the edge of a band.
         band_limit_drop: How many dB everything above that edge is below the 500 Hz under it.
         mirror_correlation: The correlation of the spectrum above 4 kHz with the mirrored spectrum
-            below: near 0 in real recordings, near 1 if cheap resampling made the upper band.
+            below: Near 0 in real recordings, near 1 if cheap resampling made the upper band.
         downmix_gain: The level of the mean of all channels relative to the channels, in dB; at most
             0, and 0 for a single channel.
         channel_balance: The level of the loudest channel relative to the quietest in dB.

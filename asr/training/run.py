@@ -69,7 +69,7 @@ def train(task: Task) -> Outcome:
     process was killed, with the same result as without the interruption.
 
     Raises:
-        AsrError: The data, the configuration or the loss makes training impossible.
+        AsrError: If the data, the configuration or the loss makes training impossible.
     """
     with process_group(task.runtime) as process, contextlib.ExitStack() as stack:
         if process.first:  # only rank 0 reads and writes in the folder
