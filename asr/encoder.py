@@ -1,6 +1,6 @@
 """The encoder: a stack of LSTM layers, forward, bidirectional or latency-controlled.
 
-It computes through torch's fused kernels what `asr.lstm.MemoryCell` spells out.
+It uses torch's fused kernels for the equations that `asr.lstm.MemoryCell` writes out.
 
 Letters in shapes: B utterances, T feature frames, T' encoder frames, F mel bins, H encoder width,
 D width of one direction of a layer (H is D or, with both directions, 2 · D), I inputs of a layer.
@@ -45,7 +45,7 @@ class Context:
         if self.chunk < 1 or self.right < 0:
             raise ConfigError(
                 f"a chunk of {self.chunk} frames with {self.right} frames of right context is "
-                "impossible; give a chunk of at least 1 frame and 0 or more frames after it"
+                "out of range; use a chunk of at least 1 frame and 0 or more frames after it"
             )
 
     @property
@@ -71,13 +71,13 @@ class EncoderConfig:
         projection: Width of a linear layer after each direction of a layer; 0 for none.
         layer_norm: Whether each direction of a layer ends with layer normalization.
         dropout: Dropout probability between layers.
-        whole: Probability that a training step shows a latency-controlled encoder whole recordings;
+        whole: Probability of training a latency-controlled encoder with full context in a step;
             the other steps draw a chunk size and a right context.
         chunk: Range of the drawn chunk sizes, two numbers of encoder frames.
         right: Range of the drawn right contexts, two numbers of encoder frames.
 
     Raises:
-        ConfigError: If a value is impossible; the message names it.
+        ConfigError: If a value is out of range; the message names it.
 
     Example:
         >>> EncoderConfig(kind="forward", hidden=320).width

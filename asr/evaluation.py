@@ -39,7 +39,7 @@ class Evaluation:
     Attributes:
         report: The error rates; all words of an utterance with an error count as deleted.
         hypotheses: By utterance id, in the order of the utterances.
-        errors: By utterance id, in the same order: why it could not be transcribed.
+        errors: The error of each recording that could not be transcribed, by utterance id.
     """
 
     report: Report
@@ -124,8 +124,8 @@ def compute_emissions(
 ) -> Iterator[tuple[Utterance, list[Segment]]]:
     """Yield each utterance with its segments of log-probs (T', V), the longest first.
 
-    Arguments as in `compute_hypotheses`. The work is done while the caller iterates, who may stop
-    at any time.
+    The arguments are those of `compute_hypotheses`. Results are computed lazily, so the caller may
+    stop at any time.
     """
     ordered = sort_longest_first(utterances)
     results = recognizer.emissions(to_sources(ordered), operating_point=operating_point)
@@ -145,12 +145,12 @@ def decode_emissions(
 
 
 def sort_longest_first(utterances: Iterable[Utterance]) -> list[Utterance]:
-    """The utterances by falling length; equally long ones keep their order."""
+    """Return the utterances sorted by decreasing length; the sort is stable."""
     return sorted(utterances, key=lambda utterance: -utterance.seconds)
 
 
 def to_sources(utterances: Iterable[Utterance]) -> Iterator[Source]:
-    """What the recognizer takes: each recording with its expected seconds."""
+    """Yield each recording with its expected seconds, as the recognizer takes them."""
     return ((utterance.audio, utterance.seconds) for utterance in utterances)
 
 

@@ -1,4 +1,4 @@
-"""A training described by plain dataclasses: manifests and configurations in, a trained model out."""
+"""A training run described by dataclasses: manifests and configurations in, a trained model out."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from asr.training.run import train
 
 @dataclass
 class DataConfig:
-    """The manifests of a training, and the characters of its texts."""
+    """The manifests of a training run, and the characters of its texts."""
 
     train: str  # JSONL manifest
     dev: str  # JSONL manifest
@@ -41,7 +41,7 @@ class Experiment:
         Experiment(folder="runs/x", data=data, training=TrainingConfig(epochs=10)).train()
 
     Args:
-        folder: Where checkpoints, metrics and curves are written, and a training is resumed.
+        folder: Where checkpoints, metrics and curves are written, and from which training resumes.
         data: The manifests and the vocabulary.
         features: How waveforms become log-mel features.
         encoder: The layers of the LSTM encoder.
@@ -61,19 +61,19 @@ class Experiment:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def train(self, callbacks: TrainingCallbacks | None = None) -> Outcome:
-        """Train, or resume the training in `folder`, in as many processes as configured.
+        """Train, or resume training in `folder`, in as many processes as configured.
 
         Ctrl-C or SIGTERM saves a checkpoint and returns an interrupted `Outcome`. Several processes
         are spawned, so the calling script then needs `if __name__ == "__main__":`.
 
         Args:
-            callbacks: Receives messages and progress. None: the training is silent.
+            callbacks: Receives messages and progress. None: training is silent.
 
         Returns:
             The epochs and steps done, and the best word error rate on the dev set.
 
         Raises:
-            AsrError: If the data, the configuration or the loss makes training impossible.
+            AsrError: If the data, the configuration or the loss does not allow training.
         """
         if callbacks is None or not is_rank_zero():
             callbacks = TrainingCallbacks()
@@ -95,8 +95,8 @@ class Experiment:
         )
         if cannot_replace_machines():
             callbacks.say(
-                "A machine that fails and comes back will not find the others; set "
-                "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 where torchrun is called."
+                "A restarted machine cannot rejoin the others; set "
+                "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of torchrun."
             )
         outcome: Outcome = launch(train, task, self.runtime.resolve().processes)
         return outcome

@@ -39,7 +39,7 @@ class FeaturesConfig:
         floor: Added to the mel power, so that digital silence has a logarithm.
 
     Raises:
-        ConfigError: If a value is impossible; the message names it.
+        ConfigError: If a value is out of range; the message names it.
 
     Example:
         >>> config = FeaturesConfig(mels=40, window_ms=32.0)
@@ -145,7 +145,7 @@ class LogMel(nn.Module):
         if count == 0:
             raise AudioError(
                 "no recording is as long as one feature window, so the features' mean cannot be "
-                "measured; give longer recordings"
+                "measured; use longer recordings"
             )
         mean = total / count
         variance = (squares / count - mean.square()).clamp(min=0)

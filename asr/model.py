@@ -97,7 +97,7 @@ class AcousticModel(nn.Module):
             frames = math.floor((latency_ms / 1000 - lowest) / frame + 1e-9) + 1
         if not 1 <= frames < MAX_CONTEXT_FRAMES:
             raise ConfigError(
-                f"a latency of {latency_ms:g} ms is impossible; with this model it is from "
+                f"a latency of {latency_ms:g} ms is out of range; with this model it is from "
                 f"{math.ceil(1000 * lowest)} ms to {MAX_CONTEXT_FRAMES * frame / 60:.0f} minutes"
             )
         right = frames // 2 if self.encoder.config.kind == "latency_controlled" else 0

@@ -79,7 +79,7 @@ class Bar:
             self._write_line()
 
     def complete(self) -> None:
-        """Take what is done for the total, which was an estimate."""
+        """Set the total, which was an estimate, to the amount done."""
         if self._task.total is not None:
             self._display.update(self._id, total=self._task.completed)
             self.advance(0)

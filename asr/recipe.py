@@ -1,7 +1,7 @@
 """Hydra: YAML and a command line become an `Experiment`, and its training is shown to the user.
 
 `conf/<recipe>.yaml` holds values, `Experiment` holds types. `run` composes the YAML with the command
-line, reports in one sentence what is misspelled, ill-typed or impossible, and returns an exit code.
+line, reports values that are misspelled, of the wrong type or out of range, and returns an exit code.
 """
 
 import os
@@ -43,7 +43,7 @@ def find_conf() -> Path:
 
 
 def run(recipe: str, arguments: Sequence[str] | None = None, program: str = "train.py") -> int:
-    """Train as conf/<recipe>.yaml and a command line say, with progress in the terminal.
+    """Train with the configuration composed from conf/<recipe>.yaml and the command line.
 
     Args:
         recipe: Name of a YAML file in conf/, without its suffix.
@@ -91,7 +91,7 @@ class _Job:
     def __init__(self, program: str) -> None:
         self.program = program
         self.home = PROCESS
-        self.errors: list[AsrError] = []  # of the jobs in this process
+        self.errors: list[AsrError] = []  # errors of the jobs in this process
 
     def __call__(self, config: DictConfig) -> None:
         name = name_job()
@@ -115,12 +115,12 @@ class _Job:
             _complain(self.program, error)
             sys.exit(EXIT_CODE)
         if self.home != PROCESS:
-            raise error  # the launcher brings it home
+            raise error  # the launcher re-raises it in the parent process
         self.errors.append(error)
 
 
 class TrainingDisplay(TrainingCallbacks):
-    """Shows a training: messages, and a bar for the index of a manifest and for each epoch."""
+    """Shows messages, and a bar for the index of a manifest and for each epoch."""
 
     def __init__(self) -> None:
         self._bar: Bar | None = None
@@ -209,7 +209,7 @@ def translate_flags(arguments: Sequence[str]) -> list[str]:
 def arrange(arguments: list[str]) -> list[str]:
     """Sort arguments as Hydra needs them, `-m` first and then all overrides, and add our own.
 
-    Hydra writes no files, because the training writes its own configuration once it is accepted.
+    Hydra writes no files, because training writes its own configuration once it is accepted.
     The folders of a sweep are named only by the values that differ among its jobs, while Hydra would
     name them by all overrides. The other values can then be changed as for a single run.
     """

@@ -56,7 +56,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """How recordings are read: how far the encoder sees, and where it starts anew.
+    """The context of the encoder, and the endpoints at which it is reset.
 
     `Recognizer.transcribe` gives the words of `Recognizer.stream` with the same latency and endpoint.
 
@@ -81,7 +81,7 @@ WHOLE = OperatingPoint(endpoint=None)
 
 
 class _ResolvedOperatingPoint(NamedTuple):
-    """An operating point as one model takes it; no context: short recordings are read whole."""
+    """An operating point for one model; without a context, short recordings are encoded whole."""
 
     context: Context | None
     endpoint: EndpointConfig | None
@@ -136,7 +136,7 @@ class Recognizer:
 
         Raises:
             CheckpointError: If the checkpoint cannot be used.
-            ConfigError: If there is no such device, or the number of threads is impossible.
+            ConfigError: If there is no such device, or the number of threads is below 1.
             LanguageError: If the language model cannot be read.
         """
         device = choose_device(device)
@@ -220,7 +220,7 @@ class Recognizer:
 
         They come as segments for `decode`, mostly a single one per recording. Neighbors go through
         the model together, in batches of at most `batch_seconds`, padding included: sources sorted
-        by length are the fastest. They are drawn as they are needed.
+        by length are processed fastest. Sources are consumed lazily.
         """
         found = self._emit_all(sources, batch_seconds, self._resolve(operating_point))
         return _finish_each(found, list)
@@ -260,7 +260,7 @@ class Recognizer:
 
         Raises:
             AudioError: If the recording cannot be read.
-            TextError: If the transcript is empty or holds characters without a symbol.
+            TextError: If the transcript is empty or contains characters without a symbol.
             DecodeError: If the transcript does not fit into the recording, or torchaudio is missing.
         """
         text = normalize(transcript, profile)
@@ -383,7 +383,7 @@ class Recognizer:
         return context
 
     def _whole_frames(self, reach: _ResolvedOperatingPoint) -> float:
-        """The encoder frames from which on a recording is read chunk by chunk, not in a batch."""
+        """The encoder frames above which a recording is read chunk by chunk, not in a batch."""
         if self.model.encoder.config.kind == "bidirectional":
             return math.inf
         if reach.context is None:

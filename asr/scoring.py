@@ -219,7 +219,7 @@ def score(
     """
     _require_same_ids(references, hypotheses)
     if not references:
-        raise ScoreError("there is no utterance to score; give at least one reference")
+        raise ScoreError("there is no utterance to score; pass at least one reference")
 
     expected = [normalize(text, profile) for text in references.values()]
     recognized = [normalize(hypotheses[id], profile) for id in references]
@@ -259,8 +259,8 @@ def _require_same_ids(references: Mapping[str, str], hypotheses: Mapping[str, st
         f"{len(ids)} only in the {side} ({_list_ids(ids)})" for side, ids in sides.items() if ids
     ]
     raise ScoreError(
-        f"references and hypotheses are not of the same utterances ({' and '.join(found)}); "
-        "give each id a text on both sides, an empty one if nothing was said or recognized"
+        f"references and hypotheses do not cover the same utterances ({' and '.join(found)}); "
+        "add a text for each id on both sides, an empty one if nothing was said or recognized"
     )
 
 
@@ -281,7 +281,7 @@ def compare_wer(report: Report, other: Report) -> tuple[float, float, float]:
     pairs = list(zip(report.utterances, other.utterances, strict=False))
     if len(report.utterances) != len(other.utterances) or any(a.id != b.id for a, b in pairs):
         raise ScoreError(
-            "the two reports are not of the same utterances; score the same references"
+            "the two reports do not cover the same utterances; score the same references"
         )
     low, high = _bootstrap([a.errors - b.errors for a, b in pairs], [a.words for a, _ in pairs])
     return report.wer - other.wer, low, high

@@ -32,7 +32,7 @@ class Vocabulary:
         symbols: V strings; `symbols[0]` is the blank, every other one a different single character.
 
     Raises:
-        TextError: If the symbols are no such list.
+        TextError: If `symbols` does not have this form.
 
     Example:
         >>> Vocabulary.english().encode("it's")
@@ -90,7 +90,7 @@ class Vocabulary:
             characters.update(transcript)
         if not characters:
             raise TextError(
-                "a vocabulary cannot be built from transcripts without a character; give texts"
+                "a vocabulary cannot be built from transcripts without a character; pass texts"
             )
         return cls((BLANK, *sorted(characters)))
 
@@ -130,14 +130,12 @@ class Vocabulary:
             unknown = [_describe(c) for c in dict.fromkeys(text) if c not in self._ids]
             more = f" and {len(unknown) - 5} more characters" if len(unknown) > 5 else ""
             raise TextError(
-                f"{where or repr(text[:40])} holds {', '.join(unknown[:5])}{more}, not in the "
+                f"{where or repr(text[:40])} contains {', '.join(unknown[:5])}{more}, not in the "
                 f"vocabulary of {len(self)} symbols; normalize the text, fix or leave out the "
                 "utterance, or build the vocabulary from the transcripts"
             ) from None
         if not ids:
-            raise TextError(
-                f"{where or 'a transcript'} has empty text; give it words or leave it out"
-            )
+            raise TextError(f"{where or 'a transcript'} has empty text; add its words or remove it")
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -164,8 +162,8 @@ class Vocabulary:
 def min_ctc_frames(ids: Iterable[int] | str) -> int:
     """Return the minimum number of encoder frames for which CTC can output `ids` (U,).
 
-    Every id needs a frame, and two equal ids in a row need a blank between them. A text works like
-    its ids if every character has its own. Graves et al. (2006), "Connectionist temporal
+    Every id needs a frame, and two equal ids in a row need a blank between them. A text can be
+    passed if every character has its own id. Graves et al. (2006), "Connectionist temporal
     classification", section 3.1.
     """
     symbols = list(ids)
@@ -195,7 +193,7 @@ def normalize(text: str, profile: str = "plain") -> str:
     """
     if profile not in _NORMALIZERS:
         raise TextError(
-            f"there is no text profile {profile!r}; choose one of {', '.join(map(repr, PROFILES))}"
+            f"there is no text profile {profile!r}; use one of {', '.join(map(repr, PROFILES))}"
         )
     return _NORMALIZERS[profile](text)
 

@@ -58,7 +58,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Task:
-    """What every process of an evaluation is given."""
+    """The inputs of every evaluation process."""
 
     checkpoint: "Checkpoint"
     batches: "list[list[Utterance]]"
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     batches = group_batches(utterances)
     processes = min(arguments.processes, len(batches))
     if processes > 1:
-        checkpoint.model()  # so that a damaged one gives one message, not one per process
+        checkpoint.model()  # fails here once for a damaged checkpoint
     runtime = RuntimeConfig(
         device=choose_device(arguments.device),
         processes=processes,

@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     total = len(inputs) + len(failures)
     is_single = len(arguments.inputs) == 1 and not Path(arguments.inputs[0]).is_dir()
     if arguments.nbest and arguments.format != "json":
-        raise AsrError(f"--nbest shows nothing as {arguments.format}; choose --format json")
+        raise AsrError(f"--nbest shows nothing as {arguments.format}; use --format json")
     if arguments.output:
         _check_outputs(inputs, arguments.output, FORMATS[arguments.format])
     elif arguments.format in ALONE_FORMATS and not is_single:
@@ -153,7 +153,7 @@ def _output_path(given: Input, folder: Path, ending: str) -> Path:
 def _check_outputs(inputs: list[Input], folder: Path, ending: str) -> None:
     """Raise AsrError before any work if one transcript would overwrite another."""
     if folder.exists() and not folder.is_dir():
-        raise AsrError(f"{folder} is a file; name a folder for --output")
+        raise AsrError(f"{folder} is a file; specify a folder for --output")
     written: dict[Path, Input] = {}
     for given in inputs:
         path = _output_path(given, folder, ending)
@@ -161,7 +161,7 @@ def _check_outputs(inputs: list[Input], folder: Path, ending: str) -> None:
         if other is not given:
             raise AsrError(
                 f"{other.name} and {given.name} would both be written to {path}; transcribe them "
-                "into different folders, or name a folder that holds both"
+                "into different folders, or pass a folder that contains both"
             )
 
 

@@ -159,15 +159,15 @@ class Augmenter:
     """Augments waveforms and features within the ranges of an `AugmentConfig`.
 
     Everything except the timing is drawn from the generator that the caller passes, and inputs are
-    never changed in place. The constructor reads both folders, so that a bad file stops a training
-    before its first step; worker processes receive a copy of the recordings.
+    never changed in place. The constructor reads both folders, so that a bad file is reported before
+    the first training step; worker processes receive a copy of the recordings.
 
     Args:
         config: The ranges of the augmentation.
         sample_rate: Sample rate of the waveforms, in Hz.
 
     Raises:
-        ConfigError: If a folder is missing or holds no recording.
+        ConfigError: If a folder is missing or contains no recording.
         AudioError: If a recording cannot be read or is silent.
     """
 
@@ -346,8 +346,8 @@ def _load_folder(
     paths = find_audio(folder) if Path(folder).is_dir() else []
     if not paths:
         raise ConfigError(
-            f"augment.{key} is {folder!r}, which holds no recording; "
-            "name a folder of recordings, or leave it empty"
+            f"augment.{key} is {folder!r}, which contains no recording; "
+            "specify a folder of recordings, or leave it empty"
         )
     recordings = []
     for path in paths:

@@ -18,7 +18,7 @@ def read_librispeech(
 ) -> tuple[list[Utterance], list[Reject]]:
     """Read a corpus in LibriSpeech's layout, at any depth below `folder`, with any audio format.
 
-    Each speaker/chapter/speaker-chapter.trans.txt holds lines `speaker-chapter-number TEXT`, and the
+    Each speaker/chapter/speaker-chapter.trans.txt contains lines `speaker-chapter-number TEXT`, and the
     recordings lie beside it.
 
     Args:
@@ -40,7 +40,7 @@ def read_librispeech(
     ]
     if not transcripts:
         raise DataError(
-            f"{folder} contains no transcript *.trans.txt; name a folder of LibriSpeech, such as "
+            f"{folder} contains no transcript *.trans.txt; specify a folder of LibriSpeech, such as "
             "LibriSpeech/dev-clean"
         )
 
@@ -73,7 +73,7 @@ def read_common_voice(
     header = next(rows, (1, ""))[1].split("\t")
     if not {"path", "sentence"} <= set(header):
         raise DataError(
-            f"{tsv} does not begin with the names of the columns path and sentence; name a table "
+            f"{tsv} does not begin with the names of the columns path and sentence; specify a table "
             "of Common Voice, such as train.tsv"
         )
     _require_folder(clips)
@@ -151,7 +151,7 @@ def read_folder(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance
 
     candidates = _pair(folder, transcripts, identify)
     if not candidates:
-        raise DataError(f"{folder} holds no recording; add x.wav and its transcript x.txt")
+        raise DataError(f"{folder} contains no recording; add x.wav and its transcript x.txt")
     return _assemble(candidates, profile)
 
 
@@ -168,7 +168,7 @@ class _Candidate:
 def _require_folder(folder: StrPath) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; name the one that holds the corpus")
+        raise DataError(f"{folder} is not a folder; specify the one that contains the corpus")
     return folder
 
 
@@ -178,7 +178,7 @@ def _find_texts(folder: Path, pattern: str) -> list[Path]:
 
 
 def _read_table(path: Path) -> dict[str, str]:
-    """Read a Kaldi table, whose lines hold a key, white space and a value, which may be empty."""
+    """Read a Kaldi table, whose lines contain a key, white space and a value, which may be empty."""
     table: dict[str, str] = {}
     for number, line in read_lines(path, DataError):
         key, *value = line.split(maxsplit=1) or [""]

@@ -5,7 +5,8 @@
 
 The index of a manifest is a file beside it that is written once and mapped into memory: a million
 utterances are planned in less than a second, and all processes share the same pages. It is a
-snapshot, so later changes of the manifest do not affect a training that has begun. The file holds:
+snapshot, so later changes of the manifest do not affect a training run that has begun. The file
+contains:
 
     records     [id, seconds, text], ...   JSON of all utterances
     places      [recording, speaker], ...  JSON of all utterances
@@ -413,7 +414,7 @@ def _reopen(file: Path, folder: str, tail: bytes) -> _Store:
     """Open an index that another process has opened, when it is unpickled."""
     store = _open(file, folder)
     if store is None or store.tail != tail:
-        raise DataError(f"{file} was replaced while a training began; start the training again")
+        raise DataError(f"{file} was replaced while training was starting; start training again")
     return store
 
 

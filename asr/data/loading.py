@@ -103,7 +103,7 @@ class SpeechDataset:
 
     `dataset[epoch, index, timing]` is the Example of an utterance in an epoch with the given timing.
     It is the same in every process and whenever it is read. Reading raises AudioError if a recording
-    cannot be read or is shorter than its utterance states, and TextError if the vocabulary cannot
+    cannot be read or differs in length from its manifest entry, and TextError if the vocabulary cannot
     spell a text.
 
     Args:
@@ -231,7 +231,7 @@ def load_batches(
 ) -> Generator[Batch]:
     """Load the batches of `epochs` in the order of the plan, starting at `first_step`.
 
-    The batches are equal bit for bit for any number of workers, which load ahead across epochs, so a
+    The batches are bit-identical for any number of workers, which load ahead across epochs, so a
     single call should cover all epochs. Workers' batches lie in shared memory with open files;
     release each one after its step. Torch's global random state is not touched.
 
@@ -315,7 +315,7 @@ def _worker_context() -> Any:
 def _start(
     reader: _Reader, requests: Iterator[_Request], workers: int
 ) -> Iterator[Batch | AsrError]:
-    """Start a loader, with the signals that stop a training blocked in its processes.
+    """Start a loader whose worker processes block the signals that stop training.
 
     Ctrl-C, `timeout`, systemd and Slurm signal all processes, but only the trainer should respond.
     Ignoring the signals in `_start_worker` alone would be too late while a worker is importing.
@@ -340,7 +340,7 @@ def _start(
 
 
 def _start_worker(_: int) -> None:
-    torch.set_flush_denormal(True)  # like the trainer, so that results are equal bit for bit
+    torch.set_flush_denormal(True)  # like the trainer, so that results are bit-identical
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_trainer, daemon=True).start()

@@ -120,12 +120,12 @@ def parse_manifest(
             first = lines.setdefault(utterance.id, number)
             if first != number:
                 raise DataError(
-                    f"{path}, line {number}: the id {utterance.id!r} is already that of line "
+                    f"{path}, line {number}: the id {utterance.id!r} is already used on line "
                     f'{first}; give every utterance a unique "id"'
                 )
         yield utterance
     if empty:
-        raise DataError(f"{path} holds no utterance; write one JSON object per line")
+        raise DataError(f"{path} contains no utterance; write one JSON object per line")
 
 
 def write_manifest(path: StrPath, utterances: Iterable[Utterance]) -> None:
@@ -183,7 +183,7 @@ def write_records(path: StrPath, records: Iterable[dict[str, Any]]) -> None:
 
 
 def _make_absolute(path: StrPath) -> str:
-    """The absolute path; links before `..` are followed, which `os.path.abspath` gets wrong."""
+    """Return the absolute path, resolving symbolic links before `..` unlike `os.path.abspath`."""
     if ".." not in Path(path).parts:
         return os.path.abspath(path)
     folder, name = os.path.split(path)
@@ -213,7 +213,7 @@ def parse_utterance(line: str, where: str, folder: str) -> Utterance:
     name = name or os.path.splitext(os.path.basename(audio))[0]
     where = f"{where} (utterance {name!r})"
     if not audio or not name:
-        raise DataError(f'{where}: "audio_filepath" is {audio!r}; name a recording')
+        raise DataError(f'{where}: "audio_filepath" is {audio!r}; specify a recording')
     seconds = _field(record, "duration", (int, float), "a number", where)
     if not 0 < seconds < 1e9:  # false for NaN too
         raise DataError(
@@ -237,7 +237,7 @@ def _field(
     record: dict[str, Any], key: str, kind: type | tuple[type, ...], noun: str, where: str
 ) -> Any:
     if key not in record:
-        raise DataError(f'{where} has no "{key}"; add it, every utterance needs it')
+        raise DataError(f'{where} has no "{key}"; add it, because every utterance needs it')
     value = record[key]
     if not isinstance(value, kind) or isinstance(value, bool):
         raise DataError(f'{where}: "{key}" is {value!r}; it must be {noun}')

@@ -104,9 +104,7 @@ class Planner:
         self._seed = seed
         self._last: tuple[int, EpochPlan] | None = None
         if not len(ids):
-            raise DataError(
-                "no utterance is left to train on; see the reasons for which they were left out"
-            )
+            raise DataError("all training utterances were rejected; see the reasons above")
         if len(self._seconds) != len(ids):
             raise ValueError(f"{len(self._seconds)} lengths for {len(ids)} ids")
         if not batch_seconds > 0 or self._max_utterances < 1:

@@ -112,7 +112,7 @@ class Speaker:
             DataError: If there is no such voice.
         """
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise DataError(f"espeak-ng has no voice {voice!r}; choose one of `voices`")
+            raise DataError(f"espeak-ng has no voice {voice!r}; use one of `voices`")
         # The numbers are espeakRATE, espeakPITCH and espeakRANGE of speak_lib.h.
         for parameter, value in ((1, rate), (3, pitch), (4, intonation)):
             self._library.espeak_SetParameter(parameter, value, 0)
@@ -208,7 +208,10 @@ class Block:
 def plan(
     folder: Path, prefix: str, voices: Sequence[str], count: int, seed: tuple[int, ...], draw: Draw
 ) -> list[Block]:
-    """Divide a set into blocks of a fixed size, because their bytes depend on their borders."""
+    """Divide a set into blocks of a fixed size.
+
+    The size is fixed, because an utterance depends on those before it in its block.
+    """
     return [
         Block(folder, prefix, voices, first, min(BLOCK, count - first), seed, draw)
         for first in range(0, count, BLOCK)

@@ -50,8 +50,8 @@ def align(
         `GreedyDecoder`; the score is the log-probability of the best path that spells the text.
 
     Raises:
-        TextError: If the text is empty or holds characters that the vocabulary lacks.
-        DecodeError: If `log_probs` are no normalized log-probabilities, the text does not fit into
+        TextError: If the text is empty or contains characters that the vocabulary lacks.
+        DecodeError: If `log_probs` is not normalized, the text does not fit into
             T' frames or has probability 0 there, or torchaudio cannot be imported.
 
     Example:

@@ -88,8 +88,8 @@ def join_hypotheses(parts: Sequence[Hypothesis]) -> Hypothesis:
     """Join the hypotheses of consecutive segments into one for the whole recording.
 
     Scores are added. The confidence is the geometric mean, weighted by each segment's number of
-    words. Each alternative differs from the best hypothesis in exactly one segment; there are at
-    most as many as the segment with the most alternatives has.
+    words. Each alternative differs from the best hypothesis in exactly one segment; their number
+    is limited to the largest number of alternatives of any segment.
     """
     if len(parts) == 1:
         return parts[0]

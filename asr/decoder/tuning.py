@@ -28,7 +28,7 @@ RANGES = {
 """Ranges of the first trials; the best weights may lie outside."""
 
 LEAST_SHARE = 1e-5
-"""Lower bound of a symbol's prior, for symbols that are hardly ever said."""
+"""Lower bound of a symbol's prior, for rare symbols."""
 
 _SHRINK = 0.95  # factor on the size of the random steps, from trial to trial
 
@@ -54,7 +54,7 @@ class Tuning:
     report: Report
 
     def surface(self, columns: int = 6) -> str:
-        """A table of the trials' lowest WER (%) by alpha and beta; a dot: no trial there."""
+        """A table of the trials' lowest WER (%) by alpha and beta; cells without a trial show a dot."""
         alphas = np.array([trial.alpha for trial in self.trials])
         betas = np.array([trial.beta for trial in self.trials])
         wers = 100 * np.array([trial.wer for trial in self.trials])
@@ -102,10 +102,12 @@ def tune(
         DataError: If there are no utterances, or the decoder has no weights to tune.
     """
     if not log_probs:
-        raise DataError("there is no utterance to tune on; give a manifest that holds some")
+        raise DataError("there is no utterance to tune on; use a manifest that contains some")
     names = [name for name in RANGES if _has_effect(decoder, name)]
     if not names:
-        raise DataError("a beam without language model or lexicon has no weights to tune; give one")
+        raise DataError(
+            "a beam without language model or lexicon has no weights to tune; specify one"
+        )
     texts = {name: references[name] for name in log_probs}
 
     def decode(config: DecoderConfig) -> tuple[list[Hypothesis], Report]:
@@ -158,7 +160,7 @@ class _Search:
 def _fit_confidence(
     config: DecoderConfig, posteriors: list[Hypothesis], report: Report
 ) -> DecoderConfig:
-    """Fit the confidence to hypotheses whose words have their posteriors as confidence.
+    """Fit the confidence calibration to hypotheses whose word confidences are raw posteriors.
 
     The configuration is unchanged if there is nothing to fit.
     """

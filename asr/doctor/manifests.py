@@ -1,4 +1,4 @@
-"""Reading manifests that hold unusable lines, and writing them without faulty utterances."""
+"""Reading manifests that contain unusable lines, and writing them without faulty utterances."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from asr.files import read_lines
 
 
 def read_leniently(path: StrPath) -> tuple[list[Utterance], list[Reject]]:
-    """The utterances of a manifest, and the lines that `read_manifest` would refuse.
+    """The utterances of a manifest, and the lines that `read_manifest` would reject.
 
     Empty texts are accepted here, because `examine` reports them. Raises DataError only if the file
     cannot be read at all, or if all its lines are blank.
@@ -39,7 +39,7 @@ def read_leniently(path: StrPath) -> tuple[list[Utterance], list[Reject]]:
             detail = f"{where}: the id {utterance.id!r} is already used by line {first}"
             refused.append(Reject(where, "line", detail))
     if not utterances and not refused:
-        raise DataError(f"{path} holds no utterances; write one JSON object per line")
+        raise DataError(f"{path} contains no utterances; write one JSON object per line")
     return utterances, refused
 
 
@@ -57,22 +57,22 @@ def _parse_leniently(line: str, where: str, folder: str) -> tuple[Utterance, dic
     else:
         filled = parse_utterance(json.dumps({**record, "text": "-"}), where, folder)
         utterance = replace(filled, text=text)
-    assert record is not None  # `parse_utterance` refuses what is not a JSON object.
+    assert record is not None  # `parse_utterance` rejects everything but JSON objects.
     for key in ("id", "audio_filepath", "text", "speaker"):
         if _is_broken(str(record.get(key, ""))):
             raise DataError(
-                f'{where}: "{key}" holds a lone surrogate, which is not a character; correct it'
+                f'{where}: "{key}" contains a lone surrogate, which is not a character; correct it'
             )
     return utterance, record
 
 
 def _is_broken(text: str) -> bool:
-    """Whether a text holds surrogates, which are not characters and cannot be written."""
+    """Whether a text contains surrogates, which are not characters and cannot be written."""
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def write_clean(source: StrPath, target: StrPath, kept: Iterable[Utterance]) -> None:
-    """Write a copy of the manifest `source` that holds only the utterances in `kept`.
+    """Write a copy of the manifest `source` that contains only the utterances in `kept`.
 
     Lines keep all their keys; recordings are named as `write_manifest` does. Raises FileError if
     the file cannot be written, and DataError if a name is not valid Unicode.

@@ -1,4 +1,4 @@
-"""What can be measured of a recording without knowing what is said in it.
+"""Acoustic measurements of a recording that need no transcript.
 
     blocks at the file's own rate --> frames of 20 ms --> levels, silences, spectrum --> Sound
 
@@ -21,10 +21,10 @@ from asr.audio.waveform import inspect_audio, load_channels, read_blocks
 
 FRAME_SECONDS = 0.02
 ENVELOPE_BINS = 64
-# Levels are at least this, which stands for digital silence.
+# Lowest level reported, used for digital silence.
 LOWEST_DB = -120.0
-# Active frames are louder than the noise floor by at least this, and quieter than loud speech by no
-# more than this.
+# Active frames are at least ABOVE_FLOOR_DB above the noise floor and at most BELOW_LOUD_DB below
+# loud speech.
 ABOVE_FLOOR_DB = 6.0
 BELOW_LOUD_DB = 25.0
 

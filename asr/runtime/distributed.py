@@ -134,8 +134,9 @@ def _connect(runtime: RuntimeConfig) -> Iterator[Process]:
         time.sleep(CAUSE_SECONDS)  # so that the parent sees the end of the lost process first
         reason = str(error).splitlines()[0].split(". ")[0]
         raise TrainingError(
-            f"process {rank} of {world_size} lost another one ({reason}); if nothing restarts them, "
-            "run the same command again to resume from the last checkpoint"
+            f"process {rank} of {world_size} lost the connection to another process "
+            f"({reason}); unless the launcher restarts them, run the same command again to resume from "
+            "the last checkpoint"
         ) from error
     # Only without an error: otherwise the others would see a closed connection before its cause.
     dist.destroy_process_group()
@@ -210,7 +211,7 @@ def launch(function: Callable[[Any], Any], argument: Any, processes: int) -> Any
 
 
 def _work(function: Callable[[Any], Any], argument: Any) -> Any:
-    """Run in a child. If its parent has died, nobody can take the result, and the child ends."""
+    """Run `function` in a child process, which exits if its parent has died."""
     result = function(argument)
     if is_orphan():
         os._exit(1)

@@ -1,4 +1,4 @@
-"""What a training is configured with, what it reports to, and how it ended."""
+"""The configuration, callbacks and outcome of a training run."""
 
 import math
 from collections.abc import Sequence
@@ -34,14 +34,14 @@ class TrainingConfig:
     # Decay per step of the moving average of the weights, which is validated and saved. 0: no
     # average. It starts lower, see `loss.average_decay`.
     average_decay: float = 0.0
-    # A step whose loss or gradient is not finite is skipped. This many in a row end the training,
-    # or a whole epoch of them if it has fewer steps.
+    # Steps whose loss or gradient is not finite are skipped. Training fails after this many skipped
+    # steps in a row, or after a full epoch of skipped steps if an epoch is shorter.
     bad_steps_limit: int = 20
     seed: int = 1
     checkpoint_steps: int = 200  # between resumable checkpoints, besides the end of each epoch
     keep: int = 0  # models of the last epochs kept as epoch-0001.pt and so on; 0: none
     # Checkpoint whose weights a new training starts from, for example to fine-tune on other data.
-    # Its features, layers and vocabulary must be those of this training. "released": the model
+    # Its features, layers and vocabulary must be those of this run. "released": the model
     # that comes with asr; "": random weights.
     start_from: str = ""
     precision: str = "auto"  # "auto" (bf16 on a GPU), "float32", "bf16"
@@ -82,7 +82,7 @@ class TrainingConfig:
 
 
 class TrainingCallbacks:
-    """Receives the progress of a training. This base class is silent; override what you need."""
+    """Receives the progress of training. This base class is silent; override what you need."""
 
     def say(self, line: str) -> None:
         """Show one line to the user."""
@@ -100,12 +100,12 @@ class TrainingCallbacks:
         """Called after `steps` more steps; `loss` is the loss of the last one."""
 
     def epoch_ends(self) -> None:
-        """Called after the last step of an epoch, or when the training stops within it."""
+        """Called after the last step of an epoch, or when training stops within it."""
 
 
 @dataclass
 class TrainingData:
-    """The utterances of a training and the symbols of its texts."""
+    """The utterances of a training run and the symbols of its texts."""
 
     training_set: Sequence[Utterance]  # an `Index` if it is large
     dev_set: Sequence[Utterance]

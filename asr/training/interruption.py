@@ -1,4 +1,4 @@
-"""Stopping a training on Ctrl-C or SIGTERM, in agreement with all processes."""
+"""Stopping training on Ctrl-C or SIGTERM, in agreement with all processes."""
 
 import os
 import signal

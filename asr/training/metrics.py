@@ -1,4 +1,4 @@
-"""Metrics of a training on disk: JSON lines and TensorBoard."""
+"""Metrics of a training run on disk: JSON lines and TensorBoard."""
 
 import contextlib
 import json
@@ -85,7 +85,8 @@ class Metrics:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        # A failure to close hides neither the first error nor anything before the checkpoint.
+        # An error while closing is suppressed if another is being raised: data up to the last
+        # checkpoint is already on disk.
         with contextlib.suppress(FileError) if error else contextlib.nullcontext():
             self.close()
 
@@ -104,7 +105,8 @@ class Metrics:
 class _Board:
     """A file of TensorBoard events. Torch's own writer loses the errors of its writing thread.
 
-    TensorBoard then hides what older files hold of `first_step` and later, which is repeated.
+    TensorBoard then hides events from step `first_step` on in older files, because these steps are
+    repeated.
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:

@@ -52,7 +52,7 @@ def check_dev_set(task: Task) -> list[Utterance]:
     utterances = [replace(u, text=normalize(u.text, "plain")) for u in task.data.dev_set]
     if not utterances:
         raise DataError(
-            "the dev set holds no utterance; give it some, because they decide which epoch is best"
+            "the dev set contains no utterance; add some, because they decide which epoch is best"
         )
     for utterance in utterances:
         task.data.vocabulary.encode(utterance.text, utterance.id)

@@ -53,15 +53,15 @@ from asr.training.resume import (
 from asr.training.trainer import Trainer
 from asr.training.validation import Validation, validate
 
-DRAW_EVERY_SECONDS = 60.0  # shortest time between two pictures of the curves
-LOG_EVERY_STEPS = 10  # on a GPU, where each look at the losses waits for the device
+DRAW_EVERY_SECONDS = 60.0  # shortest time between two plots of the curves
+LOG_EVERY_STEPS = 10  # on a GPU, where reading the losses synchronizes with the device
 NAMES_SHOWN = 8  # utterances named in a message; metrics.jsonl names all
 # Devices on which the largest batch is tried first. A CPU has no such hard limit.
 MEMORY_CHECKED_DEVICES = ("cuda",)
 
 
 def train(task: Task) -> Outcome:
-    """Train, or resume the training, in `task.folder`, as one of the processes that `launch` started.
+    """Train, or resume training, in `task.folder`, as one of the processes that `launch` started.
 
     The folder gets last.pt (resumable), best.pt (lowest dev WER), epoch-0001.pt and so on (if
     configured), metrics.jsonl, TensorBoard files and curves.png. Ctrl-C or SIGTERM saves and returns
@@ -69,7 +69,7 @@ def train(task: Task) -> Outcome:
     process was killed, with the same result as without the interruption.
 
     Raises:
-        AsrError: If the data, the configuration or the loss makes training impossible.
+        AsrError: If the data, the configuration or the loss does not allow training.
     """
     with process_group(task.runtime) as process, contextlib.ExitStack() as stack:
         if process.first:  # only rank 0 reads and writes in the folder
@@ -80,8 +80,8 @@ def train(task: Task) -> Outcome:
 def prepare(task: Task, process: Process) -> "Run":
     """Check the task, make or load the model, and open the metrics: a run that is ready to start.
 
-    Raises an AsrError if the data or the configuration makes training impossible, or if the folder
-    holds another training.
+    Raises an AsrError if the data or the configuration does not allow training, or if the folder
+    contains another run.
     """
     callbacks = task.callbacks if process.first else TrainingCallbacks()
     check_precision(task, process)
@@ -137,13 +137,13 @@ def _open_metrics(task: Task, position: int, step: int) -> Metrics:
     if metrics.lost:
         task.callbacks.say(
             f"{task.folder / 'metrics.jsonl'} has lost lines since the last checkpoint: the log "
-            "continues with a gap, the training is not affected."
+            "continues with a gap; training is not affected."
         )
     return metrics
 
 
 def largest_batch(plan: EpochPlan) -> Indices:
-    """The batch of a plan that holds the most audio, padding included."""
+    """The batch of a plan with the most audio, padding included."""
 
     def padded_seconds(batch: Indices) -> float:
         return float(len(batch) * plan.seconds[batch[0]])  # the first utterance is the longest
@@ -171,7 +171,7 @@ class _PendingStep:
 
 @dataclass
 class Run:
-    """One process's part of a training: its epochs, their steps, and what is saved of them."""
+    """One process's part of a training run: its epochs, their steps, and what is saved of them."""
 
     task: Task
     process: Process
@@ -239,7 +239,7 @@ class Run:
     def _check_memory(self, plan: EpochPlan, dataset: SpeechDataset) -> None:
         """Try the largest batch of a plan, with silence in place of its recordings.
 
-        A batch that does not fit into memory then stops the training at its start.
+        A batch that does not fit into memory then stops training at its start.
         """
         batch = largest_batch(plan)
         log_mel = self.trainer.model.features
@@ -370,7 +370,7 @@ class Run:
         self.callbacks.say(f"The {problem}: skipped.")
 
     def _report(self, validation: Validation, seconds: float) -> None:
-        """Write the epoch's metrics and show them, with a diagnosis if the training goes wrong."""
+        """Write the epoch's metrics and show them, with a diagnosis if training goes wrong."""
         counters, report = self.counters, validation.report
         train_loss = counters.epoch_loss / counters.epoch_symbols
         if self.metrics is not None:
