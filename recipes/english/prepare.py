@@ -357,7 +357,7 @@ def copy_recordings(source: Path, folder: Path, keep: Callable[[Path], bool] | N
     found = find_audio(source)
     kept = [path for path in found if keep is None or keep(path)]
     if not kept:
-        raise DataError(f"{source} holds no recording that can be used; name another folder")
+        raise DataError(f"{source} contains no recording that can be used; choose another folder")
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     try:
         if unfinished.exists():  # an earlier run was killed here

@@ -196,7 +196,7 @@ def test_colliding_hashes_are_not_duplicate_ids(
     assert [u.id for u in open_index(path)] == list("0123")
     with path.open("a") as file:
         file.write("\n" + json.dumps({"audio_filepath": "2.wav", "duration": 1, "text": "x"}))
-    with pytest.raises(DataError, match="line 6: the id '2' is already that of line 3"):
+    with pytest.raises(DataError, match="line 6: the id '2' is already used on line 3"):
         open_index(path)
 
 
@@ -410,7 +410,9 @@ def test_an_index_is_pickled_as_its_path(tmp_path: Path) -> None:
     assert len(found) == 3000
     assert found[2999].text == "w 2999"  # the index is a snapshot
     open_index(path)
-    with pytest.raises(DataError, match=r"m\.jsonl\.index was replaced while a training began"):
+    with pytest.raises(
+        DataError, match=r"m\.jsonl\.index was replaced while training was starting"
+    ):
         pickle.loads(pickled)
 
 

@@ -176,7 +176,7 @@ class TestAlign:
         log_probs = np.log(np.full((4, 3), 1 / 3))
         (word,) = align(log_probs, "abab", SPACELESS, SECONDS).words
         assert (word.text, word.start, word.end) == ("abab", 0, 4 * SECONDS)
-        with pytest.raises(TextError, match=r"holds ' ' \(U\+0020\)"):
+        with pytest.raises(TextError, match=r"contains ' ' \(U\+0020\)"):
             align(log_probs, "ab ab", SPACELESS, SECONDS)
 
     def test_long_audio_keeps_its_precision(self) -> None:
@@ -213,7 +213,7 @@ class TestBadInput:
             align(emit("--"), text, VOCABULARY, SECONDS, where="The text of x")
 
     def test_unknown_characters_are_named(self) -> None:
-        with pytest.raises(TextError, match=r"the transcript holds 'x' \(U\+0078\), 'A'"):
+        with pytest.raises(TextError, match=r"the transcript contains 'x' \(U\+0078\), 'A'"):
             align(emit("-----"), "ax A", VOCABULARY, SECONDS)
 
     def test_invalid_log_probs_are_rejected(self) -> None:

@@ -47,7 +47,7 @@ def test_an_empty_text_is_accepted(tmp_path: Path) -> None:
     utterances, refused = read_leniently(path)
     assert (utterances[0].text, refused) == (" ", [])
     path.write_text("\n")
-    with pytest.raises(DataError, match="holds no utterances"):
+    with pytest.raises(DataError, match="contains no utterances"):
         read_leniently(path)
 
 
@@ -58,7 +58,7 @@ def test_lines_with_lone_surrogates_are_unusable(tmp_path: Path) -> None:
     )
     utterances, [reject] = read_leniently(path)
     assert utterances == []
-    assert '"id" holds a lone surrogate' in reject.detail
+    assert '"id" contains a lone surrogate' in reject.detail
 
 
 def test_an_utterance_named_like_a_line_is_not_confused_with_it(healthy: Corpus) -> None:

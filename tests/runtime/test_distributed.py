@@ -156,7 +156,9 @@ def lose_second(runtime: RuntimeConfig) -> str:
 
 
 def test_a_lost_process_is_told_in_one_sentence() -> None:
-    with pytest.raises(TrainingError, match=r"^process \d of 2 (ended|lost another)") as caught:
+    with pytest.raises(
+        TrainingError, match=r"^process \d of 2 (ended|lost the connection)"
+    ) as caught:
         launch(lose_second, TWO, 2)
     assert "run the same command again to resume from the last checkpoint" in str(caught.value)
 
@@ -169,7 +171,7 @@ def test_who_has_lost_another_says_so(monkeypatch) -> None:
     gloo = (
         "[third_party/gloo/gloo/transport/tcp/pair.cc:5] Connection closed by peer. Look there.\n"
     )
-    sentence = r"^process 0 of 2 lost another one \(\[.*\] Connection closed by peer\); if nothing"
+    sentence = r"^process 0 of 2 lost the connection to another process \(\[.*\] Connection closed by peer\); unless"
     with pytest.raises(TrainingError, match=sentence), process_group(TWO):
         raise RuntimeError(gloo)
     with pytest.raises(RuntimeError, match=r"^another matter$"), process_group(TWO):

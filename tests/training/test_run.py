@@ -354,8 +354,8 @@ def test_a_folder_is_one_trainings_alone(tones, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(files, "WAIT_SECONDS", 0.2)
     notes = Notes()
     with files.lock_folder(tmp_path):
-        with pytest.raises(FileError, match="Another process is at work in"):
+        with pytest.raises(FileError, match="another process is using"):
             train(tiny_task(tmp_path, tones, epochs=1, callbacks=notes))
-        assert notes.lines == [f"Another process is at work in {tmp_path}: waiting for its end."]
+        assert notes.lines == [f"Another process is using {tmp_path}; waiting until it finishes."]
         assert not (tmp_path / "last.pt").exists()
     assert train(tiny_task(tmp_path, tones, epochs=1)).epoch == 1
