@@ -20,11 +20,21 @@ from asr.training.run import train
 
 @dataclass
 class DataConfig:
-    """The manifests of a training run, and the characters of its texts."""
+    """The manifests of a training run, and the characters of its texts.
 
-    train: str  # JSONL manifest
-    dev: str  # JSONL manifest
-    vocabulary: str = "english"  # or "transcripts": the characters of the training set
+    Args:
+        train: JSONL manifest of the training set.
+        dev: JSONL manifest of the dev set.
+        vocabulary: "english", or "transcripts" for the characters of the training set.
+
+    Example:
+        >>> DataConfig("train.jsonl", "dev.jsonl").vocabulary
+        'english'
+    """
+
+    train: str
+    dev: str
+    vocabulary: str = "english"
 
     def __post_init__(self) -> None:
         if self.vocabulary not in ("english", "transcripts"):
@@ -35,10 +45,7 @@ class DataConfig:
 
 @dataclass(kw_only=True)
 class Experiment:
-    """The complete configuration of a training run.
-
-        data = DataConfig("train.jsonl", "dev.jsonl")
-        Experiment(folder="runs/x", data=data, training=TrainingConfig(epochs=10)).train()
+    """The complete configuration of a training run, which `train` starts.
 
     Args:
         folder: Where checkpoints, metrics and curves are written, and from which training resumes.
@@ -49,6 +56,11 @@ class Experiment:
         training: The optimization.
         decoder: How the dev set is transcribed.
         runtime: Devices, processes and threads.
+
+    Example:
+        >>> data = DataConfig("train.jsonl", "dev.jsonl")
+        >>> Experiment(data=data, training=TrainingConfig(epochs=10)).folder
+        'runs/experiment'
     """
 
     folder: str = "runs/experiment"

@@ -65,6 +65,13 @@ class OperatingPoint:
             whole, which no stream can do; a longer one in chunks of 2 s with 1 s of right context.
         endpoint: The rule that cuts a recording into segments in its pauses; None: one segment.
         context: The encoder's chunk and right context, instead of a latency.
+
+    Raises:
+        ConfigError: If both a latency and a context are given.
+
+    Example:
+        >>> OperatingPoint(latency_ms=1000).endpoint.silence > 0
+        True
     """
 
     latency_ms: float | None = None
@@ -88,14 +95,21 @@ class _ResolvedOperatingPoint(NamedTuple):
 
 
 class Recognizer:
-    """A model in evaluation mode, its vocabulary and a decoder.
-
-        recognizer = Recognizer.load("best.pt", language_model="books.lm")
-        recognizer.transcribe("x.wav").text
+    """A model in evaluation mode, its vocabulary and a decoder; `load` makes one from a file.
 
     The texts do not depend on what else is in a batch or on the batch size. A long recording is read
     chunk by chunk and cut in pauses, in constant memory; see `OperatingPoint`. A bidirectional
     encoder reads every recording whole.
+
+    Args:
+        model: The acoustic model.
+        vocabulary: Its symbols.
+        decoder: The decoder's settings; None decodes greedily.
+        hotwords: Words or phrases to expect with their bonuses, besides those of the decoder's file.
+
+    Example:
+        >>> Recognizer.default().transcribe("docs/sample.flac").text
+        'the old man opened the door and looked out into the rain'
     """
 
     def __init__(
@@ -105,7 +119,6 @@ class Recognizer:
         decoder: DecoderConfig | None = None,
         hotwords: Mapping[str, float] | None = None,
     ) -> None:
-        """Build the decoder; None decodes greedily. `hotwords` are added to those of its file."""
         self.model = model.eval()
         self.vocabulary = vocabulary
         self.decoder = load_decoder(

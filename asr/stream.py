@@ -127,6 +127,21 @@ class Stream:
 
     Any number of streams may be open at once: they share the model and the decoder, not their state.
     Memory grows with the text since the last endpoint, not with the signal.
+
+    Args:
+        model: The acoustic model.
+        decoder: The decoder, shared by all streams.
+        context: Chunk size and right context in encoder frames.
+        new_endpointer: Makes the rule that ends a segment; None: the signal is one segment.
+
+    Raises:
+        ConfigError: If the model's encoder is bidirectional.
+
+    Example:
+        >>> from asr.recognizer import Recognizer
+        >>> stream = Recognizer.default().stream()
+        >>> stream.accept(np.zeros(8_000, np.float32), sample_rate=16_000).seconds
+        0.5
     """
 
     def __init__(
@@ -136,7 +151,6 @@ class Stream:
         context: Context,
         new_endpointer: Callable[[], Endpointer] | None = None,
     ) -> None:
-        """Raises ConfigError if the model's encoder is bidirectional."""
         self._model_rate = model.features.config.sample_rate
         self._frame_seconds = model.frame_seconds
         self._segments = SegmentStream(model, context, new_endpointer)

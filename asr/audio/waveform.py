@@ -64,7 +64,7 @@ def load_audio(
             in -1..1 or int16.
         sample_rate: Samples per second of the result.
         expected_seconds: The duration in a manifest. A recording that differs by more than 50 ms in
-            either direction is an error: If shorter, it lost speech that its transcript has; if
+            either direction is an error: if shorter, it lost speech that its transcript has; if
             longer, the manifest describes another recording and batches planned by it overflow.
 
     Returns:

@@ -49,8 +49,8 @@ class DecoderConfig:
         ConfigError: If a value is out of range, or the greedy decoder is given what it cannot use.
 
     Example:
-        config = DecoderConfig("beam", beam=64, language_model="books.lm")
-        decoder = load_decoder(config, vocabulary, frame_seconds=0.04)
+        >>> DecoderConfig("beam", beam=64, language_model="books.lm").nbest
+        1
     """
 
     kind: str = "greedy"

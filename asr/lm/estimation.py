@@ -144,12 +144,14 @@ def read_sentences(paths: Iterable[StrPath]) -> Iterator[str]:
         An iterator over the lines of all files.
 
     Raises:
-        TextError: Immediately if a file does not exist; while iterating if a file cannot be read,
+        TextError: If a file does not exist (immediately) or, while iterating, cannot be read,
             is not UTF-8 text, contains <s>, </s> or <unk>, or has no words.
 
     Example:
-        sentences = read_sentences(["books.txt.gz", "news.txt"])
-        model = LanguageModel.estimate(sentences, order=4, prune=[0, 0, 1])
+        >>> from asr.files import write_text
+        >>> write_text("books.txt", "the cat sat\\nthe dog ran\\n")
+        >>> list(read_sentences(["books.txt"]))
+        ['the cat sat', 'the dog ran']
     """
     names = [os.fspath(path) for path in paths]
     for name in names:

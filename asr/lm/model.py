@@ -91,8 +91,10 @@ class LanguageModel:
         spelled: The words in id order as UTF-8, joined by line feeds.
 
     Example:
-        model = LanguageModel.read("books.lm")
-        print(model.score("the cat sat"), model.perplexity(["the cat sat"]).perplexity)
+        >>> from asr.release import RELEASED
+        >>> model = LanguageModel.read(RELEASED / "language-model.lm")
+        >>> model.perplexity(["the door opened"]).unknown
+        0
     """
 
     unknown_word = 0

@@ -35,14 +35,28 @@ MOST_MINUTES = 10_000
 
 @dataclass
 class RuntimeConfig:
-    """Devices and processes. On a CPU they change results by no more than rounding."""
+    """Devices and processes. On a CPU they change results by no more than rounding.
 
-    device: str = "auto"  # "auto" (GPUs if there are any), "cpu", "cuda"
-    processes: int = 0  # 0: one per GPU, or one on the CPU
-    threads: int = 0  # CPU threads of each process; 0: the cores divided among the processes
-    workers: int = -1  # data loaders of each process; -1: one on the CPU, one per core for a GPU
-    # How long a process waits for one that does not answer, such as after a power failure. The end of
-    # a process is noticed at once.
+    Args:
+        device: "auto" (GPUs if there are any), "cpu" or "cuda".
+        processes: Number of processes; 0: one per GPU, or one on the CPU.
+        threads: CPU threads of each process; 0: the cores divided among the processes.
+        workers: Data loaders of each process; -1: one on the CPU, one per core for a GPU.
+        timeout_minutes: How long a process waits for one that does not answer, such as after a power
+            failure. The end of a process is noticed at once.
+
+    Raises:
+        ConfigError: If a value is out of range, or there is no GPU for "cuda".
+
+    Example:
+        >>> RuntimeConfig(device="cpu", processes=2, threads=1).resolve().workers
+        1
+    """
+
+    device: str = "auto"
+    processes: int = 0
+    threads: int = 0
+    workers: int = -1
     timeout_minutes: int = 30
 
     def __post_init__(self) -> None:

@@ -171,7 +171,10 @@ def test_who_has_lost_another_says_so(monkeypatch) -> None:
     gloo = (
         "[third_party/gloo/gloo/transport/tcp/pair.cc:5] Connection closed by peer. Look there.\n"
     )
-    sentence = r"^process 0 of 2 lost the connection to another process \(\[.*\] Connection closed by peer\); unless"
+    sentence = (
+        r"^process 0 of 2 lost the connection to another process "
+        r"\(\[.*\] Connection closed by peer\); unless"
+    )
     with pytest.raises(TrainingError, match=sentence), process_group(TWO):
         raise RuntimeError(gloo)
     with pytest.raises(RuntimeError, match=r"^another matter$"), process_group(TWO):
