@@ -2,7 +2,7 @@
 
 A checkpoint is one file of plain data and tensors. It carries its configuration and vocabulary, so
 loading it needs no YAML. It is read without running code from it (`torch.load(weights_only=True)`),
-so a malicious file is refused. The folder of a released model (`asr.release`) is read the same way.
+so a malicious file is rejected. The folder of a released model (`asr.release`) is read the same way.
 """
 
 import contextlib
@@ -53,7 +53,8 @@ class Checkpoint:
     def read(cls, path: FilePath) -> "Checkpoint":
         """Read a checkpoint or the folder of a released model.
 
-        Raises CheckpointError if it is missing, truncated, unsafe, of another program or version.
+        Raises CheckpointError if it is missing, truncated or unsafe, or was written by another
+        program or in another format version.
         """
         payload = read_release(Path(path)) if os.path.isdir(path) else _read_file(path)
         name = os.fspath(path)
@@ -80,13 +81,13 @@ class Checkpoint:
     @property
     def features(self) -> FeaturesConfig:
         """The configuration of the log-mel features. Raises CheckpointError if it is invalid."""
-        with self._refusing_misfits():
+        with self._wrap_errors():
             return FeaturesConfig(**self.payload["features"])
 
     @property
     def encoder(self) -> EncoderConfig:
         """The configuration of the encoder. Raises CheckpointError if it is invalid."""
-        with self._refusing_misfits():
+        with self._wrap_errors():
             return EncoderConfig(**self.payload["encoder"])
 
     @property
@@ -96,13 +97,13 @@ class Checkpoint:
         A released model names its language model, other checkpoints name no files. Raises
         CheckpointError if they are invalid.
         """
-        with self._refusing_misfits():
+        with self._wrap_errors():
             return DecoderConfig(**self.payload["decoder"])
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The symbols that the model writes. Raises CheckpointError if they are invalid."""
-        with self._refusing_misfits():
+        """The symbols that the model outputs. Raises CheckpointError if they are invalid."""
+        with self._wrap_errors():
             return Vocabulary.from_list(self.payload["vocabulary"])
 
     @property
@@ -113,13 +114,13 @@ class Checkpoint:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Plain data about the training, such as its epoch and dev WER."""
+        """Plain data about the training run, such as its epoch and dev WER."""
         facts: dict[str, Any] = self.payload["facts"]
         return facts
 
     @property
     def training(self) -> dict[str, Any] | None:
-        """What resuming the training needs; None if it cannot be resumed."""
+        """The state needed to resume training, or None if the checkpoint is not resumable."""
         training: dict[str, Any] | None = self.payload["training"]
         return training
 
@@ -129,7 +130,7 @@ class Checkpoint:
         Raises CheckpointError if the weights do not fit the configuration.
         """
         features, encoder, symbols = self.features, self.encoder, len(self.vocabulary)
-        with self._refusing_misfits():
+        with self._wrap_errors():
             model = AcousticModel(features, encoder, symbols)
             model.load_state_dict(self.weights)
         return model.to(device).eval()
@@ -162,7 +163,7 @@ class Checkpoint:
     def write(self, path: FilePath, decoder: DecoderConfig | None = None) -> None:
         """Write the checkpoint to `path` atomically, with another decoder's settings if given.
 
-        Paths in `decoder` are left out. Raises FileError if the disk refuses.
+        Paths in `decoder` are left out. Raises FileError if a file cannot be written.
         """
         payload = self.payload
         if decoder is not None:
@@ -187,7 +188,7 @@ class Checkpoint:
         }
 
     @contextlib.contextmanager
-    def _refusing_misfits(self) -> Iterator[None]:
+    def _wrap_errors(self) -> Iterator[None]:
         """Turn the errors of invalid or inconsistent parts into a CheckpointError."""
         try:
             yield
@@ -212,13 +213,13 @@ def save_model(
     Args:
         path: The file to write.
         model: The acoustic model whose weights and configuration are saved.
-        vocabulary: The symbols that the model writes.
-        facts: Plain data about the training, shown by `asr info`.
+        vocabulary: The symbols that the model outputs.
+        facts: Plain data about the training run, shown by `asr info`.
         training: What resuming needs; None for a checkpoint that cannot be resumed.
         decoder: The decoder's settings that suit the model; its paths are left out.
 
     Raises:
-        FileError: The disk refuses; the old file is then untouched.
+        FileError: If the file cannot be written; the old file is then unchanged.
     """
     payload = {
         "format": FORMAT,
@@ -246,8 +247,8 @@ def average_checkpoints(checkpoints: Sequence[Checkpoint], output: FilePath) -> 
     for other in checkpoints[1:]:
         if difference := _find_obstacle(first, other):
             raise CheckpointError(
-                f"{other.path} cannot be averaged with {first.path} ({difference} differs); name "
-                "checkpoints of one training"
+                f"{other.path} cannot be averaged with {first.path} ({difference} differs); use "
+                "checkpoints from one training run"
             )
         for name, weight in other.weights.items():
             sums[name] += weight
@@ -262,7 +263,7 @@ def average_checkpoints(checkpoints: Sequence[Checkpoint], output: FilePath) -> 
 
 
 def _find_obstacle(one: Checkpoint, other: Checkpoint) -> str:
-    """Name what keeps two checkpoints from being averaged; "" if nothing does."""
+    """Return the first difference that prevents averaging, or "" if the checkpoints are compatible."""
     for name in other.find_differences(one.features, one.encoder, one.vocabulary):
         return name
     ours, theirs = one.weights, other.weights
@@ -304,8 +305,8 @@ def _read_file(path: FilePath) -> Any:
     except Exception as error:  # torch raises many kinds of errors for unreadable files
         if isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path):
             raise CheckpointError(
-                f"{name}: refused, because it holds code or objects that a checkpoint of asr never "
-                "holds; use a file that asr wrote"
+                f"{name}: contains code or objects that are not allowed in an asr checkpoint; "
+                "use a file written by asr"
             ) from error
         raise CheckpointError(
             f"{name}: this file is truncated, damaged or not a checkpoint; "

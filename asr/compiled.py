@@ -29,7 +29,8 @@ def compiled(function: _Function) -> _Function:
 def compiled_core(function: _Function) -> _Function:
     """Compile `function` without numba's runtime: it cannot create arrays or count references.
 
-    For innermost functions, in which the atomic counting can take longer than the work itself.
+    Use this for inner-loop functions, in which atomic reference counting can cost more than the
+    computation.
     """
     return _compile(function, {"_nrt": False})
 

@@ -1,6 +1,6 @@
-"""Default values that both the library and the help of the command line name.
+"""Default values shared by the library and the help of the command line.
 
-They stand here because the command line must not load torch or NumPy to show its help.
+They are defined here so that the command line can show its help without loading torch or NumPy.
 """
 
 WHOLE_SECONDS = 12.0

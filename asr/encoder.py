@@ -1,6 +1,6 @@
 """The encoder: a stack of LSTM layers, forward, bidirectional or latency-controlled.
 
-It computes through torch's fused kernels what `asr.lstm.MemoryCell` spells out.
+It uses torch's fused kernels for the equations that `asr.lstm.MemoryCell` writes out.
 
 Letters in shapes: B utterances, T feature frames, T' encoder frames, F mel bins, H encoder width,
 D width of one direction of a layer (H is D or, with both directions, 2 · D), I inputs of a layer.
@@ -30,8 +30,8 @@ class Context:
     with the frames that follow it. More right context means higher latency and fewer errors.
 
     Attributes:
-        chunk: encoder frames per chunk, at least 1.
-        right: encoder frames of right context (look-ahead) after the chunk, at least 0.
+        chunk: Encoder frames per chunk, at least 1.
+        right: Encoder frames of right context (look-ahead) after the chunk, at least 0.
 
     Example:
         >>> Context(chunk=16, right=8).frames
@@ -45,7 +45,7 @@ class Context:
         if self.chunk < 1 or self.right < 0:
             raise ConfigError(
                 f"a chunk of {self.chunk} frames with {self.right} frames of right context is "
-                "impossible; give a chunk of at least 1 frame and 0 or more frames after it"
+                "out of range; use a chunk of at least 1 frame and 0 or more frames after it"
             )
 
     @property
@@ -65,19 +65,19 @@ class EncoderConfig:
             layers only and stream exactly, backward layers read a chunk and its right context (see
             `Context`), from one frame to the whole recording, with the same weights.
         cell: "lstm", or "rnn" for a plain tanh network as a baseline.
-        layers: number of layers.
-        hidden: memory cells per layer and direction.
-        stack: feature frames per encoder frame, placed side by side.
-        projection: width of a linear layer after each direction of a layer; 0 for none.
-        layer_norm: whether each direction of a layer ends with layer normalization.
-        dropout: dropout probability between layers.
-        whole: probability that a training step shows a latency-controlled encoder whole recordings;
+        layers: Number of layers.
+        hidden: Memory cells per layer and direction.
+        stack: Feature frames per encoder frame, placed side by side.
+        projection: Width of a linear layer after each direction of a layer; 0 for none.
+        layer_norm: Whether each direction of a layer ends with layer normalization.
+        dropout: Dropout probability between layers.
+        whole: Probability of training a latency-controlled encoder with full context in a step;
             the other steps draw a chunk size and a right context.
-        chunk: range of the drawn chunk sizes, two numbers of encoder frames.
-        right: range of the drawn right contexts, two numbers of encoder frames.
+        chunk: Range of the drawn chunk sizes, two numbers of encoder frames.
+        right: Range of the drawn right contexts, two numbers of encoder frames.
 
     Raises:
-        ConfigError: a value is impossible; the message names it.
+        ConfigError: If a value is out of range; the message names it.
 
     Example:
         >>> EncoderConfig(kind="forward", hidden=320).width

@@ -28,14 +28,14 @@ class EndpointConfig:
     """When a segment of speech ends, and how the next one begins.
 
     Attributes:
-        silence: seconds of silence that end a segment.
-        margin: seconds of silence at the start of the next segment, from 0 to 1.
-        longest: length of a segment in seconds from which on less silence is needed, falling
-            linearly to none at twice this length.
-        confidence: probability of blank and space together from which on a frame is silent.
+        silence: Seconds of silence that end a segment.
+        margin: Seconds of silence at the start of the next segment, from 0 to 1.
+        longest: Segment length in seconds above which the required silence decreases linearly,
+            reaching 0 at twice this length.
+        confidence: Probability of blank and space together above which a frame is silent.
 
     Raises:
-        ConfigError: a value is impossible; the message names it.
+        ConfigError: If a value is out of range; the message names it.
 
     Example:
         >>> EndpointConfig(silence=0.4).longest
@@ -77,9 +77,9 @@ class Endpointer:
     ) -> None:
         self._silent_symbols = [0] if vocabulary.space is None else [0, vocabulary.space]
         self._confidence = config.confidence
-        self._silence = config.silence / frame_seconds  # in frames, like the next two
-        self._longest = config.longest / frame_seconds
-        self._margin = round(config.margin / frame_seconds)
+        self._silence = config.silence / frame_seconds  # in frames
+        self._longest = config.longest / frame_seconds  # in frames
+        self._margin = round(config.margin / frame_seconds)  # in frames
         self._frames = 0  # frames of the segment
         self._silent_frames = 0  # consecutive silent frames up to now
         self._pause = 0  # frames since the end of the segment

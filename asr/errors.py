@@ -5,14 +5,14 @@ AsrError
 ├── TextError         a text, transcript or vocabulary is missing, empty or has invalid characters
 ├── DataError         a manifest or corpus folder is wrong
 ├── FileError         a file cannot be written
-├── CheckpointError   a checkpoint is missing, damaged, not one of ours, or does not fit
-├── ConfigError       a configuration value is misspelled, ill-typed or impossible
+├── CheckpointError   a checkpoint is missing, damaged, written by another program or incompatible
+├── ConfigError       a configuration value is misspelled, of the wrong type, or out of range
 ├── TrainingError     training cannot continue
 ├── DecodeError       log-probabilities do not fit the decoder
 ├── LanguageError     a language model cannot be read, built or queried
 └── ScoreError        references and hypotheses cannot be compared
 
-Each message is one sentence without its full stop: what is wrong, where, and what to do. Programs
+Each message is one sentence without its final period: what is wrong, where, and what to do. Programs
 print it and exit with `EXIT_CODE`.
 """
 
@@ -25,7 +25,7 @@ EXIT_CODE = 2
 INTERRUPTED = 130
 """Exit code after Ctrl-C, the one that shells report for SIGINT."""
 
-READER_GONE = 141
+BROKEN_PIPE = 141
 """Exit code after the reader of stdout has closed it, the one that shells report for SIGPIPE."""
 
 
@@ -60,11 +60,11 @@ class FileError(AsrError):
 
 
 class CheckpointError(AsrError):
-    """A checkpoint is missing, damaged, not one of ours, or does not fit."""
+    """A checkpoint is missing, damaged, written by another program or incompatible."""
 
 
 class ConfigError(AsrError):
-    """A configuration value is misspelled, ill-typed or impossible."""
+    """A configuration value is misspelled, of the wrong type, or out of range."""
 
 
 class TrainingError(AsrError):

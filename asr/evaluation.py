@@ -34,12 +34,17 @@ OnProgress = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well a recognizer did on a set of utterances.
+    """The error rates and hypotheses of a recognizer on a set of utterances.
 
     Attributes:
         report: The error rates; all words of an utterance with an error count as deleted.
         hypotheses: By utterance id, in the order of the utterances.
-        errors: By utterance id, in the same order: why it could not be transcribed.
+        errors: The error of each recording that could not be transcribed, by utterance id.
+
+    Example:
+        >>> utterance = Utterance("u1", "u1.wav", 1.5, "hello world")
+        >>> score_hypotheses([utterance], hypotheses={}, errors={}).report.wer
+        1.0
     """
 
     report: Report
@@ -67,8 +72,13 @@ def evaluate(
         The report, the hypotheses, and the errors of recordings that cannot be read.
 
     Raises:
-        ConfigError: The model cannot work at this operating point.
-        ScoreError: There are no utterances.
+        ConfigError: If the model cannot work at this operating point.
+        ScoreError: If there are no utterances.
+
+    Example:
+        >>> utterance = Utterance("sample", "docs/sample.flac", 4.37, "the old man opened the door")
+        >>> evaluate(Recognizer.default(), [utterance]).hypotheses["sample"].text
+        'the old man opened the door and looked out into the rain'
     """
     errors: dict[str, AsrError] = {}
     found = compute_hypotheses(recognizer, utterances, operating_point, errors, on_progress)
@@ -124,8 +134,8 @@ def compute_emissions(
 ) -> Iterator[tuple[Utterance, list[Segment]]]:
     """Yield each utterance with its segments of log-probs (T', V), the longest first.
 
-    Arguments as in `compute_hypotheses`. The work is done while the caller iterates, who may stop
-    at any time.
+    The arguments are those of `compute_hypotheses`. Results are computed lazily, so the caller may
+    stop at any time.
     """
     ordered = sort_longest_first(utterances)
     results = recognizer.emissions(to_sources(ordered), operating_point=operating_point)
@@ -145,12 +155,12 @@ def decode_emissions(
 
 
 def sort_longest_first(utterances: Iterable[Utterance]) -> list[Utterance]:
-    """The utterances by falling length; equally long ones keep their order."""
+    """Return the utterances sorted by decreasing length; the sort is stable."""
     return sorted(utterances, key=lambda utterance: -utterance.seconds)
 
 
 def to_sources(utterances: Iterable[Utterance]) -> Iterator[Source]:
-    """What the recognizer takes: each recording with its expected seconds."""
+    """Yield each recording with its expected seconds, as the recognizer takes them."""
     return ((utterance.audio, utterance.seconds) for utterance in utterances)
 
 

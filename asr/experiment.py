@@ -1,4 +1,4 @@
-"""A training described by plain dataclasses: manifests and configurations in, a trained model out."""
+"""A training run described by dataclasses: manifests and configurations in, a trained model out."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from asr.decoder.config import DecoderConfig
 from asr.encoder import EncoderConfig
 from asr.errors import ConfigError
 from asr.features import FeaturesConfig
-from asr.runtime.distributed import RuntimeConfig, cannot_replace_machines, is_first, launch
+from asr.runtime.distributed import RuntimeConfig, cannot_replace_machines, is_rank_zero, launch
 from asr.text import Vocabulary
 from asr.training.config import Outcome, Task, TrainingCallbacks, TrainingConfig, TrainingData
 from asr.training.run import train
@@ -20,11 +20,21 @@ from asr.training.run import train
 
 @dataclass
 class DataConfig:
-    """The manifests of a training, and the characters of its texts."""
+    """The manifests of a training run, and the characters of its texts.
 
-    train: str  # JSONL manifest
-    dev: str  # JSONL manifest
-    vocabulary: str = "english"  # or "transcripts": the characters of the training set
+    Args:
+        train: JSONL manifest of the training set.
+        dev: JSONL manifest of the dev set.
+        vocabulary: "english", or "transcripts" for the characters of the training set.
+
+    Example:
+        >>> DataConfig("train.jsonl", "dev.jsonl").vocabulary
+        'english'
+    """
+
+    train: str
+    dev: str
+    vocabulary: str = "english"
 
     def __post_init__(self) -> None:
         if self.vocabulary not in ("english", "transcripts"):
@@ -35,13 +45,10 @@ class DataConfig:
 
 @dataclass(kw_only=True)
 class Experiment:
-    """The complete configuration of a training run.
-
-        data = DataConfig("train.jsonl", "dev.jsonl")
-        Experiment(folder="runs/x", data=data, training=TrainingConfig(epochs=10)).train()
+    """The complete configuration of a training run, which `train` starts.
 
     Args:
-        folder: Where checkpoints, metrics and curves are written, and a training is resumed.
+        folder: Where checkpoints, metrics and curves are written, and from which training resumes.
         data: The manifests and the vocabulary.
         features: How waveforms become log-mel features.
         encoder: The layers of the LSTM encoder.
@@ -49,6 +56,11 @@ class Experiment:
         training: The optimization.
         decoder: How the dev set is transcribed.
         runtime: Devices, processes and threads.
+
+    Example:
+        >>> data = DataConfig("train.jsonl", "dev.jsonl")
+        >>> Experiment(data=data, training=TrainingConfig(epochs=10)).folder
+        'runs/experiment'
     """
 
     folder: str = "runs/experiment"
@@ -61,21 +73,21 @@ class Experiment:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def train(self, callbacks: TrainingCallbacks | None = None) -> Outcome:
-        """Train, or resume the training in `folder`, in as many processes as configured.
+        """Train, or resume training in `folder`, in as many processes as configured.
 
         Ctrl-C or SIGTERM saves a checkpoint and returns an interrupted `Outcome`. Several processes
         are spawned, so the calling script then needs `if __name__ == "__main__":`.
 
         Args:
-            callbacks: Receives messages and progress. None: the training is silent.
+            callbacks: Receives messages and progress. None: training is silent.
 
         Returns:
             The epochs and steps done, and the best word error rate on the dev set.
 
         Raises:
-            AsrError: The data, the configuration or the loss makes training impossible.
+            AsrError: If the data, the configuration or the loss does not allow training.
         """
-        if callbacks is None or not is_first():
+        if callbacks is None or not is_rank_zero():
             callbacks = TrainingCallbacks()
         training_set = _open_training_set(self.data.train, callbacks)
         vocabulary = Vocabulary.english()
@@ -95,8 +107,8 @@ class Experiment:
         )
         if cannot_replace_machines():
             callbacks.say(
-                "A machine that fails and comes back will not find the others; set "
-                "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 where torchrun is called."
+                "A restarted machine cannot rejoin the others; set "
+                "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of torchrun."
             )
         outcome: Outcome = launch(train, task, self.runtime.resolve().processes)
         return outcome

@@ -30,16 +30,16 @@ class FeaturesConfig:
     """How a waveform becomes log-mel frames.
 
     Attributes:
-        sample_rate: samples per second of the waveforms.
-        window_ms: length of a frame in milliseconds.
-        hop_ms: milliseconds between the starts of two frames, at most `window_ms`.
-        mels: number F of mel bins.
-        low_hz: lower edge of the lowest mel filter, in hertz.
-        high_hz: upper edge of the highest mel filter, in hertz, at most half the sample rate.
-        floor: added to the mel power, so that digital silence has a logarithm.
+        sample_rate: Samples per second of the waveforms.
+        window_ms: Length of a frame in milliseconds.
+        hop_ms: Milliseconds between the starts of two frames, at most `window_ms`.
+        mels: Number F of mel bins.
+        low_hz: Lower edge of the lowest mel filter, in hertz.
+        high_hz: Upper edge of the highest mel filter, in hertz, at most half the sample rate.
+        floor: Added to the mel power, so that digital silence has a logarithm.
 
     Raises:
-        ConfigError: a value is impossible; the message names it.
+        ConfigError: If a value is out of range; the message names it.
 
     Example:
         >>> config = FeaturesConfig(mels=40, window_ms=32.0)
@@ -127,7 +127,7 @@ class LogMel(nn.Module):
         return LogMelStream(self)
 
     @torch.no_grad()
-    def measure(self, waveforms: Iterable[npt.NDArray[np.float32]]) -> None:
+    def fit_normalization(self, waveforms: Iterable[npt.NDArray[np.float32]]) -> None:
         """Set `mean` and `std` to those of all frames of the waveforms, each (N,).
 
         Raises AudioError if no waveform is as long as a window.
@@ -145,7 +145,7 @@ class LogMel(nn.Module):
         if count == 0:
             raise AudioError(
                 "no recording is as long as one feature window, so the features' mean cannot be "
-                "measured; give longer recordings"
+                "measured; use longer recordings"
             )
         mean = total / count
         variance = (squares / count - mean.square()).clamp(min=0)
@@ -188,8 +188,8 @@ def advance_features(streams: Sequence[LogMelStream], frames: Sequence[int]) -> 
     """Compute the next frames of every stream, all of them together.
 
     Args:
-        streams: at least one stream, all of one `LogMel`.
-        frames: how many frames to read from each stream, at most `stream.frames`.
+        streams: At least one stream, all of one `LogMel`.
+        frames: How many frames to read from each stream, at most `stream.frames`.
 
     Returns:
         The features (T, F) of each stream, equal to those that `LogMel` gives for the whole waveform.

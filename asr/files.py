@@ -34,11 +34,11 @@ def read_lines(
     """Read a UTF-8 text file, with or without a byte order mark, line by line.
 
     Args:
-        path: the file.
-        error: what is raised for a file that cannot be read.
-        advice: what to do about a file that is not UTF-8 text; it ends the error's message.
-        on_line: called with the bytes of each line before the line is decoded.
-        undecodable: how to decode bytes that are not UTF-8, as the `errors` of `bytes.decode`.
+        path: The file.
+        error: What is raised for a file that cannot be read.
+        advice: What to do about a file that is not UTF-8 text; it ends the error's message.
+        on_line: Called with the bytes of each line before the line is decoded.
+        undecodable: How to decode bytes that are not UTF-8, as the `errors` of `bytes.decode`.
 
     Yields:
         The number of each line, from 1, and the line without its ending.
@@ -74,14 +74,14 @@ def save_figure(path: FilePath, figure: Any, dpi: int = 100) -> None:
 def write_atomically(path: FilePath, write: Callable[[IO[bytes]], Any]) -> None:
     """Let `write` fill a temporary file beside `path`, sync it to the disk, and rename it.
 
-    Missing folders are created. Raises FileError if the disk refuses any of this; the file that
-    stood at `path` before is then untouched.
+    Missing folders are created. Raises FileError if any step fails; an existing file at `path`
+    is then unchanged.
     """
     target = Path(path)
     temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Not by tempfile, whose files only their owner may read, whatever the umask says.
+        # `tempfile` is avoided, because it ignores the umask: only the owner can read its files.
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
         with temporary.open("xb") as file:
             write(file)
@@ -100,7 +100,7 @@ def write_atomically(path: FilePath, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def check_writable(path: FilePath) -> None:
-    """Raise FileError if a file cannot be written, before hours of work are lost to it.
+    """Raise FileError early if a file cannot be written, before any long computation.
 
     Missing folders are created.
     """
@@ -126,7 +126,7 @@ def remove_leftovers(folder: FilePath, name: str = "", older_than: float = 0) ->
     """Remove the temporary files that a killed `write_atomically` has left in a folder.
 
     `name` limits this to one target file, `older_than` (seconds) to files that no other process is
-    writing any more. Errors are ignored.
+    writing anymore. Errors are ignored.
     """
     pattern = re.compile(rf"\.{re.escape(name) or '.+'}\.[0-9a-f]{{16}}")
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
@@ -157,11 +157,11 @@ def lock_folder(folder: FilePath, say: Callable[[str], object] = lambda _: None)
         while not _lock(file):
             if time.monotonic() - began > WAIT_SECONDS:
                 raise FileError(
-                    f"Another process is at work in {folder}; wait for its end, or choose another "
+                    f"another process is using {folder}; wait until it finishes, or choose another "
                     "folder"
                 )
             if not is_waiting:
-                say(f"Another process is at work in {folder}: waiting for its end.")
+                say(f"Another process is using {folder}; waiting until it finishes.")
             is_waiting = True
             time.sleep(0.1)
         yield

@@ -88,7 +88,7 @@ class MemoryCell(nn.Module):
         """Compute every frame, one after the other.
 
         Args:
-            x: inputs (B, T, I).
+            x: Inputs (B, T, I).
             state: (h, c) before the first frame, each (B, H); zeros if None.
 
         Returns:

@@ -39,9 +39,9 @@ class AcousticModel(nn.Module):
     The submodules are `features` (waveform to normalized log-mel frames), `encoder` and `head`.
 
     Args:
-        features: how waveforms become feature frames.
-        encoder: the architecture of the encoder.
-        vocabulary_size: number V of symbols, the blank included.
+        features: How waveforms become feature frames.
+        encoder: The architecture of the encoder.
+        vocabulary_size: Number V of symbols, the blank included.
 
     Example:
         >>> model = AcousticModel(FeaturesConfig(), EncoderConfig(), vocabulary_size=29)
@@ -82,14 +82,14 @@ class AcousticModel(nn.Module):
         """Return the operating point with at most this algorithmic latency.
 
         Args:
-            latency_ms: milliseconds. A latency-controlled encoder spends half of them on right
+            latency_ms: Milliseconds. A latency-controlled encoder spends half of them on right
                 context.
 
         Returns:
             The chunk size and right context in encoder frames.
 
         Raises:
-            ConfigError: the latency is shorter than one encoder frame takes, or too long.
+            ConfigError: If the latency is shorter than one encoder frame takes, or too long.
         """
         frame, lowest = self.frame_seconds, self.latency_seconds(Context(1))
         frames = 0
@@ -97,7 +97,7 @@ class AcousticModel(nn.Module):
             frames = math.floor((latency_ms / 1000 - lowest) / frame + 1e-9) + 1
         if not 1 <= frames < MAX_CONTEXT_FRAMES:
             raise ConfigError(
-                f"a latency of {latency_ms:g} ms is impossible; with this model it is from "
+                f"a latency of {latency_ms:g} ms is out of range; with this model it is from "
                 f"{math.ceil(1000 * lowest)} ms to {MAX_CONTEXT_FRAMES * frame / 60:.0f} minutes"
             )
         right = frames // 2 if self.encoder.config.kind == "latency_controlled" else 0
@@ -109,15 +109,15 @@ class AcousticModel(nn.Module):
         """Compute the log-probabilities of a ragged batch of features.
 
         Args:
-            features: normalized log-mel frames (B, T, F).
+            features: Normalized log-mel frames (B, T, F).
             lengths: (B,) valid frames of each row.
-            context: chunk size and right context, see `Encoder.forward`; None for whole recordings.
+            context: Chunk size and right context, see `Encoder.forward`; None for whole recordings.
 
         Returns:
             `Emissions` with log_probs (B, T', V) and lengths (B,).
 
         Raises:
-            ConfigError: a bidirectional encoder was given a context.
+            ConfigError: If a bidirectional encoder was given a context.
         """
         x, lengths = self.encoder(features, lengths, context)  # (B, T', H)
         return Emissions(self._log_probs(x), lengths)
@@ -130,13 +130,13 @@ class AcousticModel(nn.Module):
 
         Args:
             waveforms: B arrays (N,) in -1..1 at the model's sample rate.
-            context: as in `forward`.
+            context: As in `forward`.
 
         Returns:
             `Emissions` with log_probs (B, T', V) and lengths (B,), on the model's device.
 
         Raises:
-            ConfigError: a bidirectional encoder was given a context.
+            ConfigError: If a bidirectional encoder was given a context.
         """
         device = self.head.weight.device
         features = [self.features(torch.from_numpy(w).to(device)) for w in waveforms]  # (T, F) each
@@ -149,13 +149,13 @@ class AcousticModel(nn.Module):
         """Start a recording that arrives in pieces.
 
         Args:
-            context: chunk size and right context in encoder frames.
+            context: Chunk size and right context in encoder frames.
 
         Returns:
             A stream whose chunks `advance_models` reads.
 
         Raises:
-            ConfigError: the encoder is bidirectional.
+            ConfigError: If the encoder is bidirectional.
         """
         return EmissionStream(self, context)
 
@@ -211,7 +211,7 @@ def advance_models(streams: Sequence[EmissionStream]) -> list[npt.NDArray[np.flo
     A stream's result does not depend on the other streams.
 
     Args:
-        streams: streams of one model and one context.
+        streams: Streams of one model and one context.
 
     Returns:
         The chunk's log-probs (n, V) of each stream; n = 0 if it is not ready.

@@ -51,10 +51,10 @@ class Bar:
     """The progress of a task, shown from construction until `close` or the end of `with`.
 
     Args:
-        label: the name of the task.
-        total: the amount of work in `unit`; None if unknown.
-        unit: a plural noun; "bytes" are shown as kB, MB or GB.
-        done: the amount that was done before, which counts as progress but not as speed.
+        label: The name of the task.
+        total: The amount of work in `unit`; None if unknown.
+        unit: A plural noun; "bytes" are shown as kB, MB or GB.
+        done: The amount that was done before, which counts as progress but not as speed.
     """
 
     def __init__(self, label: str, total: float | None, unit: str = "", done: int = 0) -> None:
@@ -79,7 +79,7 @@ class Bar:
             self._write_line()
 
     def complete(self) -> None:
-        """Take what is done for the total, which was an estimate."""
+        """Set the total, which was an estimate, to the amount done."""
         if self._task.total is not None:
             self._display.update(self._id, total=self._task.completed)
             self.advance(0)

@@ -1,7 +1,7 @@
 """Hydra: YAML and a command line become an `Experiment`, and its training is shown to the user.
 
 `conf/<recipe>.yaml` holds values, `Experiment` holds types. `run` composes the YAML with the command
-line, reports in one sentence what is misspelled, ill-typed or impossible, and returns an exit code.
+line, reports values that are misspelled, of the wrong type or out of range, and returns an exit code.
 """
 
 import os
@@ -20,17 +20,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from asr.errors import EXIT_CODE, AsrError, ConfigError, FileError, TrainingError
+from asr.errors import EXIT_CODE, INTERRUPTED, AsrError, ConfigError, FileError, TrainingError
 from asr.experiment import Experiment
 from asr.files import advise
 from asr.progress import Bar, complain, say
-from asr.runtime.distributed import is_first
+from asr.runtime.distributed import is_rank_zero
 from asr.runtime.signals import stopping_on_sigusr2
 from asr.runtime.slurm import adopt_slurm
 from asr.training.config import TrainingCallbacks
 
 FLAGS = ("device", "threads", "processes", "workers")  # `--device cpu` means runtime.device=cpu
-INTERRUPTED = 130  # the exit code of a shell for Ctrl-C
 PROCESS = uuid.uuid4().hex  # identifies this process; a launcher may send jobs to others
 
 ConfigStore.instance().store(name="experiment", node=Experiment)
@@ -44,7 +43,7 @@ def find_conf() -> Path:
 
 
 def run(recipe: str, arguments: Sequence[str] | None = None, program: str = "train.py") -> int:
-    """Train as conf/<recipe>.yaml and a command line say, with progress in the terminal.
+    """Train with the configuration composed from conf/<recipe>.yaml and the command line.
 
     Args:
         recipe: Name of a YAML file in conf/, without its suffix.
@@ -71,7 +70,7 @@ def run(recipe: str, arguments: Sequence[str] | None = None, program: str = "tra
         reason = f"{error.filename} cannot be used ({error.strerror}); {advise(error)}"
         errors.append(FileError(reason))
     except KeyboardInterrupt:
-        if is_first():
+        if is_rank_zero():
             complain(_describe_interruption())
         return INTERRUPTED
     except Exception as error:
@@ -92,7 +91,7 @@ class _Job:
     def __init__(self, program: str) -> None:
         self.program = program
         self.home = PROCESS
-        self.errors: list[AsrError] = []  # of the jobs in this process
+        self.errors: list[AsrError] = []  # errors of the jobs in this process
 
     def __call__(self, config: DictConfig) -> None:
         name = name_job()
@@ -100,7 +99,7 @@ class _Job:
             adopt_slurm()
             with stopping_on_sigusr2() as repeat_signal:
                 experiment = build(config)
-                if name and is_first():
+                if name and is_rank_zero():
                     say(f"== {name} in {experiment.folder}")
                 outcome = experiment.train(TrainingDisplay())
         except AsrError as error:
@@ -116,12 +115,12 @@ class _Job:
             _complain(self.program, error)
             sys.exit(EXIT_CODE)
         if self.home != PROCESS:
-            raise error  # the launcher brings it home
+            raise error  # the launcher re-raises it in the parent process
         self.errors.append(error)
 
 
 class TrainingDisplay(TrainingCallbacks):
-    """Shows a training: messages, and a bar for the index of a manifest and for each epoch."""
+    """Shows messages, and a bar for the index of a manifest and for each epoch."""
 
     def __init__(self) -> None:
         self._bar: Bar | None = None
@@ -210,7 +209,7 @@ def translate_flags(arguments: Sequence[str]) -> list[str]:
 def arrange(arguments: list[str]) -> list[str]:
     """Sort arguments as Hydra needs them, `-m` first and then all overrides, and add our own.
 
-    Hydra writes no files, because the training writes its own configuration once it is accepted.
+    Hydra writes no files, because training writes its own configuration once it is accepted.
     The folders of a sweep are named only by the values that differ among its jobs, while Hydra would
     name them by all overrides. The other values can then be changed as for a single run.
     """

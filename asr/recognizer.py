@@ -56,7 +56,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """How recordings are read: how far the encoder sees, and where it starts anew.
+    """The context of the encoder, and the endpoints at which it is reset.
 
     `Recognizer.transcribe` gives the words of `Recognizer.stream` with the same latency and endpoint.
 
@@ -65,6 +65,13 @@ class OperatingPoint:
             whole, which no stream can do; a longer one in chunks of 2 s with 1 s of right context.
         endpoint: The rule that cuts a recording into segments in its pauses; None: one segment.
         context: The encoder's chunk and right context, instead of a latency.
+
+    Raises:
+        ConfigError: If both a latency and a context are given.
+
+    Example:
+        >>> OperatingPoint(latency_ms=1000).endpoint.silence > 0
+        True
     """
 
     latency_ms: float | None = None
@@ -80,22 +87,29 @@ WHOLE = OperatingPoint(endpoint=None)
 """Without endpoints: every recording is one segment, and every frame is kept."""
 
 
-class _Reach(NamedTuple):
-    """An operating point as one model takes it; no context: short recordings are read whole."""
+class _ResolvedOperatingPoint(NamedTuple):
+    """An operating point for one model; without a context, short recordings are encoded whole."""
 
     context: Context | None
     endpoint: EndpointConfig | None
 
 
 class Recognizer:
-    """A model in evaluation mode, its vocabulary and a decoder.
-
-        recognizer = Recognizer.load("best.pt", language_model="books.lm")
-        recognizer.transcribe("x.wav").text
+    """A model in evaluation mode, its vocabulary and a decoder; `load` makes one from a file.
 
     The texts do not depend on what else is in a batch or on the batch size. A long recording is read
     chunk by chunk and cut in pauses, in constant memory; see `OperatingPoint`. A bidirectional
     encoder reads every recording whole.
+
+    Args:
+        model: The acoustic model.
+        vocabulary: Its symbols.
+        decoder: The decoder's settings; None decodes greedily.
+        hotwords: Words or phrases to expect with their bonuses, besides those of the decoder's file.
+
+    Example:
+        >>> Recognizer.default().transcribe("docs/sample.flac").text
+        'the old man opened the door and looked out into the rain'
     """
 
     def __init__(
@@ -105,7 +119,6 @@ class Recognizer:
         decoder: DecoderConfig | None = None,
         hotwords: Mapping[str, float] | None = None,
     ) -> None:
-        """Build the decoder; None decodes greedily. `hotwords` are added to those of its file."""
         self.model = model.eval()
         self.vocabulary = vocabulary
         self.decoder = load_decoder(
@@ -128,16 +141,16 @@ class Recognizer:
         Args:
             checkpoint: Path of a checkpoint or a released model, or one that has been read.
             device: "cpu", "cuda", "cuda:1", or "auto" for a GPU if there is any.
-            threads: torch's number of CPU threads, for the whole process; None leaves it alone.
+            threads: Torch's number of CPU threads, for the whole process; None leaves it alone.
             decoder: The decoder's settings. None: those in the checkpoint if there is a language
                 model, which a released model brings along; else greedy.
             hotwords: Words or phrases to expect, each with its bonus in nats; needs the beam.
             language_model: A file of `asr lm` or ARPA: decode by beam search with it.
 
         Raises:
-            CheckpointError: The checkpoint cannot be used.
-            ConfigError: There is no such device, or the number of threads is impossible.
-            LanguageError: The language model cannot be read.
+            CheckpointError: If the checkpoint cannot be used.
+            ConfigError: If there is no such device, or the number of threads is below 1.
+            LanguageError: If the language model cannot be read.
         """
         device = choose_device(device)
         if threads is not None:
@@ -182,8 +195,8 @@ class Recognizer:
             shorter than a window.
 
         Raises:
-            AudioError: The recording cannot be read.
-            ConfigError: The model cannot work at this operating point.
+            AudioError: If the recording cannot be read.
+            ConfigError: If the model cannot work at this operating point.
         """
         [(_, result)] = self.transcribe_many(
             [source], operating_point=operating_point, on_progress=on_progress
@@ -220,7 +233,7 @@ class Recognizer:
 
         They come as segments for `decode`, mostly a single one per recording. Neighbors go through
         the model together, in batches of at most `batch_seconds`, padding included: sources sorted
-        by length are the fastest. They are drawn as they are needed.
+        by length are processed fastest. Sources are consumed lazily.
         """
         found = self._emit_all(sources, batch_seconds, self._resolve(operating_point))
         return _finish_each(found, list)
@@ -259,9 +272,9 @@ class Recognizer:
             The normalized transcript and its words with their times in seconds.
 
         Raises:
-            AudioError: The recording cannot be read.
-            TextError: The transcript is empty or holds characters without a symbol.
-            DecodeError: The transcript does not fit into the recording, or torchaudio is missing.
+            AudioError: If the recording cannot be read.
+            TextError: If the transcript is empty or contains characters without a symbol.
+            DecodeError: If the transcript does not fit into the recording, or torchaudio is missing.
         """
         text = normalize(transcript, profile)
         durations: dict[int, float] = {}
@@ -284,7 +297,7 @@ class Recognizer:
             endpoint: The rule that ends segments in pauses; None: the signal is one segment.
 
         Raises:
-            ConfigError: The encoder is bidirectional or needs more time.
+            ConfigError: If the encoder is bidirectional or needs more time.
         """
         self.model.encoder.require_streaming()
         context = self.model.context(latency_ms)
@@ -295,7 +308,7 @@ class Recognizer:
         self.model.encoder.require_streaming()
         self._resolve(operating_point)
 
-    def _resolve(self, operating_point: OperatingPoint | None) -> _Reach:
+    def _resolve(self, operating_point: OperatingPoint | None) -> _ResolvedOperatingPoint:
         """Check an operating point; ConfigError if the model cannot work there."""
         point = operating_point or OperatingPoint()
         context = point.context
@@ -303,13 +316,13 @@ class Recognizer:
             context = self.model.context(point.latency_ms)
         if context is not None:
             self.model.encoder.require_streaming()
-        return _Reach(context, point.endpoint)
+        return _ResolvedOperatingPoint(context, point.endpoint)
 
     def _emit_all(
         self,
         sources: Iterable[Source],
         batch_seconds: float,
-        reach: _Reach,
+        reach: _ResolvedOperatingPoint,
         on_progress: OnProgress | None = None,
         durations: dict[int, float] | None = None,
     ) -> Iterator[tuple[int, Iterable[Segment] | AsrError]]:
@@ -343,7 +356,10 @@ class Recognizer:
         return [rows[:length] for rows, length in zip(log_probs, lengths, strict=True)]
 
     def _emit_long(
-        self, blocks: Iterable[Waveform], reach: _Reach, on_progress: OnProgress | None
+        self,
+        blocks: Iterable[Waveform],
+        reach: _ResolvedOperatingPoint,
+        on_progress: OnProgress | None,
     ) -> Iterator[Segment]:
         """Yield the segments of a recording that comes in blocks (n,)."""
         context = reach.context or self.long_context
@@ -379,8 +395,8 @@ class Recognizer:
             return Context(context.frames)
         return context
 
-    def _whole_frames(self, reach: _Reach) -> float:
-        """The encoder frames from which on a recording is read chunk by chunk, not in a batch."""
+    def _whole_frames(self, reach: _ResolvedOperatingPoint) -> float:
+        """The encoder frames above which a recording is read chunk by chunk, not in a batch."""
         if self.model.encoder.config.kind == "bidirectional":
             return math.inf
         if reach.context is None:
@@ -489,8 +505,8 @@ def transcribe(source: AudioSource, device: str = "cpu") -> Hypothesis:
         The text, and the words with times in seconds and confidence.
 
     Raises:
-        AudioError: The recording cannot be read.
-        ConfigError: There is no such device.
+        AudioError: If the recording cannot be read.
+        ConfigError: If there is no such device.
 
     Example:
         >>> transcribe("docs/sample.flac").words[0].start < 1

@@ -38,7 +38,7 @@ def save_release(
     """Write a checkpoint's payload as a released model, replacing `folder` only on success.
 
     Matrices are stored as 8-bit integers with one scale per row, vectors as float16. Raises
-    FileError if the disk refuses.
+    FileError if the file cannot be written.
     """
     from safetensors.torch import save_file
 
@@ -63,7 +63,7 @@ def save_release(
         unfinished.replace(target)
     except OSError as error:
         raise FileError(
-            f"{target} cannot be written ({error.strerror}); free some space or name another folder"
+            f"{target} cannot be written ({error.strerror}); free some space or choose another folder"
         ) from error
 
 
@@ -106,7 +106,9 @@ def read_release(folder: Path) -> Any:
 
     if not (folder / CONFIGURATION).exists():
         inside = "best.pt" if (folder / "best.pt").exists() else "a checkpoint such as best.pt"
-        raise CheckpointError(f"{folder} is a folder but not a released model; name {inside} in it")
+        raise CheckpointError(
+            f"{folder} is a folder but not a released model; specify {inside} in it"
+        )
     try:
         payload = json.loads((folder / CONFIGURATION).read_text("utf-8"))
         payload |= {"weights": _unpack(load_file(folder / WEIGHTS))}
@@ -137,7 +139,7 @@ def read_results(path: Path) -> dict[str, Any]:
         next(iter(results["sets"]))  # there is at least one
     except (ValueError, TypeError, KeyError, AttributeError, StopIteration) as error:
         raise DataError(
-            f"{path} holds no results of an evaluate.py; name the file that its --output wrote"
+            f"{path} contains no results of an evaluate.py; specify the file that its --output wrote"
         ) from error
     return dict(results)
 
@@ -177,8 +179,9 @@ def write_rest(results: Mapping[str, Any]) -> Iterator[str]:
         sounds = alarms["words_per_minute"]
         worst = max(rates.get("beam", rates["greedy"]) for rates in sounds.values())
         yield (
-            f"Where nobody speaks ({', '.join(sounds)}; {alarms['minutes']:g} minutes each): at most "
-            f"{worst:.1f} words a minute."
+            "False alarms in recordings without speech "
+            f"({', '.join(sounds)}; {alarms['minutes']:g} minutes each): at most {worst:.1f} words per "
+            "minute."
         )
         yield ""
 
@@ -195,7 +198,7 @@ def write_card(
         f"{encoder['layers']} layers of {encoder['hidden']} LSTM cells per direction "
         f"({encoder['kind'].replace('_', '-')}), {size / 1e6:.1f} M parameters; "
         f"{features['mels']} mel bins up to {features['high_hz']:g} Hz, an encoder frame every "
-        f"{encoder['stack'] * features['hop_ms']:g} ms. It writes "
+        f"{encoder['stack'] * features['hop_ms']:g} ms. It outputs "
         f"`{''.join(payload['vocabulary'][1:]).strip()}` and the space."
     )
     if results:

@@ -25,16 +25,16 @@ class UtteranceScore:
     """The errors of one utterance.
 
     Attributes:
-        id: the utterance's id.
-        reference: the normalized reference.
-        hypothesis: the normalized hypothesis.
-        alignment: pairs of a reference word and a hypothesis word, "" for a missing one.
-        words: reference words.
-        substitutions: words replaced by others.
-        insertions: extra words in the hypothesis.
-        deletions: words missing in the hypothesis.
-        characters: reference characters, spaces included.
-        character_errors: edit distance in characters.
+        id: The utterance's id.
+        reference: The normalized reference.
+        hypothesis: The normalized hypothesis.
+        alignment: Pairs of a reference word and a hypothesis word, "" for a missing one.
+        words: Reference words.
+        substitutions: Words replaced by others.
+        insertions: Extra words in the hypothesis.
+        deletions: Words missing in the hypothesis.
+        characters: Reference characters, spaces included.
+        character_errors: Edit distance in characters.
     """
 
     id: str
@@ -63,14 +63,14 @@ class Report:
     counted likewise and include the single spaces between words.
 
     Attributes:
-        profile: the text profile by which both sides were normalized.
-        utterances: the utterances' scores, in the order of the references.
-        words: reference words.
-        substitutions: words replaced by others.
-        insertions: extra words in the hypotheses.
-        deletions: words missing in the hypotheses.
-        characters: reference characters.
-        character_errors: sum of the edit distances in characters.
+        profile: The text profile by which both sides were normalized.
+        utterances: The utterances' scores, in the order of the references.
+        words: Reference words.
+        substitutions: Words replaced by others.
+        insertions: Extra words in the hypotheses.
+        deletions: Words missing in the hypotheses.
+        characters: Reference characters.
+        character_errors: Sum of the edit distances in characters.
 
     Example:
         >>> report = score({"a": "one two three"}, {"a": "one too three"})
@@ -202,16 +202,16 @@ def score(
     """Count the word and character errors of hypotheses.
 
     Args:
-        references: the correct text of each utterance id; it may be empty.
-        hypotheses: the recognized text of the same ids, in any order; it may be empty.
-        profile: how both sides are normalized first, see `asr.text.normalize`.
+        references: The correct text of each utterance id; it may be empty.
+        hypotheses: The recognized text of the same ids, in any order; it may be empty.
+        profile: How both sides are normalized first, see `asr.text.normalize`.
 
     Returns:
         The report, with utterances in the order of the references.
 
     Raises:
-        ScoreError: an id occurs on one side only, or there is no utterance.
-        TextError: there is no such profile.
+        ScoreError: If an id occurs on one side only, or there is no utterance.
+        TextError: If there is no such profile.
 
     Example:
         >>> score({"a": "Yes, sir!"}, {"a": "yes sir"}, profile="english").wer
@@ -219,7 +219,7 @@ def score(
     """
     _require_same_ids(references, hypotheses)
     if not references:
-        raise ScoreError("there is no utterance to score; give at least one reference")
+        raise ScoreError("there is no utterance to score; pass at least one reference")
 
     expected = [normalize(text, profile) for text in references.values()]
     recognized = [normalize(hypotheses[id], profile) for id in references]
@@ -259,8 +259,8 @@ def _require_same_ids(references: Mapping[str, str], hypotheses: Mapping[str, st
         f"{len(ids)} only in the {side} ({_list_ids(ids)})" for side, ids in sides.items() if ids
     ]
     raise ScoreError(
-        f"references and hypotheses are not of the same utterances ({' and '.join(found)}); "
-        "give each id a text on both sides, an empty one if nothing was said or recognized"
+        f"references and hypotheses do not cover the same utterances ({' and '.join(found)}); "
+        "add a text for each id on both sides, an empty one if nothing was said or recognized"
     )
 
 
@@ -268,20 +268,20 @@ def compare_wer(report: Report, other: Report) -> tuple[float, float, float]:
     """Compare the WER of two reports on the same utterances by a paired bootstrap.
 
     Args:
-        report: one report.
-        other: another report of the same references, in the same order.
+        report: One report.
+        other: Another report of the same references, in the same order.
 
     Returns:
         The first WER minus the second, and the lower and upper end of the difference's 95 %
         confidence interval.
 
     Raises:
-        ScoreError: the utterances differ.
+        ScoreError: If the utterances differ.
     """
     pairs = list(zip(report.utterances, other.utterances, strict=False))
     if len(report.utterances) != len(other.utterances) or any(a.id != b.id for a, b in pairs):
         raise ScoreError(
-            "the two reports are not of the same utterances; score the same references"
+            "the two reports do not cover the same utterances; score the same references"
         )
     low, high = _bootstrap([a.errors - b.errors for a, b in pairs], [a.words for a, _ in pairs])
     return report.wer - other.wer, low, high

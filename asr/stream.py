@@ -1,4 +1,4 @@
-"""Streaming: recognize speech that arrives in pieces, and tell which words are final.
+"""Streaming: recognize speech incrementally and report which words are final.
 
     stream = recognizer.stream()
     partial = stream.accept(samples, 8_000)  # (N,), as often as samples arrive
@@ -127,6 +127,21 @@ class Stream:
 
     Any number of streams may be open at once: they share the model and the decoder, not their state.
     Memory grows with the text since the last endpoint, not with the signal.
+
+    Args:
+        model: The acoustic model.
+        decoder: The decoder, shared by all streams.
+        context: Chunk size and right context in encoder frames.
+        new_endpointer: Makes the rule that ends a segment; None: the signal is one segment.
+
+    Raises:
+        ConfigError: If the model's encoder is bidirectional.
+
+    Example:
+        >>> from asr.recognizer import Recognizer
+        >>> stream = Recognizer.default().stream()
+        >>> stream.accept(np.zeros(8_000, np.float32), sample_rate=16_000).seconds
+        0.5
     """
 
     def __init__(
@@ -136,15 +151,14 @@ class Stream:
         context: Context,
         new_endpointer: Callable[[], Endpointer] | None = None,
     ) -> None:
-        """Raises ConfigError if the model's encoder is bidirectional."""
         self._model_rate = model.features.config.sample_rate
         self._frame_seconds = model.frame_seconds
         self._segments = SegmentStream(model, context, new_endpointer)
         self._decoder = decoder
         self._state = decoder.start()
-        self._first_frame = 0  # of the segment
-        self._in_pause = False  # between two segments
-        self._rate: int | None = None  # of the samples; set by the first piece
+        self._first_frame = 0  # first frame of the current segment
+        self._in_pause = False  # whether the signal is between two segments
+        self._rate: int | None = None  # sample rate; set by the first piece
         self._resampler = Resampler(self._model_rate, self._model_rate)
         self._samples = 0
         self._finished = False
@@ -161,14 +175,15 @@ class Stream:
 
         Args:
             samples: The samples (N,), float32 in -1..1 or int16; N may be 0.
-            sample_rate: Their rate in hertz, which the first piece fixes. None: as before, at first
-                the model's.
+            sample_rate: Sample rate in hertz; it must not change after the first piece. None means the
+                rate of the first piece, or the model's rate for the first piece itself.
 
         Returns:
             The text so far.
 
         Raises:
-            AudioError: The piece cannot be used, and is left out; or the stream is finished.
+            AudioError: If the piece cannot be used, in which case it is ignored, or if the stream
+                has been finished.
         """
         [partial] = advance_streams([self], [samples], sample_rate)
         if isinstance(partial, AsrError):
@@ -236,7 +251,7 @@ class Stream:
             return self._rate or self._model_rate
         if not isinstance(rate, int | np.integer) or not LOWEST_RATE <= rate <= HIGHEST_RATE:
             raise AudioError(
-                f"a stream of {rate!r} samples per second is impossible; give a whole number from "
+                f"a stream of {rate!r} samples per second is not supported; use a whole number from "
                 f"{LOWEST_RATE:,} to {HIGHEST_RATE:,}"
             )
         if self._rate not in (None, rate):
@@ -265,7 +280,7 @@ def advance_streams(
         For each stream its text so far, or the error of its piece, which does not affect the others.
 
     Raises:
-        ValueError: The numbers of streams and pieces differ.
+        ValueError: If the numbers of streams and pieces differ.
     """
     if len(streams) != len(pieces):
         raise ValueError(f"{len(streams)} streams cannot take {len(pieces)} pieces")

@@ -32,7 +32,7 @@ class Vocabulary:
         symbols: V strings; `symbols[0]` is the blank, every other one a different single character.
 
     Raises:
-        TextError: the symbols are no such list.
+        TextError: If `symbols` does not have this form.
 
     Example:
         >>> Vocabulary.english().encode("it's")
@@ -77,20 +77,20 @@ class Vocabulary:
         """Build the vocabulary of normalized transcripts.
 
         Args:
-            transcripts: texts, of which at least one is not empty.
+            transcripts: Texts, of which at least one is not empty.
 
         Returns:
             The blank and every character that occurs, in code point order.
 
         Raises:
-            TextError: there is no character, or white space other than the space.
+            TextError: If there is no character, or white space other than the space.
         """
         characters: set[str] = set()
         for transcript in transcripts:
             characters.update(transcript)
         if not characters:
             raise TextError(
-                "a vocabulary cannot be built from transcripts without a character; give texts"
+                "a vocabulary cannot be built from transcripts without a character; pass texts"
             )
         return cls((BLANK, *sorted(characters)))
 
@@ -115,14 +115,14 @@ class Vocabulary:
         """Convert text to ids.
 
         Args:
-            text: normalized text, not empty.
-            where: what to call the text in errors, such as the utterance's id.
+            text: Normalized text, not empty.
+            where: What to call the text in errors, such as the utterance's id.
 
         Returns:
             The U ids of the characters, each from 1 to V - 1.
 
         Raises:
-            TextError: the text is empty or has characters that the vocabulary lacks.
+            TextError: If the text is empty or has characters that the vocabulary lacks.
         """
         try:
             ids = list(map(self._ids.__getitem__, text))
@@ -130,27 +130,25 @@ class Vocabulary:
             unknown = [_describe(c) for c in dict.fromkeys(text) if c not in self._ids]
             more = f" and {len(unknown) - 5} more characters" if len(unknown) > 5 else ""
             raise TextError(
-                f"{where or repr(text[:40])} holds {', '.join(unknown[:5])}{more}, not in the "
+                f"{where or repr(text[:40])} contains {', '.join(unknown[:5])}{more}, not in the "
                 f"vocabulary of {len(self)} symbols; normalize the text, fix or leave out the "
                 "utterance, or build the vocabulary from the transcripts"
             ) from None
         if not ids:
-            raise TextError(
-                f"{where or 'a transcript'} has empty text; give it words or leave it out"
-            )
+            raise TextError(f"{where or 'a transcript'} has empty text; add its words or remove it")
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """Convert ids to text, one character per id.
 
         Args:
-            ids: ids from which a decoder has removed CTC's repeats and blanks.
+            ids: Ids from which a decoder has removed CTC's repeats and blanks.
 
         Returns:
             The text.
 
         Raises:
-            TextError: an id is the blank or outside the vocabulary.
+            TextError: If an id is the blank or outside the vocabulary.
         """
         numbers = [int(i) for i in ids]
         for number in numbers:
@@ -161,11 +159,11 @@ class Vocabulary:
         return "".join([self.symbols[number] for number in numbers])
 
 
-def ctc_frames_needed(ids: Iterable[int] | str) -> int:
+def min_ctc_frames(ids: Iterable[int] | str) -> int:
     """Return the minimum number of encoder frames for which CTC can output `ids` (U,).
 
-    Every id needs a frame, and two equal ids in a row need a blank between them. A text works like
-    its ids if every character has its own. Graves et al. (2006), "Connectionist temporal
+    Every id needs a frame, and two equal ids in a row need a blank between them. A text can be
+    passed if every character has its own id. Graves et al. (2006), "Connectionist temporal
     classification", section 3.1.
     """
     symbols = list(ids)
@@ -179,7 +177,7 @@ def normalize(text: str, profile: str = "plain") -> str:
     Normalizing a second time changes nothing.
 
     Args:
-        text: any text.
+        text: Any text.
         profile: "plain" (lower case, single spaces) or "english", which also removes accents and
             punctuation and separates hyphenated words; see `PROFILES`.
 
@@ -187,7 +185,7 @@ def normalize(text: str, profile: str = "plain") -> str:
         The normalized text, which may be empty.
 
     Raises:
-        TextError: there is no such profile.
+        TextError: If there is no such profile.
 
     Example:
         >>> normalize("“Don’t!” she said, twenty-one.", "english")
@@ -195,7 +193,7 @@ def normalize(text: str, profile: str = "plain") -> str:
     """
     if profile not in _NORMALIZERS:
         raise TextError(
-            f"there is no text profile {profile!r}; choose one of {', '.join(map(repr, PROFILES))}"
+            f"there is no text profile {profile!r}; use one of {', '.join(map(repr, PROFILES))}"
         )
     return _NORMALIZERS[profile](text)
 

@@ -20,9 +20,6 @@ from asr.cli.main import main
 if TYPE_CHECKING:
     from asr.data.manifest import Utterance
 
-if TYPE_CHECKING:
-    from asr.data.manifest import Utterance
-
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and Python leaves it so.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -139,7 +139,7 @@ def test_real_speech_sample_by_sample_equals_the_whole(shared) -> None:
 def test_normalization_is_global_and_measured() -> None:
     log_mel = LogMel(FeaturesConfig())
     loud, soft = noise(16_000, 1), 0.01 * noise(8_000, 2)
-    log_mel.measure([loud.numpy(), soft.numpy()])
+    log_mel.fit_normalization([loud.numpy(), soft.numpy()])
     together = torch.cat([log_mel(loud), log_mel(soft)])
     torch.testing.assert_close(together.mean(dim=0), torch.zeros(80), atol=1e-3, rtol=0)
     torch.testing.assert_close(together.std(dim=0), torch.ones(80), atol=1e-2, rtol=0)
@@ -148,13 +148,13 @@ def test_normalization_is_global_and_measured() -> None:
 
 def test_a_constant_bin_keeps_its_scale() -> None:
     log_mel = LogMel(FeaturesConfig())
-    log_mel.measure([np.zeros(16_000, np.float32)])
+    log_mel.fit_normalization([np.zeros(16_000, np.float32)])
     assert torch.equal(log_mel.std, torch.ones(80))
 
 
 def test_measuring_no_frame_raises_an_error() -> None:
     with pytest.raises(AudioError, match="as long as one feature window"):
-        LogMel(FeaturesConfig()).measure([np.zeros(100, np.float32)])
+        LogMel(FeaturesConfig()).fit_normalization([np.zeros(100, np.float32)])
 
 
 @pytest.mark.parametrize(

@@ -250,7 +250,7 @@ class TestLoad:
             pytest.skip(
                 "an empty number means the first GPU"
             ) if torch.cuda.is_available() else None
-        with pytest.raises(ConfigError, match="choose auto"):
+        with pytest.raises(ConfigError, match="use auto"):
             Recognizer.load(checkpoint, device=name)
 
     def test_automatic_device(self) -> None:

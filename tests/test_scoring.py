@@ -243,7 +243,7 @@ class TestIntervals:
     def test_reports_of_other_utterances_cannot_be_compared(self) -> None:
         one = score(self.references, self.references)
         for others in ({"0": "yes"}, {f"u{id}": text for id, text in self.references.items()}):
-            with pytest.raises(ScoreError, match="not of the same utterances"):
+            with pytest.raises(ScoreError, match="do not cover the same utterances"):
                 compare_wer(one, score(others, others))
 
 

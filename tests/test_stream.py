@@ -367,11 +367,11 @@ class TestRefused:
             (np.zeros((5, 2), np.float32), None, r"shape \(5, 2\) are not one channel"),
             (np.float32(0.5) * np.ones((), np.float32), None, "not"),
             (np.zeros(5, np.float32), 8_000, "began with 16,000 .* cannot change to 8,000"),
-            (np.zeros(5, np.float32), 0, "0 samples per second is impossible"),
-            (np.zeros(5, np.float32), -16_000, "impossible"),
-            (np.zeros(5, np.float32), 16_000.5, "impossible"),
-            (np.zeros(5, np.float32), "16000", "impossible"),
-            (np.zeros(5, np.float32), 10**9, "impossible"),
+            (np.zeros(5, np.float32), 0, "0 samples per second is not supported"),
+            (np.zeros(5, np.float32), -16_000, "not supported"),
+            (np.zeros(5, np.float32), 16_000.5, "not supported"),
+            (np.zeros(5, np.float32), "16000", "not supported"),
+            (np.zeros(5, np.float32), 10**9, "not supported"),
         ],
     )
     def test_a_bad_piece_is_left_out(

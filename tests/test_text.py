@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.errors import TextError
-from asr.text import BLANK, PROFILES, Vocabulary, ctc_frames_needed, normalize
+from asr.text import BLANK, PROFILES, Vocabulary, min_ctc_frames, normalize
 
 ENGLISH = Vocabulary.english()
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz'"
@@ -62,7 +62,7 @@ class TestVocabulary:
         with pytest.raises(TextError) as error:
             ENGLISH.encode("room 101 at the café, café", where="84-121123-0007")
         message = str(error.value)
-        assert message.startswith("84-121123-0007 holds ")
+        assert message.startswith("84-121123-0007 contains ")
         for name in ["'1' (U+0031)", "'0' (U+0030)", "'é' (U+00E9)", "',' (U+002C)"]:
             assert message.count(name) == 1
         assert "29 symbols" in message
@@ -73,7 +73,7 @@ class TestVocabulary:
             ENGLISH.encode("0123456789")
 
     def test_an_invisible_character_is_escaped_in_the_message(self) -> None:
-        with pytest.raises(TextError, match=r"'a\\u200bb' holds '\\u200b' \(U\+200B\)"):
+        with pytest.raises(TextError, match=r"'a\\u200bb' contains '\\u200b' \(U\+200B\)"):
             ENGLISH.encode("a\u200bb")
 
     def test_empty_text_raises_an_error(self) -> None:
@@ -114,8 +114,8 @@ class TestVocabulary:
     ("text", "frames"), [("a", 1), ("ab", 2), ("aa", 3), ("hello", 6), ("aaa", 5), ("aba", 3)]
 )
 def test_ctc_needs_a_frame_for_the_blank_in_each_repeat(text: str, frames: int) -> None:
-    assert ctc_frames_needed(ENGLISH.encode(text)) == frames
-    assert ctc_frames_needed(iter(ENGLISH.encode(text))) == frames
+    assert min_ctc_frames(ENGLISH.encode(text)) == frames
+    assert min_ctc_frames(iter(ENGLISH.encode(text))) == frames
 
 
 class TestNormalize:
@@ -212,7 +212,7 @@ class TestNormalize:
             )
 
     def test_unknown_profile_raises_an_error_with_the_known_ones(self) -> None:
-        with pytest.raises(TextError, match="'klingon'; choose one of 'plain', 'english'"):
+        with pytest.raises(TextError, match="'klingon'; use one of 'plain', 'english'"):
             normalize("text", "klingon")
 
     def test_every_common_voice_prompt_can_be_encoded(self, shared: Path) -> None:

@@ -17,7 +17,8 @@ from asr.audio.mp3 import DECODER_DELAY, Block, is_mp3, measure_frame, read_xing
 from asr.errors import AudioError
 
 BLOCK_FRAMES = 65_536  # samples per channel in a decoded block; larger ones leave the CPU cache
-TOLERANCE_SECONDS = 0.05  # of a length in a header: two MP3 frames, by which encoders disagree
+# Allowed difference from the duration in the header; encoders differ by up to two MP3 frames.
+TOLERANCE_SECONDS = 0.05
 MEDIA_TOLERANCE_SECONDS = 0.25  # mp4 and webm count the codec's delay of up to 0.15 s as duration
 
 Waveform = npt.NDArray[np.float32]  # (N,)
@@ -38,7 +39,7 @@ class Recording:
 
     @property
     def seconds(self) -> float | None:
-        """The duration that the header states; None if only decoding tells it."""
+        """The duration stated in the header, or None if it is known only after decoding."""
         return (
             self.estimated_seconds or None
             if self.frames is None
@@ -46,12 +47,12 @@ class Recording:
         )
 
     def check_length(self, decoded: int, sample_rate: int | None = None) -> None:
-        """Raise AudioError if `decoded` frames are less than promised.
+        """Raise AudioError if fewer frames were `decoded` than the header declares.
 
-        They must also give at least one sample at `sample_rate`, by default the recording's own.
+        The same holds if they are too few for one sample at `sample_rate` (default: the file's own).
         """
         if 2 * decoded * (sample_rate or self.sample_rate) < self.sample_rate:  # soxr rounds to 0
-            raise AudioError(f"{self.name} holds no samples; record or export it again")
+            raise AudioError(f"{self.name} contains no samples; record or export it again")
         promised, tolerance = self.estimated_seconds, MEDIA_TOLERANCE_SECONDS
         if self.frames is not None:
             promised, tolerance = self.frames / self.sample_rate, TOLERANCE_SECONDS
@@ -85,7 +86,7 @@ def open_recording(source: AudioSource) -> Iterator[Recording]:
         recording = _choose_decoder(file, magic, name, stack)
         if not 1_000 <= recording.sample_rate <= 1_000_000:
             raise AudioError(
-                f"{name} has an impossible sample rate in its header"
+                f"{name} has an invalid sample rate in its header"
                 f" ({recording.sample_rate:,} samples per second); export it again"
             )
         yield recording
@@ -123,7 +124,7 @@ def _open_bytes(source: AudioSource, name: str) -> BinaryIO:
     try:
         if isinstance(source, (str, os.PathLike)):
             if Path(source).is_dir():
-                raise AudioError(f"{name} is a folder, not a recording; give the files in it")
+                raise AudioError(f"{name} is a folder, not a recording; pass the files in it")
             file = io.FileIO(source)
             if file.seekable():
                 file.name = ""  # soundfile would treat every file named .raw as headerless
@@ -132,7 +133,7 @@ def _open_bytes(source: AudioSource, name: str) -> BinaryIO:
                 return io.BytesIO(file.read())
         if isinstance(source, np.ndarray | io.TextIOBase) or not hasattr(source, "read"):
             raise AudioError(
-                f"{name} is not a source of audio; give a path, bytes, a binary file or samples"
+                f"{name} is not a source of audio; pass a path, bytes, a binary file or samples"
             )
         return io.BytesIO(source.read())
     except FileNotFoundError as error:
@@ -143,7 +144,7 @@ def _open_bytes(source: AudioSource, name: str) -> BinaryIO:
 
 
 def _choose_decoder(file: BinaryIO, magic: bytes, name: str, stack: ExitStack) -> Recording:
-    """Open with the decoder that the first bytes of the file require; its name is ignored."""
+    """Choose the decoder by the file's magic number, ignoring its extension."""
     if magic[4:8] == b"ftyp":
         return _open_media(file, "mov", name, stack)
     if magic[:4] == b"\x1aE\xdf\xa3":  # EBML: webm, mkv
@@ -203,7 +204,7 @@ class _SoundFile(soundfile.SoundFile):  # type: ignore[misc, unused-ignore]
 
 
 # By magic number: offset of the first chunk, length of a chunk's id, struct format of its size,
-# alignment of chunks, and id of the chunk that holds the samples.
+# alignment of chunks, and id of the chunk that contains the samples.
 _CHUNKS = {
     b"RIFF": (12, 4, "<I", 2, b"data"),
     b"RIFX": (12, 4, ">I", 2, b"data"),
@@ -235,8 +236,8 @@ def _check_size(file: BinaryIO, magic: bytes, name: str) -> BinaryIO:
             return io.BytesIO(content)
     if size > available and not _is_placeholder(size):
         raise AudioError(
-            f"{name} is cut short (its header promises {size:,} bytes of samples, and"
-            f" {max(available, 0):,} are there); copy or export it again"
+            f"{name} is cut short (its header declares {size:,} bytes of samples, but"
+            f" only {max(available, 0):,} are present); copy or export it again"
         )
     return file
 
@@ -263,7 +264,7 @@ def _find_samples(file: BinaryIO, magic: bytes) -> tuple[int, int] | None:
 
 
 def _read_sphere(file: BinaryIO) -> tuple[int, int] | None:
-    """Return what `_find_samples` does, for a NIST SPHERE file."""
+    """Implement `_find_samples` for NIST SPHERE files."""
     file.seek(0)
     lines = [line.split() for line in file.read(1024).splitlines()]
     fields = {line[0]: line[2] for line in lines if len(line) == 3}
@@ -276,7 +277,7 @@ def _read_sphere(file: BinaryIO) -> tuple[int, int] | None:
 
 
 def _find_chunk(file: BinaryIO, magic: bytes) -> tuple[int, int] | None:
-    """Return what `_find_samples` does, for a file that consists of chunks."""
+    """Implement `_find_samples` for files that consist of chunks."""
     position, id_bytes, size_format, alignment, wanted = _CHUNKS[magic]
     long_size = None
     end = file.seek(0, io.SEEK_END)
@@ -300,10 +301,10 @@ def _find_chunk(file: BinaryIO, magic: bytes) -> tuple[int, int] | None:
 
 
 def _check_ogg(file: BinaryIO, name: str) -> None:
-    """Raise AudioError if an Ogg file's last page is incomplete or it joins several recordings.
+    """Raise AudioError if an Ogg file's last page is incomplete or it is a chain of streams.
 
-    Only the first of them would be decoded. A missing end-of-stream flag is accepted, as RFC 7845
-    requires. Pages: RFC 3533, section 6.
+    libsndfile decodes only the first stream of a chain. A missing end-of-stream flag is accepted, as
+    RFC 7845 requires. Pages: RFC 3533, section 6.
     """
     file.seek(14)
     serial = file.read(4)
@@ -326,10 +327,10 @@ def _check_ogg(file: BinaryIO, name: str) -> None:
 def _open_mp3(data: bytes, start: int, name: str, stack: ExitStack) -> Recording:
     """Decode the frames from `start` to the end of the stream.
 
-    libsndfile stops where the Xing header says or, without one, at an estimate, which may lose half
-    of a stream with a varying bit rate. Therefore the decoder gets a Xing header that promises more
-    frames than any file has, followed by a silent frame from which it trims its delay. The true
-    header is applied to the decoded samples here.
+    libsndfile stops at the length in the Xing header. Without a header it estimates the length,
+    which can lose half of a variable-bit-rate stream. Therefore the decoder gets a Xing header that
+    declares more frames than any file has, followed by a silent frame from which it trims its
+    delay. The true header is applied to the decoded samples here.
     """
     xing = read_xing(data[start : start + 4096])
     largest = bytes([0xFF, data[start + 1] | 1, 0xE0 | data[start + 2] & 0x0C, data[start + 3]])
@@ -361,7 +362,7 @@ def _open_media(file: BinaryIO, container_format: str, name: str, stack: ExitSta
     except av.FFmpegError as error:
         raise _media_error(name, error) from error
     if not container.streams.audio:
-        raise AudioError(f"{name} holds no audio stream; give a file that has sound")
+        raise AudioError(f"{name} contains no audio stream; use a file with sound")
     stream = container.streams.audio[0]
     rate = stream.codec_context.sample_rate
 
@@ -380,7 +381,7 @@ def _open_media(file: BinaryIO, container_format: str, name: str, stack: ExitSta
     if stream.duration is not None:
         seconds = float(stream.duration * stream.time_base)
     elif container.duration is not None and len(container.streams) == 1:
-        seconds = container.duration / 1_000_000  # that of the sound, as there is no other stream
+        seconds = container.duration / 1_000_000  # the audio is the only stream
     return Recording(
         name=name,
         sample_rate=rate,

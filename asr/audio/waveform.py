@@ -59,11 +59,11 @@ def load_audio(
     """Load a whole recording as one waveform, the concatenation of `read_blocks`.
 
     Args:
-        source: a path, the bytes of a file, or a binary file, which is read from its current
+        source: A path, the bytes of a file, or a binary file, which is read from its current
             position to its end and need not be seekable; or samples (N,) at `sample_rate`, float32
             in -1..1 or int16.
-        sample_rate: samples per second of the result.
-        expected_seconds: the duration in a manifest. A recording that differs by more than 50 ms in
+        sample_rate: Samples per second of the result.
+        expected_seconds: The duration in a manifest. A recording that differs by more than 50 ms in
             either direction is an error: if shorter, it lost speech that its transcript has; if
             longer, the manifest describes another recording and batches planned by it overflow.
 
@@ -71,7 +71,7 @@ def load_audio(
         Mono float32 samples (N,), N >= 1, in -1..1 unless the file itself exceeds this range.
 
     Raises:
-        AudioError: the recording is missing, unreadable, empty, damaged, cut short or not finite.
+        AudioError: If the recording is missing, unreadable, empty, damaged, cut short or not finite.
 
     Example:
         >>> waveform = load_audio("docs/sample.flac")
@@ -90,14 +90,14 @@ def read_blocks(
 ) -> Iterator[Waveform]:
     """Yield a recording as consecutive waveforms (n,), decoded in blocks of a fixed size.
 
-    Errors that the header shows are raised before the first block; others, such as NaN or a stream
-    that ends early, when decoding meets them.
+    Errors visible in the header are raised before the first block; others, such as NaN samples or a
+    truncated stream, are raised when decoding reaches them.
 
     Args:
-        source: as in `load_audio`; an open `Recording` is read once.
-        sample_rate: as in `load_audio`.
-        expected_seconds: as in `load_audio`.
-        on_end: called at the end with the duration in seconds that `inspect_audio` gives.
+        source: As in `load_audio`; an open `Recording` is read once.
+        sample_rate: As in `load_audio`.
+        expected_seconds: As in `load_audio`.
+        on_end: Called at the end with the duration in seconds that `inspect_audio` gives.
 
     Yields:
         Mono float32 samples (n,), n >= 1.
@@ -108,7 +108,7 @@ def read_blocks(
     if isinstance(source, np.ndarray):
         waveform = to_waveform(source, sample_rate)
         if not len(waveform):
-            raise AudioError("the array holds no samples; give at least one")
+            raise AudioError("the array contains no samples; pass at least one")
         _check_seconds("the array", len(waveform) / sample_rate, expected_seconds)
         if on_end:
             on_end(len(waveform) / sample_rate)
@@ -148,13 +148,13 @@ def _mix_channels(block: Block, recording: Recording, before: int) -> Waveform:
     if not finite.all():
         seconds = (before + int(finite.argmin())) / recording.sample_rate
         raise AudioError(
-            f"{recording.name} holds samples that are not finite numbers, the first at"
+            f"{recording.name} contains samples that are not finite numbers, the first at"
             f" {seconds:.3f} s; export it again"
         )
     if max(-float(mono.min(initial=0)), float(mono.max(initial=0))) > MAX_AMPLITUDE:
         raise AudioError(
-            f"{recording.name} holds samples of more than {MAX_AMPLITUDE:,.0f} where 1 is full"
-            " scale; export it again"
+            f"{recording.name} contains samples above {MAX_AMPLITUDE:,.0f}, although full scale is"
+            " 1; export it again"
         )
     return mono
 
@@ -184,7 +184,7 @@ def to_waveform(
         raise AudioError(f"{name} must be a NumPy array of float32 or int16, not {kind}; convert it")
     if samples.ndim != 1:
         raise AudioError(
-            f"samples of shape {samples.shape} are not one channel; give an array of shape (N,)"
+            f"samples of shape {samples.shape} are not one channel; pass an array of shape (N,)"
         )
     waveform = np.array(samples, np.float32)
     if samples.dtype == np.int16:
@@ -193,8 +193,8 @@ def to_waveform(
     if not valid.all():
         seconds = (before + int(valid.argmin())) / sample_rate
         raise AudioError(
-            f"{name} holds samples that are not finite numbers, or of more than"
-            f" {MAX_AMPLITUDE:,.0f} where 1 is full scale, the first at {seconds:.3f} s; {advice}"
+            f"{name} contains samples that are not finite numbers or are above"
+            f" {MAX_AMPLITUDE:,.0f}, although full scale is 1, the first at {seconds:.3f} s; {advice}"
         )
     return waveform
 
@@ -202,7 +202,7 @@ def to_waveform(
 def load_channels(source: AudioSource, seconds: float) -> Block:
     """Load the first seconds of a recording, all channels (n, channels), at its own sample rate.
 
-    Raises AudioError as `load_audio` does, for what is decoded.
+    Raises the AudioErrors of `load_audio`, but checks only the part that is decoded.
     """
     blocks, frames = [], 0
     with open_recording(source) as recording:
@@ -221,7 +221,8 @@ def inspect_audio(source: AudioSource) -> AudioInfo:
     """Return the duration and format of a recording, from its header if possible.
 
     If no header gives an exact length (mp3 without a Xing header, mp4, webm), the recording is
-    decoded to count its samples. Raises AudioError as `load_audio` does, for what is read.
+    decoded to count its samples. Raises the AudioErrors of `load_audio`, but checks only the part
+    that is read.
     """
     with open_recording(source) as recording:
         frames = recording.frames
@@ -246,7 +247,7 @@ def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise AudioError(f"{folder} is not a folder; give one that holds recordings")
+        raise AudioError(f"{folder} is not a folder; use one that contains recordings")
     return sorted(
         path
         for path in folder.rglob("*")
@@ -258,11 +259,11 @@ def change_speed(waveform: Waveform, factor: float) -> Waveform:
     """Play a waveform (N,) faster (factor > 1) or slower by resampling; its pitch changes too.
 
     Returns exactly round(N / factor) samples. This is the speed perturbation of Ko et al. (2015),
-    "Audio augmentation for speech recognition". Raises AudioError for an impossible factor.
+    "Audio augmentation for speech recognition". Raises AudioError for an invalid factor.
     """
     if not 0 < factor < float("inf"):
         raise AudioError(
-            f"a speed factor of {factor} is impossible; choose one above 0, such as 1.1"
+            f"a speed factor of {factor} is out of range; use one above 0, such as 1.1"
         )
     if factor == 1:
         return waveform

@@ -17,8 +17,8 @@ def declare(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "text",
         metavar="TEXT",
-        help="what is said in the recording: the words themselves in quotes, a .txt file, or - for "
-        "standard input",
+        help="transcript of the recording: the words in quotes, a .txt file, or - for standard "
+        "input",
     )
     add_model_options(command)
     add_profile_option(command, "english", "how the text is normalized before it is aligned")
@@ -36,17 +36,17 @@ def run(arguments: argparse.Namespace) -> int:
     from asr.decoder.config import DecoderConfig
 
     if arguments.audio == arguments.text == "-":
-        raise AsrError("standard input (-) can be read only once; name a file for the other")
+        raise AsrError("standard input (-) can be read only once; specify a file for the other")
     if Path(arguments.audio).is_dir():
-        raise AudioError(f"{arguments.audio} is a folder; name one recording")
+        raise AudioError(f"{arguments.audio} is a folder; specify one recording")
     if arguments.output and arguments.output.is_dir():
-        raise AsrError(f"{arguments.output} is a folder; name a file for --output")
+        raise AsrError(f"{arguments.output} is a folder; specify a file for --output")
     text = read_transcript(arguments.text)
     [given], _ = find_inputs([arguments.audio])
     checkpoint = Checkpoint.read(arguments.checkpoint)
     recognizer = load_recognizer(arguments, checkpoint, DecoderConfig())  # it only aligns
     where = f"the transcript of {given.name}"
-    hypothesis = recognizer.align(given.open(), text, arguments.profile, where)
+    hypothesis = recognizer.align(given.source, text, arguments.profile, where)
     document = render(given.name, hypothesis, arguments.format)
     if arguments.output:
         write_text(arguments.output, document)

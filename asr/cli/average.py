@@ -21,7 +21,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         "checkpoints",
         nargs="+",
         metavar="CHECKPOINT",
-        help="two or more checkpoints of one training, such as the epoch-*.pt of training.keep",
+        help="two or more checkpoints of one training run, such as the epoch-*.pt of training.keep",
     )
     command.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help="the averaged model"
@@ -43,14 +43,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     names, output = arguments.checkpoints, arguments.output
     if len(names) < 2:
-        raise AsrError(f"{names[0]} alone has no average; name at least two checkpoints")
+        raise AsrError(f"only {names[0]} was given; averaging needs at least two checkpoints")
     if any(os.path.realpath(name) == os.path.realpath(output) for name in names):
-        raise AsrError(f"--output {output} is one of the checkpoints; name another file")
+        raise AsrError(f"--output {output} is one of the checkpoints; choose another file")
     if len({os.path.realpath(name) for name in names}) < len(names):
-        raise AsrError("a checkpoint is named twice; name each once")
+        raise AsrError("a checkpoint is given twice; pass each one once")
     if os.path.isfile(output) and Checkpoint.read(output).training is not None:
         raise AsrError(
-            f"--output {output} holds a training that can be resumed, which would be lost; name "
+            f"--output {output} is a resumable checkpoint and would be overwritten; choose "
             "another file"
         )
     utterances = read_manifest(arguments.manifest) if arguments.manifest else []

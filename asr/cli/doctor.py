@@ -1,4 +1,4 @@
-"""The command `asr doctor`: it reads manifests and writes a report and a cleaned manifest."""
+"""The command `asr doctor`: check manifests, write a report and a cleaned manifest."""
 
 import argparse
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ def declare(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--checkpoint",
         metavar="FILE",
-        help="a model whose vocabulary and frame rate the utterances must suit (default: those of "
-        "the recipes)",
+        help="check the utterances against the vocabulary and frame rate of this model (default: "
+        "those of the recipes)",
     )
     command.add_argument(
         "--vocabulary",
@@ -80,7 +80,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Examine the manifests and write what was requested; the exit code is 1 if there are errors.
 
-    Raises AsrError for impossible arguments, and DataError if a manifest cannot be read or the
+    Raises AsrError for invalid arguments, and DataError if a manifest cannot be read or the
     cleaned one would be empty.
     """
     from asr.doctor.examination import examine
@@ -107,20 +107,24 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
-    """Raise AsrError for impossible arguments before any work is done."""
+    """Raise AsrError for invalid arguments before any work is done."""
     manifests = [Path(name) for name in arguments.manifests]
     if len({path.resolve() for path in manifests}) < len(manifests):
-        raise AsrError("a manifest is named twice; name each one once")
+        raise AsrError("a manifest is given twice; pass each one once")
     if arguments.strict and not arguments.write:
-        raise AsrError("--strict says what --write leaves out; give a file with --write")
+        raise AsrError("--strict only affects --write; add --write FILE")
     if arguments.checkpoint and arguments.vocabulary:
         raise AsrError("a checkpoint has its own vocabulary; omit --vocabulary or --checkpoint")
     if arguments.threads is not None and arguments.threads < 1:
-        raise AsrError(f"--threads {arguments.threads} is impossible; give 1 or more")
+        raise AsrError(f"--threads is {arguments.threads}; it must be 1 or more")
     if not 0 < arguments.batch_seconds < float("inf"):
-        raise AsrError(f"--batch-seconds {arguments.batch_seconds:g} is impossible; give seconds")
+        raise AsrError(
+            f"--batch-seconds is {arguments.batch_seconds:g}; it must be a positive, finite number"
+        )
     if not 1 <= arguments.fastest < float("inf"):
-        raise AsrError(f"--fastest {arguments.fastest:g} is impossible; give a factor of 1 or more")
+        raise AsrError(
+            f"--fastest is {arguments.fastest:g}; it must be a finite factor of 1 or more"
+        )
     _check_outputs(arguments, manifests)
 
 
@@ -132,10 +136,10 @@ def _check_outputs(arguments: argparse.Namespace, manifests: list[Path]) -> None
         if path is None:
             continue
         if path.is_dir():
-            raise AsrError(f"{path} is a folder; name a file for --{option}")
+            raise AsrError(f"{path} is a folder; specify a file for --{option}")
         if path.resolve() in taken:
             other = taken[path.resolve()]
-            raise AsrError(f"--{option} {path} would overwrite {other}; name another file")
+            raise AsrError(f"--{option} {path} would overwrite {other}; choose another file")
         taken[path.resolve()] = f"the file of --{option}"
         check_writable(path)
 
@@ -174,12 +178,12 @@ def _write_cleaned(
     diagnosis: "Diagnosis",
 ) -> None:
     """Write the training manifest without faulty utterances. Raises DataError if none is left."""
-    from asr.doctor.manifests import select_sound, write_sound
+    from asr.doctor.manifests import select_clean, write_clean
 
     training = arguments.manifests[0]
-    kept = select_sound(utterances, diagnosis, training, arguments.strict)
+    kept = select_clean(utterances, diagnosis, training, arguments.strict)
     if not kept:
         raise DataError(f"no utterance of {training} would be left; correct the manifest first")
-    write_sound(training, arguments.write, kept)
+    write_clean(training, arguments.write, kept)
     dropped = len(utterances) + refused - len(kept)
     say(f"{arguments.write}: {len(kept):,} utterances of {training}, {dropped:,} left out")

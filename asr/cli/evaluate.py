@@ -16,7 +16,7 @@ from asr.cli.options import (
     choose_operating_point,
     thread_count,
 )
-from asr.cli.output import list_failures, print_report, to_json, to_sentence
+from asr.cli.output import print_report, report_failures, to_json, to_sentence
 from asr.errors import AsrError
 from asr.files import write_text
 from asr.progress import Bar
@@ -58,7 +58,7 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Task:
-    """What every process of an evaluation is given."""
+    """The inputs of every evaluation process."""
 
     checkpoint: "Checkpoint"
     batches: "list[list[Utterance]]"
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     batches = group_batches(utterances)
     processes = min(arguments.processes, len(batches))
     if processes > 1:
-        checkpoint.model()  # so that a damaged one gives one message, not one per process
+        checkpoint.model()  # fails here once for a damaged checkpoint
     runtime = RuntimeConfig(
         device=choose_device(arguments.device),
         processes=processes,
@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
         _write_results(utterances, evaluation, arguments)
     print_report(evaluation.report, len(evaluation.errors))
     failures = [f"{name}: {to_sentence(error)}" for name, error in evaluation.errors.items()]
-    return list_failures(failures, len(utterances))
+    return report_failures(failures, len(utterances))
 
 
 def transcribe_share(task: Task) -> "tuple[dict[str, Hypothesis], dict[str, AsrError]]":

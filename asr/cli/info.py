@@ -57,7 +57,7 @@ def _find_kind(path: Path) -> str:
         with path.open("rb") as file:
             head = file.read(512)
     except IsADirectoryError:
-        return "checkpoint"  # a released model, or else a folder that reading refuses
+        return "checkpoint"  # a released model; `Checkpoint.read` reports any other folder
     except OSError as error:
         raise AsrError(f"{path} cannot be read ({error.strerror}); check the path") from error
     ending = path.suffix.lower()
@@ -74,7 +74,9 @@ def _describe_checkpoint(path: Path, picture: Path | None) -> None:
     from asr.checkpoint import Checkpoint
 
     if picture:
-        raise AsrError(f"{path} is a checkpoint, for which there is no picture; omit --picture")
+        raise AsrError(
+            f"--picture works for manifests and recordings only; omit it for the checkpoint {path}"
+        )
     facts = Checkpoint.read(path).describe()
     if card := read_card(path):
         say(card)
@@ -131,7 +133,7 @@ def _describe_recording(path: Path, picture: Path | None, kind: str) -> None:
             if kind == "recording":
                 raise
             raise AsrError(
-                f"{path} is not a checkpoint, a manifest (JSONL) or a recording; name one"
+                f"{path} is not a checkpoint, a manifest (JSONL) or a recording; specify one"
             ) from error
         rate = recording.sample_rate
         waveform = np.concatenate(list(read_blocks(recording, rate, on_end=durations.append)))
@@ -154,7 +156,7 @@ def _to_decibels(amplitude: float) -> str:
 
 
 def _plain(name: str) -> str:
-    """A file name in characters that the picture's font has."""
+    """Escape the characters of a file name that the plot's font lacks."""
     return name.encode("latin-1", "backslashreplace").decode("latin-1")
 
 

@@ -27,7 +27,8 @@ class Input:
     output: Path
     content: bytes | None = None  # the bytes of standard input or of a named pipe
 
-    def open(self) -> str | _NamedBytes:
+    @property
+    def source(self) -> str | _NamedBytes:
         """The source of the audio: a path, or bytes that error messages can name."""
         if self.content is None:
             return self.name
@@ -35,11 +36,11 @@ class Input:
 
 
 def find_inputs(names: list[str]) -> tuple[list[Input], list[str]]:
-    """The recordings that are named, and a sentence for each folder that holds none."""
+    """The recordings that are named, and a sentence for each folder that contains none."""
     from asr.audio.waveform import find_audio
 
     if names.count("-") > 1:
-        raise AsrError("standard input (-) can be read only once; name it once")
+        raise AsrError("standard input (-) can be read only once; pass it once")
     inputs, failures = [], []
     for name in names:
         path = Path(name)
@@ -51,7 +52,7 @@ def find_inputs(names: list[str]) -> tuple[list[Input], list[str]]:
             found = find_audio(name)
             inputs += [Input(str(p), p.relative_to(name).with_suffix("")) for p in found]
             if not found:
-                failures.append(f"{name} is a folder without recordings; name another.")
+                failures.append(f"{name} is a folder without recordings; choose another.")
         else:
             inputs.append(Input(name, Path(path.stem)))
     return inputs, failures
@@ -59,7 +60,7 @@ def find_inputs(names: list[str]) -> tuple[list[Input], list[str]]:
 
 def read_transcript(given: str) -> str:
     """A transcript that is given as words, as a .txt file or on standard input (-)."""
-    advice = "give the transcript as plain text"
+    advice = "pass the transcript as plain text"
     if given == "-":
         try:
             return sys.stdin.buffer.read().decode("utf-8-sig")
@@ -69,7 +70,7 @@ def read_transcript(given: str) -> str:
         return "\n".join(line for _, line in read_lines(given, TextError, advice))
     if Path(given).suffix and os.path.isfile(given):
         raise TextError(
-            f"{given} is a file, but not a .txt file; rename it, or give its text on standard input"
+            f"{given} is a file, but not a .txt file; rename it, or pass its text on standard input"
         )
     return given
 
@@ -78,7 +79,7 @@ def read_texts(path: Path, keys: Sequence[str]) -> dict[str, str]:
     """Read texts by id, from JSONL (the first of `keys` that an object has) or Kaldi lines."""
     texts: dict[str, str] = {}
     is_json = None
-    for number, line in read_lines(path, DataError, "name a manifest or a Kaldi text file"):
+    for number, line in read_lines(path, DataError, "specify a manifest or a Kaldi text file"):
         if not line.strip():
             continue
         if is_json is None:
@@ -86,7 +87,7 @@ def read_texts(path: Path, keys: Sequence[str]) -> dict[str, str]:
         where = f"{path}, line {number}"
         name, text = _parse_json_text(line, keys, where) if is_json else _parse_kaldi_text(line)
         if name in texts:
-            raise DataError(f"{where}: the id {name!r} occurs twice; give each text its own id")
+            raise DataError(f"{where}: the id {name!r} occurs twice; use a unique id for each text")
         texts[name] = text
     return texts
 
@@ -105,7 +106,7 @@ def _parse_json_text(line: str, keys: Sequence[str], where: str) -> tuple[str, s
         raise DataError(f"{where} is not a JSON object; write one as {{...}} on each line")
     name = record.get("id", Path(str(record.get("audio_filepath", ""))).stem)
     if name == "":
-        raise DataError(f'{where} has neither "id" nor "audio_filepath"; give each text an id')
+        raise DataError(f'{where} has neither "id" nor "audio_filepath"; add an id to each text')
     text = next((record[key] for key in keys if key in record), None)
     if not isinstance(text, str):
         raise DataError(f'{where} has no string "{keys[-1]}"; add the text of the utterance')

@@ -1,7 +1,7 @@
 """The commands `asr lm ...`: train, describe, measure and convert n-gram language models.
 
-A model's file is written as its name says: ARPA if it ends in .arpa or .arpa.gz, otherwise the
-binary format of `asr.lm.model`.
+The output format follows the file extension: ARPA for .arpa and .arpa.gz, otherwise the binary
+format of `asr.lm.model`.
 """
 
 import argparse
@@ -72,8 +72,8 @@ def _declare_train(command: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[0],
         metavar="N",
-        help="drop n-grams that occur at most N times; give one number per order, such as 0 0 1, of "
-        "which the last applies to all higher orders, too (default: 0, drop none)",
+        help="drop n-grams that occur at most N times; give one count per order, such as 0 0 1; "
+        "the last one applies to all higher orders (default: 0, drop none)",
     )
     command.add_argument(
         "--vocabulary-limit",
@@ -168,8 +168,8 @@ def train(
 ) -> Facts:
     """Train a model on the text files `texts`, write it to `output` and return facts about it.
 
-    Raises AsrError before any work for an impossible `output`, and for texts that do not fit into
-    memory; TextError for texts that `read_sentences` or `estimate` refuse.
+    Raises AsrError if `output` is invalid (before any work) or the texts do not fit into memory, and
+    the TextErrors of `read_sentences` and `LanguageModel.estimate`.
     """
     from asr.lm.estimation import EstimationWarning
     from asr.lm.model import LanguageModel
@@ -193,7 +193,7 @@ def train(
             )
         except MemoryError:
             raise AsrError(
-                "the n-grams of the text do not fit into memory; give less text or a lower order"
+                "the n-grams of the text do not fit into memory; use less text or a lower order"
             ) from None
         stages.begin("writing the model")
         _write_model(model, output, quantize)
@@ -253,7 +253,7 @@ def convert(source: Path, output: Path, quantize: bool = False) -> Facts:
 
 
 class _Stages:
-    """Shows the stages of a training in a bar, and counts the text while it is read."""
+    """Shows the stages of the estimation in a bar, and counts the text while it is read."""
 
     def __init__(self, bar: Bar) -> None:
         self.bar = bar
@@ -290,28 +290,28 @@ def _read_texts(names: Sequence[str]) -> Iterator[str]:
     from asr.lm.estimation import read_sentences
 
     if names.count("-") > 1:
-        raise AsrError("standard input (-) can be read only once; name it once")
+        raise AsrError("standard input (-) can be read only once; pass it once")
     return read_sentences(names)
 
 
 def _check_output(output: Path, sources: Sequence[str], quantize: bool) -> None:
-    """Raise AsrError before any work for an output that is impossible or cannot be written."""
+    """Raise AsrError before any work for an output that is invalid or cannot be written."""
     if quantize and output.name.endswith(ARPA_ENDINGS):
         raise AsrError(
-            f"{output} would be ARPA, which is never quantized; omit --quantize, or give the "
-            "file another ending"
+            f"{output} would be ARPA, which is never quantized; omit --quantize, or use "
+            "another extension"
         )
     if output.suffix == ".gz" and not output.name.endswith(ARPA_ENDINGS):
         raise AsrError(
-            f"{output} would be a binary, which is never compressed; let its name end in .arpa.gz "
-            "for ARPA, or not in .gz"
+            f"{output} would be a binary, which is never compressed; use the extension .arpa.gz "
+            "for ARPA, or omit .gz"
         )
     if output.exists() and not output.is_file():
-        raise AsrError(f"{output} is a folder or a device; name a file")
+        raise AsrError(f"{output} is a folder or a device; specify a file")
     for source in sources:
         both_exist = source != "-" and os.path.exists(source) and output.exists()
         if both_exist and output.samefile(source):
-            raise AsrError(f"{output} would be written over {source}; name another file")
+            raise AsrError(f"{output} would be written over {source}; choose another file")
     check_writable(output)
 
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from asr import __version__
-from asr.errors import EXIT_CODE, INTERRUPTED, READER_GONE, AsrError
+from asr.errors import BROKEN_PIPE, EXIT_CODE, INTERRUPTED, AsrError
 from asr.progress import complain
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
@@ -57,9 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         complain("asr: interrupted.")
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of stdout has seen enough
+    except BrokenPipeError:  # the reader closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return READER_GONE
+        return BROKEN_PIPE
     except OSError as error:
         if error.filename is not None or error.errno not in UNWRITABLE:
             raise

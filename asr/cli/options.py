@@ -129,7 +129,7 @@ def add_compared_profile_option(command: argparse.ArgumentParser) -> None:
 def thread_count(text: str) -> int:
     """Parse a number of threads or processes."""
     if positive(text) > LARGEST_COUNT:
-        raise argparse.ArgumentTypeError(f"{text} is too large; give {LARGEST_COUNT} at most")
+        raise argparse.ArgumentTypeError(f"{text} is too large; use {LARGEST_COUNT} at most")
     return int(text)
 
 
@@ -147,7 +147,9 @@ def choose_endpoint(arguments: argparse.Namespace) -> "EndpointConfig | None":
     if arguments.pause is None:
         return EndpointConfig()
     if not 0 <= arguments.pause < float("inf"):
-        raise AsrError(f"--pause {arguments.pause:g} is impossible; give seconds, 0 or more")
+        raise AsrError(
+            f"--pause is {arguments.pause:g}; it must be a finite number of seconds, 0 or more"
+        )
     return EndpointConfig(silence=arguments.pause) if arguments.pause else None
 
 
@@ -181,7 +183,7 @@ def choose_decoder(
     options += ["--hotword"] * bool(arguments.hotword)
     if arguments.decoder == "greedy":
         if options:
-            raise AsrError(f"the greedy decoder has no {options[0]}; choose --decoder beam")
+            raise AsrError(f"{options[0]} requires the beam decoder; use --decoder beam")
         return DecoderConfig(), {}
     stored = checkpoint.decoder
     if arguments.decoder is None and not options and not stored.language_model:
@@ -198,16 +200,16 @@ def _check_decoder_options(
     """Raise AsrError for an option of the beam decoder that would have no effect."""
     has_model = bool(given.get("language_model") or stored.language_model)
     if "alpha" in given and not has_model:
-        raise AsrError("--alpha weighs a language model; name one with --lm")
+        raise AsrError("--alpha weighs a language model; specify one with --lm")
     for name in ("beta", "unknown", "prior", "strict"):
         if name in given and not has_model and "lexicon" not in given:
-            raise AsrError(f"--{name} needs known words; name a file with --lm or --lexicon")
+            raise AsrError(f"--{name} needs known words; specify a file with --lm or --lexicon")
     if "prior" in given and not stored.priors:
         raise AsrError("--prior needs symbol priors, which this checkpoint lacks; run `asr tune`")
     if given.get("strict") and "unknown" in given:
         raise AsrError("--strict excludes unknown words; leave out --unknown")
     if "hotword_weight" in given and not (arguments.hotwords or arguments.hotword):
-        raise AsrError("--hotword-weight needs hotwords; give some with --hotwords or --hotword")
+        raise AsrError("--hotword-weight needs hotwords; add some with --hotwords or --hotword")
 
 
 def load_recognizer(
@@ -225,7 +227,7 @@ def load_recognizer(
 
 
 def prepare(recognizer: "Recognizer") -> None:
-    """Compile a beam decoder before it is needed, behind a bar if that takes long."""
+    """Compile the beam decoder in advance, with a progress bar if this takes long."""
     from asr.decoder.beam import BeamDecoder
 
     if not isinstance(recognizer.decoder, BeamDecoder):

@@ -27,11 +27,11 @@ ALONE_FORMATS = ("srt", "vtt", "textgrid")  # formats that describe one recordin
 
 
 def to_sentence(error: AsrError) -> str:
-    """An error's message with a full stop."""
+    """An error's message, ending in a period."""
     return f"{str(error).removesuffix('.')}."
 
 
-def list_failures(sentences: Sequence[str], total: int) -> int:
+def report_failures(sentences: Sequence[str], total: int) -> int:
     """Print the failures to stderr and return the exit code."""
     if not sentences:
         return 0
@@ -85,9 +85,9 @@ def print_report(report: "Report", unread: int = 0) -> None:
 
 
 def check_picture(picture: Path | None) -> None:
-    """Raise AsrError unless the picture's name ends in .png."""
+    """Raise AsrError unless the file name ends in .png."""
     if picture and picture.suffix.lower() != ".png":
-        raise AsrError(f"{picture} is not the name of a PNG picture; let it end in .png")
+        raise AsrError(f"{picture} is not a PNG file name; use the extension .png")
 
 
 def save_picture(figure: Any, path: Path) -> None:

@@ -45,10 +45,12 @@ def run(arguments: argparse.Namespace) -> int:
     if source.is_dir() and (source / "best.pt").exists():
         source = source / "best.pt"
     if source.is_dir():
-        raise AsrError(f"{source} is a released model already; name a checkpoint of a training run")
+        raise AsrError(
+            f"{source} is a released model already; specify a checkpoint of a training run"
+        )
     payload = Checkpoint.read(source).payload
     if output.exists() and not (output / CONFIGURATION).is_file():
-        raise AsrError(f"{output} exists and is not a released model; name another folder")
+        raise AsrError(f"{output} exists and is not a released model; choose another folder")
     if arguments.lm:
         LanguageModel.read(arguments.lm)
         if arguments.lm.suffix != ".lm":

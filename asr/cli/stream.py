@@ -18,7 +18,7 @@ from asr.cli.options import (
     positive,
     prepare,
 )
-from asr.cli.output import list_failures, to_json, to_sentence
+from asr.cli.output import report_failures, to_json, to_sentence
 from asr.decoder.hypothesis import Hypothesis
 from asr.defaults import STREAM_LATENCY_MS
 from asr.errors import AsrError, AudioError
@@ -70,10 +70,10 @@ def run(arguments: argparse.Namespace) -> int:
     from asr.checkpoint import Checkpoint
 
     if arguments.microphone == (arguments.input is not None):
-        raise AsrError("give one input: a recording, - for standard input, or --microphone")
+        raise AsrError("pass one input: a recording, - for standard input, or --microphone")
     is_piped = arguments.input == "-"
     if arguments.realtime and (is_piped or arguments.microphone):
-        raise AsrError("--realtime is for recordings; live input has a speed of its own")
+        raise AsrError("--realtime is for recordings; live input already arrives in real time")
     if arguments.rate and not is_piped:
         raise AsrError("--rate is for standard input (-); a recording states its own rate")
     checkpoint = Checkpoint.read(arguments.checkpoint)
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             show_stream(stream, read_pieces(arguments.input, rate, arguments.realtime), rate)
     except AudioError as error:
-        return list_failures([to_sentence(error)], 1)
+        return report_failures([to_sentence(error)], 1)
     except KeyboardInterrupt:
         if not arguments.microphone:  # the only input that Ctrl-C ends as intended
             raise
@@ -112,7 +112,7 @@ def read_samples(file: BinaryIO, sample_rate: int) -> "Iterator[npt.NDArray[np.i
     while data := cast(BufferedReader, file).read1(size):  # without waiting for more
         if is_first and (data[:4] in FILES or data[4:8] == b"ftyp"):
             raise AudioError(
-                "standard input is an audio file, not raw samples; give its name instead of -, or "
+                "standard input is an audio file, not raw samples; pass its name instead of -, or "
                 "send samples, as ffmpeg -f s16le -ac 1 does"
             )
         is_first = False
@@ -132,8 +132,8 @@ def read_pieces(
 ) -> "Iterator[npt.NDArray[np.float32]]":
     """Yield the samples (n,) of a recording in short pieces, each block of it in turn.
 
-    With `realtime` a piece comes no earlier than it would have been spoken. Raises the AudioErrors
-    of `read_blocks`.
+    With `realtime`, the pieces are yielded at the speed of the recording. Raises the AudioErrors of
+    `read_blocks`.
     """
     from asr.audio.waveform import read_blocks
 
@@ -180,8 +180,8 @@ def show_stream(stream: "Stream", pieces: "Iterable[npt.NDArray[Any]]", sample_r
 
     A terminal shows a line that changes and keeps the text of each finished segment. Otherwise each
     change, each segment ("segment") and the end ("final") is a line of JSON. After an AudioError of
-    the pieces or Ctrl-C, the text of the samples so far is shown before the exception goes on.
-    Raises AudioError for an impossible sample rate before anything is read.
+    the pieces or Ctrl-C, the text of the samples so far is shown before the exception propagates.
+    Raises AudioError for an invalid sample rate before anything is read.
     """
     import numpy as np
 

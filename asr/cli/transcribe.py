@@ -17,7 +17,7 @@ from asr.cli.options import (
     positive,
     prepare,
 )
-from asr.cli.output import ALONE_FORMATS, FORMATS, list_failures, render, to_sentence
+from asr.cli.output import ALONE_FORMATS, FORMATS, render, report_failures, to_sentence
 from asr.decoder.hypothesis import Hypothesis
 from asr.errors import AsrError, AudioError
 from asr.files import write_text
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     total = len(inputs) + len(failures)
     is_single = len(arguments.inputs) == 1 and not Path(arguments.inputs[0]).is_dir()
     if arguments.nbest and arguments.format != "json":
-        raise AsrError(f"--nbest shows nothing as {arguments.format}; choose --format json")
+        raise AsrError(f"--nbest shows nothing as {arguments.format}; use --format json")
     if arguments.output:
         _check_outputs(inputs, arguments.output, FORMATS[arguments.format])
     elif arguments.format in ALONE_FORMATS and not is_single:
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
             say(f"{given.name}\t{result.text}")
         elif document:
             say(document.removesuffix("\n"))
-    return list_failures(failures, total)
+    return report_failures(failures, total)
 
 
 def _recognize(
@@ -108,7 +108,7 @@ def _recognize(
     if len(inputs) == 1:
         yield inputs[0], _recognize_one(recognizer, inputs[0], point)
         return
-    sources = (given.open() for given in inputs)
+    sources = (given.source for given in inputs)
     results = recognizer.transcribe_many(sources, operating_point=point)
     if inputs:
         results = track(results, "transcribing", total=len(inputs), unit="recordings")
@@ -135,7 +135,7 @@ def _recognize_one(
                 bar = stack.enter_context(Bar("transcribing", None, "s", done=round(read)))
 
         try:
-            recording = stack.enter_context(open_recording(given.open()))
+            recording = stack.enter_context(open_recording(given.source))
             if recording.seconds and recording.seconds > LONG_SECONDS:
                 bar = stack.enter_context(Bar("transcribing", recording.seconds, "s"))
             hypothesis = recognizer.transcribe(recording, point, on_progress=show)
@@ -153,7 +153,7 @@ def _output_path(given: Input, folder: Path, ending: str) -> Path:
 def _check_outputs(inputs: list[Input], folder: Path, ending: str) -> None:
     """Raise AsrError before any work if one transcript would overwrite another."""
     if folder.exists() and not folder.is_dir():
-        raise AsrError(f"{folder} is a file; name a folder for --output")
+        raise AsrError(f"{folder} is a file; specify a folder for --output")
     written: dict[Path, Input] = {}
     for given in inputs:
         path = _output_path(given, folder, ending)
@@ -161,7 +161,7 @@ def _check_outputs(inputs: list[Input], folder: Path, ending: str) -> None:
         if other is not given:
             raise AsrError(
                 f"{other.name} and {given.name} would both be written to {path}; transcribe them "
-                "into different folders, or name a folder that holds both"
+                "into different folders, or pass a folder that contains both"
             )
 
 

@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = arguments.output or Path(arguments.checkpoint)
     if output.is_dir():
         raise AsrError(
-            f"{output} is a folder, and a released model is not changed; name a file for the tuned "
+            f"{output} is a folder, and a released model is not changed; specify a file for the tuned "
             "copy with --output"
         )
     check_writable(output)
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoint = Checkpoint.read(arguments.checkpoint)
     config, hotwords = choose_decoder(arguments, checkpoint)
     if config.kind != "beam":
-        raise AsrError("only the beam decoder has weights to tune; give it a model with --lm")
+        raise AsrError("only the beam decoder has weights to tune; add a model with --lm")
     recognizer = load_recognizer(arguments, checkpoint, config, hotwords)
     prepare(recognizer)
     threads = arguments.threads or count_cores()

@@ -46,24 +46,24 @@ class AugmentConfig:
     of audio at 16 kHz.
 
     Args:
-        speeds: speed factors, of which one is drawn for each utterance; 1.1 is faster and shorter.
-        silence_seconds: maximum silence before and after an utterance, filled with faint noise.
-        gain_db: maximum change of level, up or down.
-        noise_folder: folder of noise recordings.
-        noise_probability: probability that noise is added to an utterance.
-        noise_snr_db: lowest and highest signal-to-noise ratio.
-        reverb_folder: folder of room impulse responses.
-        reverb_probability: probability that an utterance is reverberated.
-        mel_shift: maximum shift of the spectrum in mel bins, up or down; shifts may be fractional.
-        tempo: maximum relative change of tempo: 0.15 draws factors between 0.85 and 1.15.
-        time_masks: number of masks along time.
-        time_mask_frames: maximum width of a time mask in feature frames.
-        time_mask_fraction: maximum width of a time mask as a fraction of its utterance.
-        mel_masks: number of masks along the mel bins.
-        mel_mask_bins: maximum width of a mel mask in bins.
+        speeds: Speed factors, of which one is drawn for each utterance; 1.1 is faster and shorter.
+        silence_seconds: Maximum silence before and after an utterance, filled with faint noise.
+        gain_db: Maximum change of level, up or down.
+        noise_folder: Folder of noise recordings.
+        noise_probability: Probability that noise is added to an utterance.
+        noise_snr_db: Lowest and highest signal-to-noise ratio.
+        reverb_folder: Folder of room impulse responses.
+        reverb_probability: Probability that an utterance is reverberated.
+        mel_shift: Maximum shift of the spectrum in mel bins, up or down; shifts may be fractional.
+        tempo: Maximum relative change of tempo: 0.15 draws factors between 0.85 and 1.15.
+        time_masks: Number of masks along time.
+        time_mask_frames: Maximum width of a time mask in feature frames.
+        time_mask_fraction: Maximum width of a time mask as a fraction of its utterance.
+        mel_masks: Number of masks along the mel bins.
+        mel_mask_bins: Maximum width of a mel mask in bins.
 
     Raises:
-        ConfigError: if a value is outside its range.
+        ConfigError: If a value is outside its range.
 
     Example:
         >>> AugmentConfig(speeds=[0.9, 1.1], silence_seconds=0.5, tempo=0.0).fastest
@@ -127,10 +127,10 @@ class Timing(NamedTuple):
     """The changes of an utterance's length, in the order in which they are applied.
 
     Attributes:
-        speed: factor by which the recording is played faster.
-        before: seconds of silence before the recording.
-        after: seconds of silence after the recording.
-        tempo: factor by which the feature frames run faster.
+        speed: Factor by which the recording is played faster.
+        before: Seconds of silence before the recording.
+        after: Seconds of silence after the recording.
+        tempo: Factor by which the feature frames run faster.
     """
 
     speed: float = 1.0
@@ -159,16 +159,16 @@ class Augmenter:
     """Augments waveforms and features within the ranges of an `AugmentConfig`.
 
     Everything except the timing is drawn from the generator that the caller passes, and inputs are
-    never changed in place. The constructor reads both folders, so that a bad file stops a training
-    before its first step; worker processes receive a copy of the recordings.
+    never changed in place. The constructor reads both folders, so that a bad file is reported before
+    the first training step; worker processes receive a copy of the recordings.
 
     Args:
-        config: the ranges of the augmentation.
-        sample_rate: sample rate of the waveforms, in Hz.
+        config: The ranges of the augmentation.
+        sample_rate: Sample rate of the waveforms, in Hz.
 
     Raises:
-        ConfigError: if a folder is missing or holds no recording.
-        AudioError: if a recording cannot be read or is silent.
+        ConfigError: If a folder is missing or contains no recording.
+        AudioError: If a recording cannot be read or is silent.
     """
 
     def __init__(self, config: AugmentConfig, sample_rate: int) -> None:
@@ -198,9 +198,9 @@ class Augmenter:
         """Add silence, reverberation, noise and gain to a waveform.
 
         Args:
-            waveform: samples (N,) that are already played at the drawn speed.
-            generator: source of all draws.
-            timing: the drawn timing, whose silences are added.
+            waveform: Samples (N,) that are already played at the drawn speed.
+            generator: Source of all draws.
+            timing: The drawn timing, whose silences are added.
 
         Returns:
             The augmented waveform (N,), longer by the added silence.
@@ -236,9 +236,9 @@ class Augmenter:
         """Change the tempo of features, shift them along the mel axis and mask them.
 
         Args:
-            features: normalized log-mel features (T, F) of one utterance.
-            generator: source of all draws.
-            timing: the drawn timing, whose tempo is applied.
+            features: Normalized log-mel features (T, F) of one utterance.
+            generator: Source of all draws.
+            timing: The drawn timing, whose tempo is applied.
 
         Returns:
             The augmented features (T / tempo rounded up, F). Masked values are 0, the mean of
@@ -311,8 +311,8 @@ def interpolate(features: Array, positions: npt.NDArray[np.floating], axis: int)
     """Interpolate features linearly at fractional positions along an axis, repeating the edges.
 
     Args:
-        features: array (T, F).
-        positions: positions (M,) along the axis; those outside are clipped to the edges.
+        features: Array (T, F).
+        positions: Positions (M,) along the axis; those outside are clipped to the edges.
         axis: 0 for time, 1 for mel bins.
 
     Returns:
@@ -346,8 +346,8 @@ def _load_folder(
     paths = find_audio(folder) if Path(folder).is_dir() else []
     if not paths:
         raise ConfigError(
-            f"augment.{key} is {folder!r}, which holds no recording; "
-            "name a folder of recordings, or leave it empty"
+            f"augment.{key} is {folder!r}, which contains no recording; "
+            "specify a folder of recordings, or leave it empty"
         )
     recordings = []
     for path in paths:

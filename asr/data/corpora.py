@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asr.audio.waveform import find_audio, inspect_audio
-from asr.data.manifest import Reject, StrPath, Utterance, read_lines
+from asr.data.manifest import Reject, StrPath, Utterance
 from asr.errors import AudioError, DataError
+from asr.files import read_lines
 from asr.text import normalize
 
 
@@ -17,29 +18,29 @@ def read_librispeech(
 ) -> tuple[list[Utterance], list[Reject]]:
     """Read a corpus in LibriSpeech's layout, at any depth below `folder`, with any audio format.
 
-    Each speaker/chapter/speaker-chapter.trans.txt holds lines `speaker-chapter-number TEXT`, and the
+    Each speaker/chapter/speaker-chapter.trans.txt contains lines `speaker-chapter-number TEXT`, and the
     recordings lie beside it.
 
     Args:
-        folder: the corpus, or a folder that contains it.
-        profile: how the text is normalized, see `normalize`.
+        folder: The corpus, or a folder that contains it.
+        profile: How the text is normalized, see `normalize`.
 
     Returns:
         The usable utterances, and the others with the reasons why they were left out.
 
     Raises:
-        DataError: if there is no such transcript or no such folder.
+        DataError: If there is no such transcript or no such folder.
     """
     folder = _require_folder(folder)
     transcripts = [
         (str(path.parent / line.partition(" ")[0]), line.partition(" ")[2])
         for path in _find_texts(folder, "*.trans.txt")
-        for _, line in read_lines(path)
+        for _, line in read_lines(path, DataError)
         if line.strip()
     ]
     if not transcripts:
         raise DataError(
-            f"{folder} contains no transcript *.trans.txt; name a folder of LibriSpeech, such as "
+            f"{folder} contains no transcript *.trans.txt; specify a folder of LibriSpeech, such as "
             "LibriSpeech/dev-clean"
         )
 
@@ -56,23 +57,23 @@ def read_common_voice(
     """Read a table of Common Voice (train.tsv, dev.tsv, ...) with the folder `clips` beside it.
 
     Args:
-        tsv: the table; it needs the columns `path` and `sentence`, and `client_id` is the speaker.
-        profile: how the text is normalized, see `normalize`.
+        tsv: The table; it needs the columns `path` and `sentence`, and `client_id` is the speaker.
+        profile: How the text is normalized, see `normalize`.
 
     Returns:
         The usable utterances, and the others with the reasons why they were left out.
 
     Raises:
-        DataError: if the table, a column or the folder is missing.
+        DataError: If the table, a column or the folder is missing.
     """
     tsv = Path(tsv)
     clips = tsv.parent / "clips"
-    rows = read_lines(tsv)
+    rows = read_lines(tsv, DataError)
     # The csv module cannot read this, because quotation marks in the sentences are not escaped.
     header = next(rows, (1, ""))[1].split("\t")
     if not {"path", "sentence"} <= set(header):
         raise DataError(
-            f"{tsv} does not begin with the names of the columns path and sentence; name a table "
+            f"{tsv} does not begin with the names of the columns path and sentence; specify a table "
             "of Common Voice, such as train.tsv"
         )
     _require_folder(clips)
@@ -92,15 +93,15 @@ def read_kaldi(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance]
     """Read a Kaldi data folder: wav.scp, text and, if speakers are known, utt2spk.
 
     Args:
-        folder: the data folder. Relative paths in wav.scp start from it. Utterances whose entry is a
+        folder: The data folder. Relative paths in wav.scp start from it. Utterances whose entry is a
             command (`sph2pipe ... |`) are rejected; the command is not run.
-        profile: how the text is normalized, see `normalize`.
+        profile: How the text is normalized, see `normalize`.
 
     Returns:
         The usable utterances, and the others with the reasons why they were left out.
 
     Raises:
-        DataError: if a file is missing or lists an id twice, or if there is a file `segments`.
+        DataError: If a file is missing or lists an id twice, or if there is a file `segments`.
     """
     folder = _require_folder(folder)
     if (folder / "segments").exists():
@@ -129,18 +130,18 @@ def read_folder(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance
     first folder of that path, if there is one.
 
     Args:
-        folder: the folder of recordings and transcripts.
-        profile: how the text is normalized, see `normalize`.
+        folder: The folder of recordings and transcripts.
+        profile: How the text is normalized, see `normalize`.
 
     Returns:
         The usable utterances, and the others with the reasons why they were left out.
 
     Raises:
-        DataError: if there is no such folder, or neither a recording nor a transcript in it.
+        DataError: If there is no such folder, or neither a recording nor a transcript in it.
     """
     folder = _require_folder(folder)
     transcripts = [
-        (str(path.with_suffix("")), "\n".join(line for _, line in read_lines(path)))
+        (str(path.with_suffix("")), "\n".join(line for _, line in read_lines(path, DataError)))
         for path in _find_texts(folder, "*.txt")
     ]
 
@@ -150,7 +151,7 @@ def read_folder(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance
 
     candidates = _pair(folder, transcripts, identify)
     if not candidates:
-        raise DataError(f"{folder} holds no recording; add x.wav and its transcript x.txt")
+        raise DataError(f"{folder} contains no recording; add x.wav and its transcript x.txt")
     return _assemble(candidates, profile)
 
 
@@ -167,7 +168,7 @@ class _Candidate:
 def _require_folder(folder: StrPath) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; name the one that holds the corpus")
+        raise DataError(f"{folder} is not a folder; specify the one that contains the corpus")
     return folder
 
 
@@ -177,9 +178,9 @@ def _find_texts(folder: Path, pattern: str) -> list[Path]:
 
 
 def _read_table(path: Path) -> dict[str, str]:
-    """Read a Kaldi table, whose lines hold a key, white space and a value, which may be empty."""
+    """Read a Kaldi table, whose lines contain a key, white space and a value, which may be empty."""
     table: dict[str, str] = {}
-    for number, line in read_lines(path):
+    for number, line in read_lines(path, DataError):
         key, *value = line.split(maxsplit=1) or [""]
         if key in table:
             raise DataError(f"{path}, line {number}: {key!r} is listed twice; remove one of them")
@@ -196,9 +197,9 @@ def _pair(
     """Join transcripts and the recordings below a folder by their paths.
 
     Args:
-        folder: the corpus.
-        transcripts: path without extension, and text.
-        identify: gives the (id, speaker) of a path without extension.
+        folder: The corpus.
+        transcripts: Path without extension, and text.
+        identify: Gives the (id, speaker) of a path without extension.
     """
     recordings: dict[str, list[str]] = {}
     for path in find_audio(folder):

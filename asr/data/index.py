@@ -5,7 +5,8 @@
 
 The index of a manifest is a file beside it that is written once and mapped into memory: a million
 utterances are planned in less than a second, and all processes share the same pages. It is a
-snapshot, so later changes of the manifest do not affect a training that has begun. The file holds:
+snapshot, so later changes of the manifest do not affect a training run that has begun. The file
+contains:
 
     records     [id, seconds, text], ...   JSON of all utterances
     places      [recording, speaker], ...  JSON of all utterances
@@ -34,11 +35,11 @@ from typing import IO, Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from asr.data.manifest import StrPath, Utterance, parse_manifest, read_lines
+from asr.data.manifest import StrPath, Utterance, parse_manifest
 from asr.data.planning import Hashes, Indices, hash_id
 from asr.errors import DataError, FileError
-from asr.files import remove_leftovers, write_atomically
-from asr.text import ctc_frames_needed, normalize
+from asr.files import read_lines, remove_leftovers, write_atomically
+from asr.text import min_ctc_frames, normalize
 
 # Increase the first entry when the layout of the file or the normalization of a line changes. The
 # second entry is the version of Python's Unicode data, which normalization depends on.
@@ -175,15 +176,15 @@ def open_index(manifest: StrPath, on_progress: Callable[[int], object] = lambda 
     stored in the user's cache folder; if that fails too, it is kept in memory.
 
     Args:
-        manifest: the manifest, in the format of `read_manifest`.
-        on_progress: called with the number of bytes read since the last call, while the index of a
+        manifest: The manifest, in the format of `read_manifest`.
+        on_progress: Called with the number of bytes read since the last call, while the index of a
             large manifest is built.
 
     Returns:
         The utterances of the manifest in their order, with normalized texts.
 
     Raises:
-        DataError: if the manifest is invalid, with the messages of `read_manifest`.
+        DataError: If the manifest is invalid, with the messages of `read_manifest`.
 
     Example:
         >>> write_manifest("train.jsonl", [Utterance("u1", "u1.wav", 1.5, "Hello,  world")])
@@ -191,7 +192,9 @@ def open_index(manifest: StrPath, on_progress: Callable[[int], object] = lambda 
         'hello, world'
     """
     path = Path(manifest)
-    next(read_lines(path), None)  # raises if there is no such file, before its folder is created
+    next(
+        read_lines(path, DataError), None
+    )  # raises if there is no such file, before its folder is created
     folder = str(path.parent)
     files = [path.with_name(f"{path.name}.index"), _name_in_cache(path)]
     for file in files:
@@ -300,7 +303,7 @@ class _Writer:
             self._records,
             self._places,
             len(text),
-            ctc_frames_needed(text),
+            min_ctc_frames(text),
         )
         for column, value in zip(self._columns.values(), row, strict=True):
             column.append(value)
@@ -411,7 +414,7 @@ def _reopen(file: Path, folder: str, tail: bytes) -> _Store:
     """Open an index that another process has opened, when it is unpickled."""
     store = _open(file, folder)
     if store is None or store.tail != tail:
-        raise DataError(f"{file} was replaced while a training began; start the training again")
+        raise DataError(f"{file} was replaced while training was starting; start training again")
     return store
 
 

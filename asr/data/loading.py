@@ -37,16 +37,16 @@ class Example:
     """An utterance as input of the network.
 
     Attributes:
-        id: name of the utterance.
+        id: Name of the utterance.
         features: (T, F) float32.
-        target: symbols of the text, (U,) int64.
-        second: the same features with other masks, (T, F), if training compares two views.
+        target: Symbols of the text, (U,) int64.
+        second_view: The same features with other masks, (T, F), if training compares two views.
     """
 
     id: str
     features: Tensor
     target: Tensor
-    second: Tensor | None = None
+    second_view: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,10 @@ class Batch:
         feature_lengths: (B,) int64.
         targets: (B, U) int64, padded with 0.
         target_lengths: (B,) int64.
-        ids: names of the utterances.
-        symbols: number of target symbols in the global batch, equal on all processes. A loss that
+        ids: Names of the utterances.
+        symbols: Number of target symbols in the global batch, equal on all processes. A loss that
             is summed, divided by it and added over processes does not depend on their number.
-        second: second views of the features, (B, T, F), if the examples have them.
+        second_view: Second views of the features, (B, T, F), if the examples have them.
     """
 
     features: Tensor
@@ -70,7 +70,7 @@ class Batch:
     target_lengths: Tensor
     ids: list[str]
     symbols: int
-    second: Tensor | None = None
+    second_view: Tensor | None = None
 
 
 def collate(examples: Sequence[Example], mels: int, symbols: int) -> Batch:
@@ -78,12 +78,14 @@ def collate(examples: Sequence[Example], mels: int, symbols: int) -> Batch:
     frames = [len(example.features) for example in examples]
     lengths = [len(example.target) for example in examples]
     features = torch.zeros(len(examples), max(frames, default=0), mels)  # (B, T, F)
-    second = torch.zeros_like(features) if any(e.second is not None for e in examples) else None
+    second = (
+        torch.zeros_like(features) if any(e.second_view is not None for e in examples) else None
+    )
     targets = torch.zeros(len(examples), max(lengths, default=0), dtype=torch.int64)  # (B, U)
     for i, example in enumerate(examples):
         features[i, : frames[i]] = example.features
-        if second is not None and example.second is not None:
-            second[i, : frames[i]] = example.second
+        if second is not None and example.second_view is not None:
+            second[i, : frames[i]] = example.second_view
         targets[i, : lengths[i]] = example.target
     return Batch(
         features,
@@ -101,17 +103,17 @@ class SpeechDataset:
 
     `dataset[epoch, index, timing]` is the Example of an utterance in an epoch with the given timing.
     It is the same in every process and whenever it is read. Reading raises AudioError if a recording
-    cannot be read or is shorter than its utterance states, and TextError if the vocabulary cannot
+    cannot be read or differs in length from its manifest entry, and TextError if the vocabulary cannot
     spell a text.
 
     Args:
-        utterances: the utterances, usually an Index.
-        target_lengths: number of symbols of each text, (N,).
-        vocabulary: encodes the texts.
-        log_mel: computes the features; it is copied to the CPU.
-        augmenter: augments waveforms and features; None changes only the speed.
-        seed: seed of the augmentation.
-        twice: whether each Example has a second view of its features.
+        utterances: The utterances, usually an Index.
+        target_lengths: Number of symbols of each text, (N,).
+        vocabulary: Encodes the texts.
+        log_mel: Computes the features; it is copied to the CPU.
+        augmenter: Augments waveforms and features; None changes only the speed.
+        seed: Seed of the augmentation.
+        two_views: Whether each Example has a second view of its features.
 
     Example:
         >>> utterances = index_utterances([Utterance("u1", "u1.wav", 1.5, "hello world")])
@@ -128,11 +130,11 @@ class SpeechDataset:
         log_mel: LogMel,
         augmenter: Augmenter | None = None,
         seed: int = 0,
-        twice: bool = False,
+        two_views: bool = False,
     ) -> None:
         self.utterances = utterances
         self.target_lengths: Indices = np.asarray(target_lengths, dtype=np.int64)
-        self.reader = _Reader(vocabulary, copy.deepcopy(log_mel).cpu(), augmenter, seed, twice)
+        self.reader = _Reader(vocabulary, copy.deepcopy(log_mel).cpu(), augmenter, seed, two_views)
         if len(self.target_lengths) != len(utterances):
             raise ValueError(
                 f"{len(self.target_lengths)} target lengths for {len(utterances)} utterances"
@@ -168,13 +170,13 @@ class _Reader(Dataset[Batch | AsrError]):
         log_mel: LogMel,
         augmenter: Augmenter | None,
         seed: int,
-        twice: bool,
+        two_views: bool,
     ) -> None:
         self.vocabulary = vocabulary
         self.log_mel = log_mel
         self.augmenter = augmenter
         self.seed = seed
-        self.twice = twice
+        self.two_views = two_views
 
     def __getitem__(self, request: _Request) -> Batch | AsrError:
         """Build a batch. Errors are returned, because torch wraps raised ones in a traceback."""
@@ -204,11 +206,11 @@ class _Reader(Dataset[Batch | AsrError]):
             features = self.log_mel(torch.from_numpy(waveform))  # (T, F)
         finally:
             torch.set_num_threads(threads)
-        second = features if self.twice else None
+        second = features if self.two_views else None
         if self.augmenter:
             generator = random_generator(self.seed, epoch, utterance.id, "features")
             found = features.numpy()
-            if self.twice:
+            if self.two_views:
                 views = self.augmenter.augment_features_twice(found, generator, timing)
                 features, second = map(torch.from_numpy, views)
             else:
@@ -229,25 +231,25 @@ def load_batches(
 ) -> Generator[Batch]:
     """Load the batches of `epochs` in the order of the plan, starting at `first_step`.
 
-    The batches are equal bit for bit for any number of workers, which load ahead across epochs, so a
+    The batches are bit-identical for any number of workers, which load ahead across epochs, so a
     single call should cover all epochs. Workers' batches lie in shared memory with open files;
     release each one after its step. Torch's global random state is not touched.
 
     Args:
-        dataset: the training set.
-        planner: plans the global batches.
-        epochs: the epochs to load, counted from 0.
-        first_step: step of the first epoch to start at.
-        rank: number of this process.
-        processes: number of processes that share each global batch.
-        workers: number of processes that load ahead; 0 loads in this process.
+        dataset: The training set.
+        planner: Plans the global batches.
+        epochs: The epochs to load, counted from 0.
+        first_step: Step of the first epoch to start at.
+        rank: Number of this process.
+        processes: Number of processes that share each global batch.
+        workers: Number of processes that load ahead; 0 loads in this process.
 
     Yields:
         This process's part of each global batch. Closing the iterator ends the workers.
 
     Raises:
         AudioError, TextError: if an utterance cannot be read, see `SpeechDataset`.
-        DataError: if a worker is killed.
+        DataError: If a worker is killed.
 
     Example:
         >>> soundfile.write("u1.wav", np.ones(16_000), 16_000)
@@ -313,7 +315,7 @@ def _worker_context() -> Any:
 def _start(
     reader: _Reader, requests: Iterator[_Request], workers: int
 ) -> Iterator[Batch | AsrError]:
-    """Start a loader, with the signals that stop a training blocked in its processes.
+    """Start a loader whose worker processes block the signals that stop training.
 
     Ctrl-C, `timeout`, systemd and Slurm signal all processes, but only the trainer should respond.
     Ignoring the signals in `_start_worker` alone would be too late while a worker is importing.
@@ -338,7 +340,7 @@ def _start(
 
 
 def _start_worker(_: int) -> None:
-    torch.set_flush_denormal(True)  # like the trainer, so that results are equal bit for bit
+    torch.set_flush_denormal(True)  # like the trainer, so that results are bit-identical
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_trainer, daemon=True).start()

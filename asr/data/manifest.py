@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from asr.data.planning import hash_id
 from asr.errors import DataError
-from asr.files import write_atomically
+from asr.files import read_lines, write_atomically
 
 StrPath = str | os.PathLike[str]
 
@@ -22,11 +22,11 @@ class Utterance:
     """A recording of one speaker and its transcript.
 
     Attributes:
-        id: name of the utterance, unique within a manifest.
-        audio: path of the recording.
-        seconds: length of the recording.
-        text: the transcript.
-        speaker: name of the speaker; empty if unknown.
+        id: Name of the utterance, unique within a manifest.
+        audio: Path of the recording.
+        seconds: Length of the recording.
+        text: The transcript.
+        speaker: Name of the speaker; empty if unknown.
 
     Example:
         >>> Utterance("u1", "audio/u1.wav", 1.5, "hello world").seconds
@@ -45,9 +45,9 @@ class Reject:
     """An utterance that was left out.
 
     Attributes:
-        id: name of the utterance.
-        reason: why it was left out, in words that all utterances with this reason share.
-        detail: what is specific to this utterance; may be empty.
+        id: Name of the utterance.
+        reason: Why it was left out, in words that all utterances with this reason share.
+        detail: What is specific to this utterance; may be empty.
     """
 
     id: str
@@ -76,13 +76,13 @@ def read_manifest(path: StrPath) -> list[Utterance]:
     recording's file name without its extension) and `speaker`. All other keys are ignored.
 
     Args:
-        path: the manifest.
+        path: The manifest.
 
     Returns:
         The utterances in the order of the manifest.
 
     Raises:
-        DataError: if the file cannot be read, a line is invalid, an id occurs twice, or there is no
+        DataError: If the file cannot be read, a line is invalid, an id occurs twice, or there is no
             utterance; the message names the line.
 
     Example:
@@ -98,20 +98,20 @@ def parse_manifest(
     path: Path,
     folder: str,
     compared_hashes: Container[int] | None = None,
-    on_line: Callable[[bytes], object] = lambda _: None,
+    on_line: Callable[[bytes], object] | None = None,
 ) -> Iterator[Utterance]:
     """Read a manifest like `read_manifest`, one utterance at a time.
 
     Args:
-        path: the manifest.
-        folder: folder to which relative paths of recordings are joined.
-        compared_hashes: hashes (`hash_id`) of the ids that are checked for duplicates, which limits
+        path: The manifest.
+        folder: Folder to which relative paths of recordings are joined.
+        compared_hashes: Hashes (`hash_id`) of the ids that are checked for duplicates, which limits
             the memory that the check needs; None checks all ids.
-        on_line: called with each raw line.
+        on_line: Called with each raw line.
     """
     lines: dict[str, int] = {}
     empty = True
-    for number, line in read_lines(path, on_line):
+    for number, line in read_lines(path, DataError, on_line=on_line):
         if not line.strip():
             continue
         empty = False
@@ -120,12 +120,12 @@ def parse_manifest(
             first = lines.setdefault(utterance.id, number)
             if first != number:
                 raise DataError(
-                    f"{path}, line {number}: the id {utterance.id!r} is already that of line "
+                    f"{path}, line {number}: the id {utterance.id!r} is already used on line "
                     f'{first}; give every utterance a unique "id"'
                 )
         yield utterance
     if empty:
-        raise DataError(f"{path} holds no utterance; write one JSON object per line")
+        raise DataError(f"{path} contains no utterance; write one JSON object per line")
 
 
 def write_manifest(path: StrPath, utterances: Iterable[Utterance]) -> None:
@@ -135,12 +135,12 @@ def write_manifest(path: StrPath, utterances: Iterable[Utterance]) -> None:
     can be moved; all other paths are stored as absolute paths.
 
     Args:
-        path: the manifest; missing folders are created and an existing file is replaced.
-        utterances: the utterances, in the order in which they are written.
+        path: The manifest; missing folders are created and an existing file is replaced.
+        utterances: The utterances, in the order in which they are written.
 
     Raises:
-        FileError: if the file cannot be written.
-        DataError: if the path of a recording is not valid Unicode.
+        FileError: If the file cannot be written.
+        DataError: If the path of a recording is not valid Unicode.
 
     Example:
         >>> write_manifest("dev.jsonl", [Utterance("u2", "u2.wav", 2.0, "good night")])
@@ -183,7 +183,7 @@ def write_records(path: StrPath, records: Iterable[dict[str, Any]]) -> None:
 
 
 def _make_absolute(path: StrPath) -> str:
-    """The absolute path; links before `..` are followed, which `os.path.abspath` gets wrong."""
+    """Return the absolute path, resolving symbolic links before `..` unlike `os.path.abspath`."""
     if ".." not in Path(path).parts:
         return os.path.abspath(path)
     folder, name = os.path.split(path)
@@ -194,12 +194,12 @@ def parse_utterance(line: str, where: str, folder: str) -> Utterance:
     """Parse one line of a manifest.
 
     Args:
-        line: the line's JSON.
-        where: how error messages name the line.
-        folder: folder to which a relative path of the recording is joined.
+        line: The line's JSON.
+        where: How error messages name the line.
+        folder: Folder to which a relative path of the recording is joined.
 
     Raises:
-        DataError: if the line is invalid.
+        DataError: If the line is invalid.
     """
     try:
         record = json.loads(line)
@@ -213,7 +213,7 @@ def parse_utterance(line: str, where: str, folder: str) -> Utterance:
     name = name or os.path.splitext(os.path.basename(audio))[0]
     where = f"{where} (utterance {name!r})"
     if not audio or not name:
-        raise DataError(f'{where}: "audio_filepath" is {audio!r}; name a recording')
+        raise DataError(f'{where}: "audio_filepath" is {audio!r}; specify a recording')
     seconds = _field(record, "duration", (int, float), "a number", where)
     if not 0 < seconds < 1e9:  # false for NaN too
         raise DataError(
@@ -237,38 +237,8 @@ def _field(
     record: dict[str, Any], key: str, kind: type | tuple[type, ...], noun: str, where: str
 ) -> Any:
     if key not in record:
-        raise DataError(f'{where} has no "{key}"; add it, every utterance needs it')
+        raise DataError(f'{where} has no "{key}"; add it, because every utterance needs it')
     value = record[key]
     if not isinstance(value, kind) or isinstance(value, bool):
         raise DataError(f'{where}: "{key}" is {value!r}; it must be {noun}')
     return value
-
-
-def read_lines(
-    path: Path, on_line: Callable[[bytes], object] = lambda _: None, errors: str = "strict"
-) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 text file with their numbers, counted from 1.
-
-    Args:
-        path: the file; it may begin with a byte order mark.
-        on_line: called with each raw line.
-        errors: how bytes that are not UTF-8 are decoded, as in `bytes.decode`.
-
-    Raises:
-        DataError: if the file cannot be read, or is not UTF-8 and `errors` is "strict".
-    """
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                on_line(line)
-                try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8", errors)
-                except UnicodeDecodeError as error:
-                    raise DataError(
-                        f"{path}, line {number} is not UTF-8 text; convert the file to UTF-8"
-                    ) from error
-                yield number, text.rstrip("\r\n")
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror}); check the path and its permissions"
-        ) from error

@@ -32,9 +32,9 @@ class EpochPlan:
     """The batches of an epoch, and how the timing of each utterance is changed.
 
     Attributes:
-        batches: for each step, the indices of its utterances, the longest utterance first.
-        seconds: length of each utterance after all changes, by index, (N,).
-        speeds, before, after, tempos: the fields of each utterance's `Timing`, (N,).
+        batches: For each step, the indices of its utterances, the longest utterance first.
+        seconds: Length of each utterance after all changes, by index, (N,).
+        speeds, before, after, tempos: The fields of each utterance's `Timing`, (N,).
     """
 
     batches: list[Indices]
@@ -61,17 +61,17 @@ class Planner:
     lengths.
 
     Args:
-        seconds: length of each recording, (N,).
-        ids: the utterances' ids, or their hashes by `hash_id`, (N,) uint64.
-        batch_seconds: maximum length of a batch, including padding and added silence. A longer
+        seconds: Length of each recording, (N,).
+        ids: The utterances' ids, or their hashes by `hash_id`, (N,) uint64.
+        batch_seconds: Maximum length of a batch, including padding and added silence. A longer
             utterance forms a batch of its own.
-        augment: the changes of speed, silence and tempo to draw; None leaves all lengths unchanged.
-        seed: seed of all draws.
-        max_utterances: maximum number of utterances in a batch; None for no limit.
+        augment: The changes of speed, silence and tempo to draw; None leaves all lengths unchanged.
+        seed: Seed of all draws.
+        max_utterances: Maximum number of utterances in a batch; None for no limit.
 
     Raises:
-        DataError: if there are no utterances.
-        ConfigError: if a batch could not hold a single utterance.
+        DataError: If there are no utterances.
+        ConfigError: If a batch could not hold a single utterance.
 
     Example:
         >>> plan = Planner([3.0, 1.0, 2.0], ["a", "b", "c"], batch_seconds=6.0).epoch(0)
@@ -104,9 +104,7 @@ class Planner:
         self._seed = seed
         self._last: tuple[int, EpochPlan] | None = None
         if not len(ids):
-            raise DataError(
-                "no utterance is left to train on; see the reasons for which they were left out"
-            )
+            raise DataError("all training utterances were rejected; see the reasons above")
         if len(self._seconds) != len(ids):
             raise ValueError(f"{len(self._seconds)} lengths for {len(ids)} ids")
         if not batch_seconds > 0 or self._max_utterances < 1:

@@ -29,13 +29,13 @@ def select_trainable(
     each symbol and one more between equal neighbors, even at the fastest speed.
 
     Args:
-        utterances: an Index, or any utterances, whose texts are normalized.
-        vocabulary: the model's symbols.
-        frames: the model's number of encoder frames T' for a number of samples; non-decreasing.
-        fastest: the largest speed-up in training, `AugmentConfig.fastest`.
-        min_seconds: minimum length of a recording.
-        max_seconds: maximum length of a recording.
-        sample_rate: the model's sample rate, in Hz.
+        utterances: An Index, or any utterances, whose texts are normalized.
+        vocabulary: The model's symbols.
+        frames: The model's number of encoder frames T' for a number of samples; non-decreasing.
+        fastest: The largest speed-up in training, `AugmentConfig.fastest`.
+        min_seconds: Minimum length of a recording.
+        max_seconds: Maximum length of a recording.
+        sample_rate: The model's sample rate, in Hz.
 
     Returns:
         The trainable utterances as an Index, and the rejects with their reasons.

@@ -98,21 +98,21 @@ class Speaker:
         """Speak a text.
 
         Args:
-            text: the words.
-            voice: accent and variant, such as "en-us+Andrea".
-            rate: words per minute.
+            text: The words.
+            voice: Accent and variant, such as "en-us+Andrea".
+            rate: Words per minute.
             pitch: 0 to 99.
-            intonation: range of the pitch, 0 to 99.
+            intonation: Range of the pitch, 0 to 99.
 
         Returns:
             The waveform (N,) float32 at SAMPLE_RATE, without silence around the words; empty if the
             voice has no sound for the text.
 
         Raises:
-            DataError: if there is no such voice.
+            DataError: If there is no such voice.
         """
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise DataError(f"espeak-ng has no voice {voice!r}; choose one of `voices`")
+            raise DataError(f"espeak-ng has no voice {voice!r}; use one of `voices`")
         # The numbers are espeakRATE, espeakPITCH and espeakRANGE of speak_lib.h.
         for parameter, value in ((1, rate), (3, pitch), (4, intonation)):
             self._library.espeak_SetParameter(parameter, value, 0)
@@ -186,14 +186,14 @@ class Block:
     """Utterances that one process speaks: numbers `first` to `first + count - 1` of a set.
 
     Attributes:
-        folder: folder of the set.
-        prefix: beginning of each file's path in the folder, such as "train/train"; its last part
+        folder: Folder of the set.
+        prefix: Beginning of each file's path in the folder, such as "train/train"; its last part
             also begins the ids.
-        voices: variants, see `voices`.
-        first: number of the first utterance.
-        count: number of utterances.
-        seed: seed of the set.
-        draw: draws the text of the utterance with a given number; it must be picklable.
+        voices: Variants, see `voices`.
+        first: Number of the first utterance.
+        count: Number of utterances.
+        seed: Seed of the set.
+        draw: Draws the text of the utterance with a given number; it must be picklable.
     """
 
     folder: Path
@@ -208,7 +208,10 @@ class Block:
 def plan(
     folder: Path, prefix: str, voices: Sequence[str], count: int, seed: tuple[int, ...], draw: Draw
 ) -> list[Block]:
-    """Divide a set into blocks of a fixed size, because their bytes depend on their borders."""
+    """Divide a set into blocks of a fixed size.
+
+    The size is fixed, because an utterance depends on those before it in its block.
+    """
     return [
         Block(folder, prefix, voices, first, min(BLOCK, count - first), seed, draw)
         for first in range(0, count, BLOCK)

@@ -20,7 +20,7 @@ from asr.decoder.config import BLANK_ID, check_log_probs
 from asr.decoder.greedy import find_runs, to_posterior
 from asr.decoder.hypothesis import Hypothesis, Word
 from asr.errors import DecodeError
-from asr.text import Vocabulary, ctc_frames_needed
+from asr.text import Vocabulary, min_ctc_frames
 
 IMPOSSIBLE = -1e9
 """Log-probability that stands in for minus infinity during the search."""
@@ -50,8 +50,8 @@ def align(
         `GreedyDecoder`; the score is the log-probability of the best path that spells the text.
 
     Raises:
-        TextError: If the text is empty or holds characters that the vocabulary lacks.
-        DecodeError: If `log_probs` are no normalized log-probabilities, the text does not fit into
+        TextError: If the text is empty or contains characters that the vocabulary lacks.
+        DecodeError: If `log_probs` is not normalized, the text does not fit into
             T' frames or has probability 0 there, or torchaudio cannot be imported.
 
     Example:
@@ -88,7 +88,7 @@ def align(
 
 
 def _check_length(ids: list[int], frames: int, frame_seconds: float, where: str) -> None:
-    needed = ctc_frames_needed(ids)
+    needed = min_ctc_frames(ids)
     if needed > frames:
         raise DecodeError(
             f"{where} needs {needed} frames ({needed * frame_seconds:.2f} s) for its {len(ids)} "

@@ -10,15 +10,15 @@ The search looks for the text that maximizes
             + the bonuses of the hotwords in it
 
 where p_ctc sums over all alignments (Graves et al. 2006), and p_lm is the probability of the n-gram
-model, including the end of the sentence. A network also learns how often each symbol occurs, which
-the language model knows better. So `prior` times the log prior of each symbol, relative to that of
+model, including the end of the sentence. The network also learns a prior over symbols, which
+the language model estimates better. So `prior` times the log prior of each symbol, relative to that of
 the blank, is subtracted from its log-probabilities first (as in Miao et al. 2015, "EESEN"). The
 search is that of Hannun et al. 2014, "First-Pass Large Vocabulary Continuous Speech Recognition
 using Bi-Directional Recurrent DNNs", with five additions:
 
-- Words that the lexicon lacks may be spelled at the price of `unknown` (unless `strict`).
-- The open word is charged with the best unigram that it can become according to the lexicon, before
-  the language model scores the complete word (look-ahead).
+- Out-of-vocabulary words are allowed with the penalty `unknown`, unless `strict` is set.
+- A partial word is scored with the best unigram among its completions in the lexicon until it is
+  complete (look-ahead).
 - Of prefixes that agree in the state of the language model, the letters of the open word and the
   state of the hotwords, only the best is kept, because they score all continuations alike
   (recombination).
@@ -123,7 +123,7 @@ class BeamDecoder:
         lexicon: Known words. Those that the language model lacks count as its unknown word. Without
             a language model, the score has the terms `beta` and `unknown`, but not `alpha`.
         hotwords: Words and phrases, and the bonus in nats that each occurrence earns for each of
-            its words. Hotwords never cost `unknown`.
+            its words. Hotwords are exempt from `unknown`.
 
     Raises:
         ConfigError: If settings do not fit each other or the vocabulary.
@@ -157,7 +157,7 @@ class BeamDecoder:
         self._code_points = np.array([0, *map(ord, vocabulary.symbols[1:])], np.uint32)
         self._ngrams = language_model.ngrams if language_model else _empty_ngrams()
         self._begin_state = language_model.begin_state if language_model else 0
-        self.guided = language_model is not None or lexicon is not None
+        self.uses_words = language_model is not None or lexicon is not None
         self._plain_lexicon = _make_lexicon(vocabulary, language_model, lexicon, hotwords or {})
         self._hot = bool(hotwords)
         self._hotwords = (
@@ -174,16 +174,16 @@ class BeamDecoder:
     def _configure(self, config: DecoderConfig) -> None:
         if config.kind != "beam":
             raise ConfigError(f"decoder.kind is {config.kind!r}; a beam decoder needs 'beam'")
-        if config.strict and not self.guided:
-            raise ConfigError("a strict decoder needs a language model or a lexicon; give one")
+        if config.strict and not self.uses_words:
+            raise ConfigError("a strict decoder needs a language model or a lexicon; specify one")
         if config.priors and len(config.priors) != len(self.vocabulary):
             raise ConfigError(
-                f"decoder.priors holds {len(config.priors)} values for a vocabulary of "
+                f"decoder.priors contains {len(config.priors)} values for a vocabulary of "
                 f"{len(self.vocabulary)} symbols; run `asr tune` with this checkpoint"
             )
         self.config = config
         self._offsets = None
-        if config.prior and self.guided:
+        if config.prior and self.uses_words:
             # Relative to the blank, so that the probability of silence does not change.
             logs = np.log(np.array(config.priors))
             self._offsets = (config.prior * (logs[0] - logs)).astype(np.float32)  # (V,)
@@ -195,9 +195,9 @@ class BeamDecoder:
         lexicon = look_ahead(
             self._plain_lexicon, log_probs, alpha, unknown_log_prob, config.unknown
         )
-        word_bonus = math.exp(config.beta) if self.guided else 1.0
+        word_bonus = math.exp(config.beta) if self.uses_words else 1.0
         # The factor for leaving the lexicon can exceed 1; LIFT is assumed to bound it.
-        leave = float(lexicon["leave"].max()) if self.guided else 1.0
+        leave = float(lexicon["leave"].max()) if self.uses_words else 1.0
         boost = self._hotwords.boost * min(max(leave, 1.0), LIFT)
         space = self.vocabulary.space
         rules = Rules(
@@ -206,15 +206,15 @@ class BeamDecoder:
             cutoff=math.exp(-config.beam_range),
             space=-1 if space is None else space,
             end_word=self.language_model.end_word if self.language_model else 0,
-            recombine=bool(self.guided and config.recombine),
+            recombine=bool(self.uses_words and config.recombine),
             strict=bool(config.strict),
             alpha=alpha,
             word_bonus=word_bonus,
             unknown_log_prob=unknown_log_prob,
-            first_node=0 if self.guided else -1,
+            first_node=0 if self.uses_words else -1,
             hot=self._hot,
             boost=boost,
-            lift=self._hotwords.boost * (LIFT * max(word_bonus, 1.0) if self.guided else 1.0),
+            lift=self._hotwords.boost * (LIFT * max(word_bonus, 1.0) if self.uses_words else 1.0),
             small=len(self.vocabulary) <= MASK_SYMBOLS,
         )
         self._scorer = Scorer(rules, lexicon, self._ngrams, self._hotwords)
@@ -292,7 +292,7 @@ class BeamDecoder:
         return self.best(state)
 
     def decode_many(self, log_probs: Sequence[Any], threads: int = 1) -> list[Hypothesis]:
-        """The hypotheses of whole utterances, in order; the number of threads changes nothing else.
+        """The hypotheses of whole utterances, in order; they do not depend on `threads`.
 
         Args:
             log_probs: One (T', V) matrix per utterance, as in `advance`.
@@ -363,7 +363,7 @@ def _make_lexicon(
     lexicon: Sequence[str] | None,
     hotwords: Mapping[str, float],
 ) -> Nodes:
-    """The lexicon: all words that may be spelled without the price of an unknown word."""
+    """The lexicon: all words that are exempt from the unknown-word penalty."""
     if lexicon is not None:
         words = list(dict.fromkeys(lexicon))
         ids = [_word_id(language_model, word) if language_model else 0 for word in words]

@@ -22,7 +22,7 @@ def load_decoder(
     """
     if config.kind == "greedy":
         if hotwords:
-            raise ConfigError("the greedy decoder has no hotwords; choose decoder.kind 'beam'")
+            raise ConfigError("the greedy decoder has no hotwords; use decoder.kind 'beam'")
         return GreedyDecoder(vocabulary, frame_seconds)
     from asr.decoder.beam import BeamDecoder  # greedy decoding does not load numba
     from asr.decoder.hotwords import read_hotwords

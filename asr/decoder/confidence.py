@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 
-def judge(hypothesis: Hypothesis, utterance: UtteranceScore) -> list[tuple[float, bool]]:
+def label_words(hypothesis: Hypothesis, utterance: UtteranceScore) -> list[tuple[float, bool]]:
     """The confidence of each word of a hypothesis, and whether the word is right.
 
     Whether a word is right comes from the alignment with the reference. The result is empty if the

@@ -12,7 +12,7 @@ from asr.errors import ConfigError, DecodeError
 
 BLANK_ID = 0
 FILE_FIELDS = ("language_model", "lexicon", "hotwords")
-"""Fields of a `DecoderConfig` that hold paths of files."""
+"""Fields of a `DecoderConfig` that are paths of files."""
 
 
 @dataclass
@@ -46,11 +46,11 @@ class DecoderConfig:
         confidence_offset: See `confidence_slope`.
 
     Raises:
-        ConfigError: If a value is impossible, or the greedy decoder is given what it cannot use.
+        ConfigError: If a value is out of range, or the greedy decoder is given what it cannot use.
 
     Example:
-        config = DecoderConfig("beam", beam=64, language_model="books.lm")
-        decoder = load_decoder(config, vocabulary, frame_seconds=0.04)
+        >>> DecoderConfig("beam", beam=64, language_model="books.lm").nbest
+        1
     """
 
     kind: str = "greedy"
@@ -100,7 +100,7 @@ class DecoderConfig:
             isinstance(p, bool) or not isinstance(p, float | int) for p in self.priors
         ) or not all(0 < prior <= 1 for prior in self.priors):
             raise ConfigError(
-                "decoder.priors must hold a probability above 0 and up to 1 for each symbol"
+                "decoder.priors must contain a probability above 0 and up to 1 for each symbol"
             )
         if self.prior and not self.priors:
             raise ConfigError(
@@ -159,10 +159,12 @@ def check_log_probs(log_probs: Any, symbols: int) -> NDArray[np.float32]:
     if len(wrong):
         frame = int(wrong[0])
         problem = (
-            "holds NaN" if np.isnan(frames[frame]).any() else f"sums to {sums[frame]:.4g}, not to 1"
+            "contains NaN"
+            if np.isnan(frames[frame]).any()
+            else f"sums to {sums[frame]:.4g}, not to 1"
         )
         raise DecodeError(
             f"frame {frame} of {len(frames)} {problem}; "
-            "give the decoder natural log-probabilities as log_softmax returns them"
+            "pass natural log-probabilities as log_softmax returns them"
         )
     return frames

@@ -30,7 +30,10 @@ class Runs(NamedTuple):
 
 
 def find_runs(path: NDArray[np.int64], log_probs: NDArray[np.float64]) -> Runs:
-    """Split `path` (T',), one symbol per frame, into runs; `log_probs` (T',) are the symbols'."""
+    """Split `path` (T',), one symbol per frame, into runs.
+
+    `log_probs` (T',) holds the log-probability of each symbol in `path`.
+    """
     starts = np.flatnonzero(np.diff(path, prepend=-1))
     ends = np.append(starts[1:], len(path))
     return Runs(starts, ends, np.maximum.reduceat(log_probs, starts))
@@ -58,10 +61,10 @@ class GreedyState:
     frames: int = 0
     score: float = 0.0
     symbol: int = BLANK_ID  # best symbol of the last frame
-    words: list[Word] = field(default_factory=list)  # words that a space has ended
-    text: str = ""  # text of these words
-    symbols: int = 0  # number of symbols in these words
-    symbols_log_prob: float = 0.0  # sum of their log-probabilities
+    words: list[Word] = field(default_factory=list)  # words ended by a space
+    text: str = ""  # text of `words`
+    symbols: int = 0  # number of symbols in `words`
+    symbols_log_prob: float = 0.0  # sum of the log-probabilities of these symbols
     runs: list[_Run] = field(default_factory=list)  # symbols of the open word
 
 

@@ -15,9 +15,9 @@ from asr.text import Vocabulary, normalize
 class Hotwords(NamedTuple):
     """An automaton that finds phrases of whole words and scores them (Aho & Corasick 1975).
 
-    The state says how much of which phrase has been matched. State 0 is the beginning of a word,
-    state 1 the inside of a word that matches no phrase. While a phrase is being matched, its bonus
-    is paid in advance in equal parts, so that the beam keeps it; a mismatch takes the advance back.
+    The state is the matched prefix of a phrase. State 0 is the beginning of a word, state 1 the
+    inside of a word that matches no phrase. The bonus is paid in equal parts during the match, so
+    that the beam keeps the phrase, and revoked on a mismatch.
     """
 
     move: npt.NDArray[np.int32]  # (states, columns) next state
@@ -34,7 +34,7 @@ def build_hotwords(weights: Mapping[str, float], vocabulary: Vocabulary) -> Hotw
         vocabulary: Symbols of the model; it must have a space.
 
     Raises:
-        TextError: If a phrase holds characters that the vocabulary lacks.
+        TextError: If a phrase contains characters that the vocabulary lacks.
         ConfigError: If a bonus is not a number within `MOST_NATS`, or the vocabulary has no space.
     """
     space = vocabulary.space
@@ -114,7 +114,7 @@ def read_hotwords(path: str | PathLike[str], weight: float) -> dict[str, float]:
         The phrases in the "plain" profile of `asr.text`, and the weight of each.
 
     Raises:
-        DataError: If the file cannot be read or holds no phrases, or a weight is not a number.
+        DataError: If the file cannot be read or contains no phrases, or a weight is not a number.
 
     Example:
         hotwords = read_hotwords("names.txt", weight=3.0)

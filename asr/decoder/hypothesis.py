@@ -16,8 +16,9 @@ class Word(NamedTuple):
         confidence: Estimated probability that the word is right, in [0, 1].
 
     Example:
-        for word in hypothesis.words:
-            print(f"{word.start:.2f} {word.end:.2f} {word.text} ({word.confidence:.0%})")
+        >>> word = Word("cat", start=0.25, end=0.6, confidence=0.98)
+        >>> f"{word.start:.2f} {word.end:.2f} {word.text} ({word.confidence:.0%})"
+        '0.25 0.60 cat (98%)'
     """
 
     text: str
@@ -37,10 +38,12 @@ class Hypothesis:
             over symbols), in [0, 1]; 1 if there are no words and no frames.
         score: Natural log-probability of the text, as the decoder defines it.
         alternatives: The next best hypotheses, best first, if the decoder was asked for any.
+        seconds: Duration of the whole recording; None if unknown.
 
     Example:
-        hypothesis = decoder.decode(log_probs)
-        print(hypothesis.text, hypothesis.words[0].start)
+        >>> hypothesis = Hypothesis("cat", (Word("cat", 0.25, 0.6, 0.98),), 0.98, score=-1.5)
+        >>> hypothesis.shifted(1.0).words[0].start
+        1.25
     """
 
     text: str
@@ -48,7 +51,7 @@ class Hypothesis:
     confidence: float
     score: float
     alternatives: tuple["Hypothesis", ...] = ()
-    seconds: float | None = field(default=None, compare=False)  # duration of the whole recording
+    seconds: float | None = field(default=None, compare=False)
 
     def shifted(self, seconds: float) -> "Hypothesis":
         """The same hypothesis with all times moved by `seconds`."""
@@ -88,8 +91,8 @@ def join_hypotheses(parts: Sequence[Hypothesis]) -> Hypothesis:
     """Join the hypotheses of consecutive segments into one for the whole recording.
 
     Scores are added. The confidence is the geometric mean, weighted by each segment's number of
-    words. Each alternative differs from the best hypothesis in exactly one segment; there are at
-    most as many as the segment with the most alternatives has.
+    words. Each alternative differs from the best hypothesis in exactly one segment; their number
+    is limited to the largest number of alternatives of any segment.
     """
     if len(parts) == 1:
         return parts[0]

@@ -95,8 +95,8 @@ def look_ahead(
 ) -> Nodes:
     """Copy the lexicon with factors that apply the language model before a word is complete.
 
-    The open word is charged with the best unigram log-probability below its node (language model
-    look-ahead). At the end of the word this charge is replaced by the log-probability that the
+    A partial word is scored with the best unigram log-probability among its completions (language
+    model look-ahead). At the end of the word this score is replaced by the log-probability that the
     language model gives in context; when the word leaves the lexicon, by that of an unknown word.
 
     Args:
@@ -175,7 +175,7 @@ def read_words(path: str | PathLike[str]) -> list[str]:
         The distinct words in the "plain" profile of `asr.text`, in order of appearance.
 
     Raises:
-        DataError: If the file cannot be read or holds no words.
+        DataError: If the file cannot be read or contains no words.
     """
     words = [line.split()[0] for _, line in read_entries(path)]
     return list(dict.fromkeys(normalize(word, "plain") for word in words))
@@ -191,9 +191,9 @@ def read_entries(path: str | PathLike[str]) -> list[tuple[int, str]]:
         ) from error
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{fspath(path)} is not UTF-8 text; give a text file with one word per line"
+            f"{fspath(path)} is not UTF-8 text; use a text file with one word per line"
         ) from error
     lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not lines:
-        raise DataError(f"{fspath(path)} holds no words; write one word per line")
+        raise DataError(f"{fspath(path)} contains no words; write one word per line")
     return [(number, line.strip("\r\n ")) for number, line in lines]

@@ -368,7 +368,7 @@ def _recombine(
     filled: bool,
     probabilities: Floats,
 ) -> int:
-    """Drop prefixes that stay behind another one with the same recombination key.
+    """Drop prefixes that cannot overtake a better prefix with the same recombination key.
 
     Continuations multiply the probabilities of both alike, so only what still flows in from its
     parent could bring the less probable one ahead. Dropped prefixes get the probability -1.
@@ -422,8 +422,8 @@ def _extend(
 ) -> tuple[int, float]:
     """Make candidates of all prefixes and likely symbols whose probability is at least `least`.
 
-    `top` bounds what a symbol multiplies a probability by. The candidates' probabilities follow
-    those of the active prefixes. Returns the number of candidates and the highest probability.
+    `top` is an upper bound on the factor that any symbol contributes. The candidates' probabilities
+    follow those of the active prefixes. Returns the number of candidates and the highest probability.
     """
     floor = max(best * rules.cutoff, least, _LEAST)
     made = 0
@@ -617,7 +617,7 @@ def _read_blank(prefixes: Records, active: Integers, count: int) -> None:
 def _read_frames(
     log_probs: npt.NDArray[np.float32], begin: int, beam: Beam, scorer: Scorer, scratch: Scratch
 ) -> int:
-    """Do the work of `read_frames` with its working memory at hand."""
+    """Implement `read_frames` with preallocated working memory."""
     # The functions called once per frame take single arrays: passing these tuples on instead was
     # measured to cost 7 to 34 % of the time.
     prefixes, active, free, history, progress_array = beam

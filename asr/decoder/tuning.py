@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy.stats import qmc
 
 from asr.decoder.beam import BeamDecoder
-from asr.decoder.confidence import Floats, fit_confidence, judge
+from asr.decoder.confidence import Floats, fit_confidence, label_words
 from asr.decoder.config import DecoderConfig
 from asr.decoder.hypothesis import Hypothesis
 from asr.errors import DataError
@@ -28,7 +28,7 @@ RANGES = {
 """Ranges of the first trials; the best weights may lie outside."""
 
 LEAST_SHARE = 1e-5
-"""Lower bound of a symbol's prior, for symbols that are hardly ever said."""
+"""Lower bound of a symbol's prior, for rare symbols."""
 
 _SHRINK = 0.95  # factor on the size of the random steps, from trial to trial
 
@@ -54,7 +54,7 @@ class Tuning:
     report: Report
 
     def surface(self, columns: int = 6) -> str:
-        """A table of the trials' lowest WER (%) by alpha and beta; a dot: no trial there."""
+        """A table of the trials' lowest WER (%) by alpha and beta; cells without a trial show a dot."""
         alphas = np.array([trial.alpha for trial in self.trials])
         betas = np.array([trial.beta for trial in self.trials])
         wers = 100 * np.array([trial.wer for trial in self.trials])
@@ -99,13 +99,15 @@ def tune(
         on_trial: Called with every trial.
 
     Raises:
-        DataError: There are no utterances, or the decoder has no weights to tune.
+        DataError: If there are no utterances, or the decoder has no weights to tune.
     """
     if not log_probs:
-        raise DataError("there is no utterance to tune on; give a manifest that holds some")
+        raise DataError("there is no utterance to tune on; use a manifest that contains some")
     names = [name for name in RANGES if _has_effect(decoder, name)]
     if not names:
-        raise DataError("a beam without language model or lexicon has no weights to tune; give one")
+        raise DataError(
+            "a beam without language model or lexicon has no weights to tune; specify one"
+        )
     texts = {name: references[name] for name in log_probs}
 
     def decode(config: DecoderConfig) -> tuple[list[Hypothesis], Report]:
@@ -158,12 +160,14 @@ class _Search:
 def _fit_confidence(
     config: DecoderConfig, posteriors: list[Hypothesis], report: Report
 ) -> DecoderConfig:
-    """Fit the confidence to hypotheses whose words have their posteriors as confidence.
+    """Fit the confidence calibration to hypotheses whose word confidences are raw posteriors.
 
     The configuration is unchanged if there is nothing to fit.
     """
     pairs = zip(posteriors, report.utterances, strict=True)
-    judged = [word for hypothesis, utterance in pairs for word in judge(hypothesis, utterance)]
+    judged = [
+        word for hypothesis, utterance in pairs for word in label_words(hypothesis, utterance)
+    ]
     if judged:
         confidences, right = (np.array(column) for column in zip(*judged, strict=True))
         if fitted := fit_confidence(confidences, right):
@@ -183,9 +187,9 @@ def _has_effect(decoder: BeamDecoder, name: str) -> bool:
     """Return whether a weight changes what the decoder finds."""
     return {
         "alpha": decoder.language_model is not None,
-        "beta": decoder.guided,
-        "unknown": decoder.guided and not decoder.config.strict,
-        "prior": decoder.guided,
+        "beta": decoder.uses_words,
+        "unknown": decoder.uses_words and not decoder.config.strict,
+        "prior": decoder.uses_words,
     }[name]
 
 

@@ -8,7 +8,7 @@ from asr.model import AcousticModel
 
 # Floating-point operations per second that LSTM layers reach on one modern x86-64 core.
 FLOPS_PER_CORE = 50e9
-# Numbers that each cell keeps for the backward pass at each frame, as measured.
+# Activations stored per cell and frame for the backward pass (measured).
 ACTIVATIONS = 40
 # Memory that torch and the libraries that it loads take.
 PROCESS_BYTES = 0.6e9

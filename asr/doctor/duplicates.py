@@ -110,11 +110,11 @@ def _check_codings(measurements: Measurements, recorder: Recorder, group: Indice
 def _report_copies(
     measurements: Measurements, recorder: Recorder, group: Indices, words: str
 ) -> None:
-    """Report all copies of a recording that a later split has too, and all but the best of others.
+    """Report every copy that also occurs in a later split; within a split, all except the best one.
 
-    The best copy is one that no error names and, if possible, no warning either.
+    The best copy is free of errors and, if possible, of warnings.
     """
-    best_first = np.lexsort((group, recorder.doubted[group], recorder.refused[group]))
+    best_first = np.lexsort((group, recorder.has_warning[group], recorder.has_error[group]))
     group = group[best_first]
     splits = measurements.split[group]
     for index in group.tolist():

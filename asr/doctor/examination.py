@@ -1,9 +1,9 @@
 """The examination of a corpus: measure every utterance, run all checks, build the diagnosis.
 
     manifests --read_leniently--> utterances by split --examine--> Diagnosis: findings, summaries
-    utterances, Diagnosis --select_sound--> the utterances that may stay
+    utterances, Diagnosis --select_clean--> the utterances that may stay
 
-A finding is an error if training would refuse the utterance or stop at it, a warning if the
+A finding is an error if training would reject the utterance or fail on it, a warning if the
 utterance is likely to make the model or its measured error rates worse, and information otherwise.
 """
 

@@ -33,7 +33,7 @@ KINDS: dict[str, tuple[str, str]] = {  # kind -> title, what to do about it
     ),
     "markup": (
         "markup in texts",
-        "Remove tags and annotations, and keep only what is said.",
+        "Remove tags and annotations, and keep only the spoken words.",
     ),
     "digits": (
         "digits in texts",
@@ -46,7 +46,7 @@ KINDS: dict[str, tuple[str, str]] = {  # kind -> title, what to do about it
     ),
     "odd": (
         "unusual characters: from a rare script, invisible, or pictographs",
-        "Replace them with what was meant; many look like ordinary letters, but the model "
+        "Replace them with the intended characters; many look like ordinary letters, but the model "
         "would learn them as different ones.",
     ),
     "ctc": (
@@ -63,7 +63,7 @@ KINDS: dict[str, tuple[str, str]] = {  # kind -> title, what to do about it
     ),
     "steady": (
         "recordings of a steady sound without speech",
-        "Listen to these recordings, and remove those that hold only hum, a tone or noise.",
+        "Listen to these recordings, and remove those that contain only hum, a tone or noise.",
     ),
     "short": (
         "very short recordings",
@@ -104,7 +104,7 @@ KINDS: dict[str, tuple[str, str]] = {  # kind -> title, what to do about it
     ),
     "rate": (
         "impossible speaking rates",
-        "Check that each recording holds all of its text and nothing else.",
+        "Check that each recording contains all of its text and nothing else.",
     ),
     "mismatch": (
         "texts that probably belong to other recordings",
@@ -189,8 +189,8 @@ class Recorder:
     """Collects what the checks find and turns it into findings.
 
     Attributes:
-        refused: (N,) True for each utterance that an error names.
-        doubted: (N,) True for each utterance that a warning names.
+        has_error: (N,) True for each utterance that an error names.
+        has_warning: (N,) True for each utterance that a warning names.
     """
 
     def __init__(self, splits: Mapping[str, Sequence[Utterance]]) -> None:
@@ -198,20 +198,20 @@ class Recorder:
         self._names = list(splits)
         self._ends = list(accumulate(map(len, splits.values())))
         count = self._ends[-1] if self._ends else 0
-        self.refused = np.zeros(count, np.bool_)
-        self.doubted = np.zeros(count, np.bool_)
+        self.has_error = np.zeros(count, np.bool_)
+        self.has_warning = np.zeros(count, np.bool_)
         self._cases: dict[tuple[str, str, str], list[tuple[str, str]]] = defaultdict(list)
         self._general: list[Finding] = []
 
     def add(self, kind: str, index: int, detail: str, severity: str = WARNING) -> None:
-        """Record that something is wrong with an utterance, counted through all splits."""
+        """Record a problem of an utterance; `index` counts utterances across all splits."""
         number = bisect_right(self._ends, index)
         split = self._names[number]
         # The position in the split is negative, and so counts from the end of the split.
         name = self._splits[split][index - self._ends[number]].id
         self._cases[kind, severity, split].append((name, detail))
-        self.refused[index] |= severity == ERROR
-        self.doubted[index] |= severity == WARNING
+        self.has_error[index] |= severity == ERROR
+        self.has_warning[index] |= severity == WARNING
 
     def add_line(self, split: str, line: str, detail: str) -> None:
         """Record a line of a split's manifest that cannot be used."""

@@ -1,4 +1,4 @@
-"""Reading manifests that hold unusable lines, and writing them without faulty utterances."""
+"""Reading manifests that contain unusable lines, and writing them without faulty utterances."""
 
 import contextlib
 import json
@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from asr.data.manifest import Reject, StrPath, Utterance, parse_utterance, read_lines, write_records
+from asr.data.manifest import Reject, StrPath, Utterance, parse_utterance, write_records
 from asr.doctor.findings import ERROR, WARNING, Diagnosis, Recorder
 from asr.errors import DataError
+from asr.files import read_lines
 
 
 def read_leniently(path: StrPath) -> tuple[list[Utterance], list[Reject]]:
-    """The utterances of a manifest, and the lines that `read_manifest` would refuse.
+    """The utterances of a manifest, and the lines that `read_manifest` would reject.
 
     Empty texts are accepted here, because `examine` reports them. Raises DataError only if the file
     cannot be read at all, or if all its lines are blank.
@@ -22,7 +23,7 @@ def read_leniently(path: StrPath) -> tuple[list[Utterance], list[Reject]]:
     utterances: list[Utterance] = []
     refused: list[Reject] = []
     lines: dict[str, int] = {}
-    for number, line in read_lines(path, errors="surrogateescape"):
+    for number, line in read_lines(path, DataError, undecodable="surrogateescape"):
         if not line.strip():
             continue
         where = f"line {number}"
@@ -38,7 +39,7 @@ def read_leniently(path: StrPath) -> tuple[list[Utterance], list[Reject]]:
             detail = f"{where}: the id {utterance.id!r} is already used by line {first}"
             refused.append(Reject(where, "line", detail))
     if not utterances and not refused:
-        raise DataError(f"{path} holds no utterances; write one JSON object per line")
+        raise DataError(f"{path} contains no utterances; write one JSON object per line")
     return utterances, refused
 
 
@@ -56,22 +57,22 @@ def _parse_leniently(line: str, where: str, folder: str) -> tuple[Utterance, dic
     else:
         filled = parse_utterance(json.dumps({**record, "text": "-"}), where, folder)
         utterance = replace(filled, text=text)
-    assert record is not None  # `parse_utterance` refuses what is not a JSON object.
+    assert record is not None  # `parse_utterance` rejects everything but JSON objects.
     for key in ("id", "audio_filepath", "text", "speaker"):
         if _is_broken(str(record.get(key, ""))):
             raise DataError(
-                f'{where}: "{key}" holds a lone surrogate, which is not a character; correct it'
+                f'{where}: "{key}" contains a lone surrogate, which is not a character; correct it'
             )
     return utterance, record
 
 
 def _is_broken(text: str) -> bool:
-    """Whether a text holds surrogates, which are not characters and cannot be written."""
+    """Whether a text contains surrogates, which are not characters and cannot be written."""
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def write_sound(source: StrPath, target: StrPath, kept: Iterable[Utterance]) -> None:
-    """Write a copy of the manifest `source` that holds only the utterances in `kept`.
+def write_clean(source: StrPath, target: StrPath, kept: Iterable[Utterance]) -> None:
+    """Write a copy of the manifest `source` that contains only the utterances in `kept`.
 
     Lines keep all their keys; recordings are named as `write_manifest` does. Raises FileError if
     the file cannot be written, and DataError if a name is not valid Unicode.
@@ -80,7 +81,7 @@ def write_sound(source: StrPath, target: StrPath, kept: Iterable[Utterance]) -> 
     wanted = {utterance.id for utterance in kept}
 
     def choose() -> Iterator[dict[str, Any]]:
-        for _, line in read_lines(source, errors="surrogateescape"):
+        for _, line in read_lines(source, DataError, undecodable="surrogateescape"):
             with contextlib.suppress(DataError):
                 utterance, record = _parse_leniently(line, "", str(source.parent))
                 if utterance.id in wanted:
@@ -90,7 +91,7 @@ def write_sound(source: StrPath, target: StrPath, kept: Iterable[Utterance]) -> 
     write_records(target, choose())
 
 
-def select_sound(
+def select_clean(
     utterances: Iterable[Utterance], diagnosis: Diagnosis, split: str, strict: bool = False
 ) -> list[Utterance]:
     """The utterances of a split without errors and, if `strict`, without warnings."""

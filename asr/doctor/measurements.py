@@ -1,6 +1,6 @@
-"""The utterances of all splits in one row, and the numbers that were measured of each of them.
+"""Measurements of every utterance, with all splits in one table.
 
-Every recording is decoded once (`asr.doctor.sound`); what is kept of it is some hundred bytes.
+Every recording is decoded once (`asr.doctor.sound`); only about a hundred bytes of it are kept.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ class Measurements:
         split: (N,) The position of each utterance's split in `names`.
         recordings: (N,) The numbers of each recording, with the fields of `RECORDING`.
         readable: (N,) True if the recording could be decoded.
-        spoken: (N,) True if the recording is readable and holds speech, and the text is not empty.
+        spoken: (N,) True if the recording is readable and contains speech, and the text is not empty.
         text_hashes: (N,) A 64-bit hash of each normalized text.
         characters: (N,) The number of characters of each normalized text.
         words: (N,) The number of words of each normalized text.

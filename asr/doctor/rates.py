@@ -18,9 +18,9 @@ from asr.doctor.measurements import (
 def check_rates(measurements: Measurements, recorder: Recorder) -> None:
     """Report texts that are too long or too short for their recordings.
 
-    They are compared first with what any speaker can do, and then with how this speaker talks.
+    They are compared first with the limits of human speech, then with the speaker's usual rate.
     """
-    indices = np.flatnonzero(measurements.spoken & ~recorder.refused)
+    indices = np.flatnonzero(measurements.spoken & ~recorder.has_error)
     possible = _check_limits(measurements, recorder, indices)
     _check_usual_rates(measurements, recorder, indices[possible])
 
@@ -51,7 +51,7 @@ def _check_limits(measurements: Measurements, recorder: Recorder, indices: Indic
     return possible
 
 
-# Fewer utterances do not tell how the rate depends on the length of a text.
+# Minimum number of utterances for estimating how the rate depends on text length.
 LEAST_UTTERANCES = 100
 # A rate this many standard deviations from what is expected suggests a wrong text.
 RATE_DEVIATIONS = 5.0
@@ -76,7 +76,7 @@ def _check_usual_rates(measurements: Measurements, recorder: Recorder, indices: 
 
 # The expected rate is a median over about this many utterances with texts of similar length.
 LENGTH_GROUP = 30
-# The corpus's rate counts in a speaker's expected rate as much as this many utterances.
+# Weight of the corpus rate in a speaker's expected rate, in utterances.
 SPEAKER_PRIOR = 4
 # The least standard deviation of the logarithm of rates: a corpus of one synthetic voice varies
 # less, and would make outliers of harmless differences.
@@ -87,7 +87,7 @@ def score_rates(characters: Floats, rates: Floats, speakers: Sequence[str]) -> F
     """How many standard deviations the logarithm of each rate (n,) is from what is expected.
 
     The expected rate is the median of texts of this length, as short texts are spoken more slowly,
-    moved towards the speaker's own rate. The fewer utterances a speaker has, the less it is moved,
+    moved toward the speaker's own rate. The fewer utterances a speaker has, the less it is moved,
     and the more of the variance between speakers is allowed for.
     """
     lengths, logs = np.log(characters), np.log(rates)

@@ -48,7 +48,7 @@ def measure_recording(path: str) -> tuple[Sound | AudioError, float]:
     result: Sound | AudioError
     try:
         if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-            raise AudioError(f"{path} is a pipe or a device, not a file; name a recording")
+            raise AudioError(f"{path} is a pipe or a device, not a file; specify a recording")
         result = measure_sound(path)
     except AudioError as error:
         result = error
@@ -76,7 +76,7 @@ def map_in_order(function: Callable[[str], T], items: Iterable[str], threads: in
 
 # Channels whose mean is weaker than the channels by this many dB cancel each other out. Channels
 # with unrelated sounds lose 3 dB.
-CANCELLING_DB = -10.0
+CANCELING_DB = -10.0
 # A peak of -60 dB of full scale is what a muted microphone leaves.
 SILENT_PEAK = 0.001
 # Speech rises above its own pauses by 10 dB in loud noise, and by 40 dB in a quiet room.
@@ -84,11 +84,11 @@ STEADY_DB = 6.0
 
 
 def find_speech(measurements: Measurements, recorder: Recorder) -> Mask:
-    """Report recordings that hold no speech; return the mask (N,) of those that hold some."""
+    """Report recordings without speech; return the mask (N,) of those with speech."""
     has_speech = np.zeros(len(measurements.utterances), np.bool_)
     for index in np.flatnonzero(measurements.readable).tolist():
         row = measurements.recordings[index]
-        if row["downmix_gain"] <= CANCELLING_DB:
+        if row["downmix_gain"] <= CANCELING_DB:
             detail = f"mixing the channels to mono loses {-row['downmix_gain']:.0f} dB"
             recorder.add("phase", index, detail)
         elif row["peak"] < SILENT_PEAK:
@@ -102,7 +102,7 @@ def find_speech(measurements: Measurements, recorder: Recorder) -> Mask:
 
 
 def check_speech(measurements: Measurements, recorder: Recorder, has_speech: Mask) -> None:
-    """Report what is wrong with single recordings of speech, seen from their own numbers."""
+    """Run the checks that need the measurements of one recording only."""
     for index in np.flatnonzero(has_speech).tolist():
         row = measurements.recordings[index]
         for kind, describe in SPEECH_CHECKS.items():
@@ -110,14 +110,14 @@ def check_speech(measurements: Measurements, recorder: Recorder, has_speech: Mas
                 recorder.add(kind, index, detail)
 
 
-# Two channels hold different voices if their correlation is below the first number, and neither
+# Two channels contain different voices if their correlation is below the first number, and neither
 # is quieter than the other by as many dB as the second.
 UNRELATED_CORRELATION = 0.3
 AUDIBLE_BALANCE_DB = 20.0
 
 
 def describe_channels(row: Any) -> str:
-    """The correlation of the channels if they hold different sounds, else ""."""
+    """The correlation of the channels if they contain different sounds, else ""."""
     different = row["channel_correlation"] < UNRELATED_CORRELATION
     if different and row["channel_balance"] < AUDIBLE_BALANCE_DB:
         return f"the correlation of the channels is {row['channel_correlation']:.2f}"
@@ -140,7 +140,7 @@ HIGHEST_PEAK = 2.0
 def describe_scale(row: Any) -> str:
     """The peak if the samples are on another scale than -1 to 1, else ""."""
     if row["peak"] >= HIGHEST_PEAK:
-        return f"the samples reach {row['peak']:.4g}, where full scale is 1"
+        return f"the samples reach {row['peak']:.4g}, although full scale is 1"
     return ""
 
 
@@ -211,7 +211,7 @@ SPEECH_CHECKS: dict[str, Callable[[Any], str]] = {  # kind of finding -> its che
 # this many dB.
 LEVEL_DEVIATIONS = 5.0
 LEVEL_DB = 20.0
-# Fewer recordings do not tell which levels are usual.
+# Minimum number of recordings for estimating the usual level.
 LEAST_LEVELS = 30
 
 

@@ -1,4 +1,4 @@
-"""What a model and its training demand of an utterance."""
+"""The requirements of a model and its training on an utterance."""
 
 from dataclasses import dataclass, field
 
@@ -14,10 +14,10 @@ from asr.text import Vocabulary
 
 @dataclass(frozen=True)
 class Requirements:
-    """What the model and its training demand of an utterance; the defaults are the recipes'.
+    """The requirements of a model and its training on an utterance; the defaults are the recipes'.
 
     Attributes:
-        vocabulary: The characters that texts may hold.
+        vocabulary: The characters that texts may contain.
         features: The configuration of the features, which sets the band of audio that matters.
         encoder: The configuration of the encoder, which sets the number of frames per second.
         fastest: The highest factor by which augmentation speeds recordings up.
@@ -38,5 +38,5 @@ class Requirements:
         return cls(checkpoint.vocabulary, *configs, fastest, batch_seconds)
 
     def build_model(self) -> AcousticModel:
-        """A model with random weights, whose sizes and frame rate are those of the training."""
+        """A model with random weights, with the sizes and frame rate of the configuration."""
         return AcousticModel(self.features, self.encoder, len(self.vocabulary))

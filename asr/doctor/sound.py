@@ -1,4 +1,4 @@
-"""What can be measured of a recording without knowing what is said in it.
+"""Acoustic measurements of a recording that need no transcript.
 
     blocks at the file's own rate --> frames of 20 ms --> levels, silences, spectrum --> Sound
 
@@ -21,10 +21,10 @@ from asr.audio.waveform import inspect_audio, load_channels, read_blocks
 
 FRAME_SECONDS = 0.02
 ENVELOPE_BINS = 64
-# Levels are at least this, which stands for digital silence.
+# Lowest level reported, used for digital silence.
 LOWEST_DB = -120.0
-# Active frames are louder than the noise floor by at least this, and quieter than loud speech by no
-# more than this.
+# Active frames are at least ABOVE_FLOOR_DB above the noise floor and at most BELOW_LOUD_DB below
+# loud speech.
 ABOVE_FLOOR_DB = 6.0
 BELOW_LOUD_DB = 25.0
 
@@ -56,7 +56,7 @@ class Sound:
         band_limit_hz: Where the spectrum falls most steeply, which may be the edge of a band.
         band_limit_drop: How many dB everything above that edge is below the 500 Hz under it.
         mirror_correlation: The correlation of the spectrum above 4 kHz with the mirrored spectrum
-            below: near 0 in real recordings, near 1 if cheap resampling made the upper band.
+            below: Near 0 in real recordings, near 1 if cheap resampling made the upper band.
         downmix_gain: The level of the mean of all channels relative to the channels, in dB; at most
             0, and 0 for a single channel.
         channel_balance: The level of the loudest channel relative to the quietest in dB.

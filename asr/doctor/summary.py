@@ -1,4 +1,4 @@
-"""What a split is as a whole: facts in words, and histograms."""
+"""Summary of a split: key figures and histograms."""
 
 from typing import Any
 

@@ -43,7 +43,7 @@ def check_characters(measurements: Measurements, recorder: Recorder, known: froz
             recorder.add("characters", index, " ".join(map(repr, sorted(unknown))), ERROR)
 
 
-# A script in which less than this share of the texts is written got there by mistake.
+# A script that occurs in less than this share of the texts is assumed to be a mistake.
 RARE_SCRIPT = 0.01
 # What `script_of` returns for characters that are in no script.
 NO_SCRIPT = "other"
@@ -87,14 +87,15 @@ def check_trainable(
     Args:
         measurements: The utterances.
         recorder: What the findings are added to.
-        requirements: The limits of the training.
+        requirements: The limits that training sets.
         frames: Number of encoder frames that the model makes of a number of samples.
     """
     known = frozenset(requirements.vocabulary.symbols[1:])
     start = 0
     for number, utterances in enumerate(measurements.splits.values()):
         rejects = {reject.id: reject for reject in _reject(utterances, requirements, frames)}
-        # An utterance with unknown characters may have another fault; known ones uncover it.
+        # Unknown characters can hide a second defect, so they are replaced by known ones and the
+        # checks run again.
         respelled = [
             replace(u, text=respell(normalize(u.text), known))
             for u in utterances

@@ -320,7 +320,7 @@ class _Reader:
             if line is None or skipped > _COMMENT_BYTES:
                 raise LanguageError(
                     f"{self.name} is not a language model (it has no \\data\\ line as ARPA files "
-                    "do, and is not a binary of asr); give another file"
+                    "do, and is not a binary of asr); use another file"
                 )
         counts: list[int] = []
         while match := re.fullmatch(
@@ -396,7 +396,7 @@ class _Reader:
         return NGramTable(words, log_prob, backoff if len(backoff) else None), spellings
 
     def _check_encoding(self, lines: bytes) -> None:
-        """Check that unigrams are UTF-8; other orders can only hold words of unigrams."""
+        """Check that unigrams are UTF-8; other orders can only contain words of unigrams."""
         try:
             lines.decode()
         except UnicodeDecodeError as error:
@@ -406,13 +406,13 @@ class _Reader:
     def _parse_error(self, status: int, order: int, count: int, field: bytes) -> LanguageError:
         text = repr(field.decode(errors="replace")[:60])
         problems = {
-            _NOT_A_NUMBER: f"holds {text}, but a logarithm is expected",
-            _POSITIVE: f"holds the log-probability {text}, which is above 0",
-            _FIELDS: f"must hold a log-probability, {order} words and at most one back-off",
-            _UNKNOWN: f"holds the word {text}, which is not among the unigrams",
+            _NOT_A_NUMBER: f"contains {text}, but a logarithm is expected",
+            _POSITIVE: f"contains the log-probability {text}, which is above 0",
+            _FIELDS: f"must contain a log-probability, {order} words and at most one back-off",
+            _UNKNOWN: f"contains the word {text}, which is not among the unigrams",
             _REPEATED: f"repeats the unigram {text}; remove one",
             _TOO_MANY: f"is one {order}-gram more than the {count} that the header counts",
-            _BACKED_OFF: f"holds the back-off {text}, but {order}-grams are the highest order",
+            _BACKED_OFF: f"contains the back-off {text}, but {order}-grams are the highest order",
         }
         return self._error(problems[status])
 
@@ -424,7 +424,7 @@ class _Reader:
         for needed in (BEGIN_WORD, END_WORD):
             if needed not in words:
                 raise LanguageError(
-                    f"{self.name} has no unigram {needed}; give a model with sentence boundaries"
+                    f"{self.name} has no unigram {needed}; use a model with sentence boundaries"
                 )
         unknown = [index for index, word in enumerate(words) if word in _UNKNOWN_SPELLINGS]
         if len(unknown) > 1:

@@ -1,6 +1,6 @@
 """The binary file of a language model: writing it, and mapping it into memory.
 
-The file holds a header, then the arrays of `NGrams` and the words, each aligned to 64 bytes.
+The file contains a header, then the arrays of `NGrams` and the words, each aligned to 64 bytes.
 """
 
 import struct

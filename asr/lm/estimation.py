@@ -5,8 +5,8 @@
 The method and its equations are those of Heafield et al. 2013, "Scalable Modified Kneser-Ney
 Language Model Estimation", after Chen & Goodman 1998, "An Empirical Study of Smoothing Techniques
 for Language Modeling". N-grams and values equal those of KenLM's `lmplz --discount_fallback` for
-the same text and options, except for three bugs of lmplz: it takes a last line without a line feed
-for a sentence that never ends; it uses the plain count of the last n-gram of every lower order when
+the same text and options, except for three bugs of lmplz: it treats a last line without a line feed
+as a sentence without </s>; it uses the plain count of the last n-gram of every lower order when
 it estimates discounts; and it accepts a discount of 0, which can leave unseen words a probability
 of 0.
 
@@ -50,7 +50,8 @@ UNKNOWN_ID, BEGIN_ID, END_ID = range(3)
 RESERVED = (UNKNOWN_WORD, BEGIN_WORD, END_WORD)
 
 FALLBACK_DISCOUNTS = (0.0, 0.5, 1.0, 1.5)
-"""Discounts of n-grams seen 0, 1, 2 and 3 or more times, if the text cannot tell; as in lmplz."""
+"""Discounts of n-grams seen 0, 1, 2 and 3 or more times, used if the text is too small to
+estimate them, as in lmplz."""
 
 
 class EstimationWarning(UserWarning):
@@ -71,7 +72,7 @@ class EstimationConfig:
             `lmplz --limit_vocab_file`, so these words are unknown to the model.
 
     Raises:
-        ConfigError: If a setting is impossible.
+        ConfigError: If a setting is out of range.
     """
 
     order: int = 3
@@ -86,12 +87,12 @@ class EstimationConfig:
         prune = list(self.prune)
         if not prune or not all(map(_is_count, prune)) or prune[0] != 0 or prune != sorted(prune):
             raise ConfigError(
-                f"prune is {prune!r}; it must hold counts that begin with 0 and never decrease, "
+                f"prune is {prune!r}; it must contain counts that begin with 0 and never decrease, "
                 "such as 0 0 1"
             )
         if len(prune) > self.order:
             raise ConfigError(
-                f"prune is {prune!r}, longer than the order; give at most {self.order} counts"
+                f"prune is {prune!r}, longer than the order; use at most {self.order} counts"
             )
         if self.vocabulary_limit is not None and not (
             _is_count(self.vocabulary_limit) and self.vocabulary_limit >= 1
@@ -137,24 +138,26 @@ def read_sentences(paths: Iterable[StrPath]) -> Iterator[str]:
     """Read the lines of text files lazily, one sentence per line.
 
     Args:
-        paths: UTF-8 files, plain or gzipped (their first bytes tell); "-" is standard input.
+        paths: UTF-8 files, plain or gzipped (detected from the first bytes); "-" is standard input.
 
     Returns:
         An iterator over the lines of all files.
 
     Raises:
-        TextError: Immediately if a file does not exist; while iterating if a file cannot be read,
-            is not UTF-8 text, holds <s>, </s> or <unk>, or has no words.
+        TextError: If a file does not exist (immediately) or, while iterating, cannot be read,
+            is not UTF-8 text, contains <s>, </s> or <unk>, or has no words.
 
     Example:
-        sentences = read_sentences(["books.txt.gz", "news.txt"])
-        model = LanguageModel.estimate(sentences, order=4, prune=[0, 0, 1])
+        >>> from asr.files import write_text
+        >>> write_text("books.txt", "the cat sat\\nthe dog ran\\n")
+        >>> list(read_sentences(["books.txt"]))
+        ['the cat sat', 'the dog ran']
     """
     names = [os.fspath(path) for path in paths]
     for name in names:
         if name != STANDARD_INPUT and (os.path.isdir(name) or not os.path.exists(name)):
             problem = "is a folder" if os.path.isdir(name) else "does not exist"
-            raise TextError(f"the text {name} {problem}; give a file with one sentence per line")
+            raise TextError(f"the text {name} {problem}; use a file with one sentence per line")
     return _read_lines(names)
 
 
@@ -181,14 +184,14 @@ def _tokenize(sentences: Iterable[str]) -> tuple[list[str], Integers]:
         tokens.append(END_ID)
     if not ids:
         raise TextError(
-            "a language model cannot be estimated from a text without words; give more text"
+            "a language model cannot be estimated from a text without words; use more text"
         )
     return [*RESERVED, *ids], np.frombuffer(tokens, dtype=np.int32)
 
 
 def _reserved_word_error(where: str, word: str) -> TextError:
     return TextError(
-        f"{where} holds {word}, which is reserved in language models; remove it from the text"
+        f"{where} contains {word}, which is reserved in language models; remove it from the text"
     )
 
 
@@ -219,7 +222,7 @@ def _decode(lines: Iterable[bytes], name: str) -> Iterator[str]:
     has_words = False
     for number, line in enumerate(lines, start=1):
         if b"\0" in line:
-            raise TextError(f"line {number} of {name} holds a zero byte; give UTF-8 text")
+            raise TextError(f"line {number} of {name} contains a zero byte; use UTF-8 text")
         try:
             sentence = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -234,7 +237,7 @@ def _decode(lines: Iterable[bytes], name: str) -> Iterator[str]:
         has_words = has_words or bool(sentence.strip())
         yield sentence
     if not has_words:
-        raise TextError(f"{name} holds no words; write one sentence per line")
+        raise TextError(f"{name} contains no words; write one sentence per line")
 
 
 class _Level(NamedTuple):
@@ -254,7 +257,7 @@ class _Level(NamedTuple):
 def _count_ngrams(tokens: Integers, words: int, order: int) -> Iterator[_Level]:
     """Count the n-grams of `tokens` (T,), from the 1-grams up; `words` is the number of word ids.
 
-    The level below the 1-grams holds only the empty n-gram, with id 0.
+    The level below the 1-grams contains only the empty n-gram, with id 0.
     """
     occurrences = np.bincount(tokens, minlength=words)
     occurrences[BEGIN_ID] = 0  # <s> is a context and is never predicted
@@ -362,7 +365,7 @@ def _adjust_counts(level: _Level, above: _Level | None) -> Integers:
 
 
 def _estimate_discounts(adjusted: Integers) -> tuple[float, ...] | None:
-    """Discounts of n-grams seen 0, 1, 2 and 3 or more times; None if the text cannot tell.
+    """Discounts of n-grams seen 0, 1, 2 and 3 or more times; None if the text is too small.
 
     Chen & Goodman 1998, equation 26, from the numbers of n-grams seen 1 to 4 times.
     """
@@ -409,7 +412,7 @@ def _warn_of_fallback(orders: list[int]) -> None:
     values = ", ".join(map(str, FALLBACK_DISCOUNTS[1:]))
     warnings.warn(
         f"the text is too small or too repetitive to estimate the discounts of the {names}, so "
-        f"{values} are used; give more text, without repeated sentences",
+        f"{values} are used; use more text, without repeated sentences",
         EstimationWarning,
         stacklevel=5,  # the caller of `LanguageModel.estimate`
     )

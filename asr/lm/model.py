@@ -91,8 +91,10 @@ class LanguageModel:
         spelled: The words in id order as UTF-8, joined by line feeds.
 
     Example:
-        model = LanguageModel.read("books.lm")
-        print(model.score("the cat sat"), model.perplexity(["the cat sat"]).perplexity)
+        >>> from asr.release import RELEASED
+        >>> model = LanguageModel.read(RELEASED / "language-model.lm")
+        >>> model.perplexity(["the door opened"]).unknown
+        0
     """
 
     unknown_word = 0
@@ -162,7 +164,7 @@ class LanguageModel:
         """Read a model from a file.
 
         Args:
-            path: ARPA, gzipped ARPA, or a binary of `write`; the content tells which.
+            path: ARPA, gzipped ARPA, or a binary of `write`; the format is detected from the content.
 
         Raises:
             LanguageError: If the file is missing, damaged, or in another format.
@@ -216,8 +218,8 @@ class LanguageModel:
             on_progress: Called with a short label when each stage begins.
 
         Raises:
-            ConfigError: If a setting is impossible.
-            TextError: If the text has no words, or holds <s>, </s> or <unk> as a word.
+            ConfigError: If a setting is out of range.
+            TextError: If the text has no words, or contains <s>, </s> or <unk> as a word.
 
         Example:
             model = LanguageModel.estimate(read_sentences(["books.txt.gz"]), order=3)
@@ -305,7 +307,7 @@ class LanguageModel:
             count += len(batch)
         if not count:
             raise LanguageError(
-                "there are no sentences to measure the perplexity on; give some text"
+                "there are no sentences to measure the perplexity on; pass some text"
             )
         return Perplexity(
             perplexity=_exp(-total / words),

@@ -191,7 +191,7 @@ def _check_table(table: NGramTable, words: int, order: int, locate: LocateRow) -
             f"{locate(order, int(wrong[0]))} has the back-off {backoff[wrong[0]]}, not a logarithm"
         )
     if rows and (table.words.min() < 0 or table.words.max() >= words):
-        raise LanguageError(f"a table of {order}-grams holds ids that are not 0 to {words - 1}")
+        raise LanguageError(f"a table of {order}-grams contains ids that are not 0 to {words - 1}")
     return NGramTable(
         table.words.astype(np.int32, copy=False),
         table.log_prob.astype(np.float32, copy=False),

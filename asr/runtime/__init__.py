@@ -1,1 +1,1 @@
-"""How the processes of a training run: processes, Slurm, signals and devices."""
+"""Process management for training: launching, Slurm, signals and devices."""

@@ -11,7 +11,7 @@ from asr.errors import ConfigError
 
 
 def check_count(name: str, count: int, least: int) -> None:
-    """Raise ConfigError for an impossible number of threads or processes."""
+    """Raise ConfigError if a number of threads or processes is out of range."""
     if not least <= count <= LARGEST_COUNT:
         raise ConfigError(f"{name} is {count}; it must be from {least} to {LARGEST_COUNT:,}")
 
@@ -46,7 +46,7 @@ def choose_device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = name.partition(":")
     if name != "cpu" and (kind != "cuda" or (number and not number.isdecimal())):
-        raise ConfigError(f"there is no device {name!r}; choose auto, cpu, cuda or cuda:0")
+        raise ConfigError(f"there is no device {name!r}; use auto, cpu, cuda or cuda:0")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"device {name!r} does not exist (torch finds {torch.cuda.device_count()} GPUs); "

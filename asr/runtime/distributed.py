@@ -22,10 +22,10 @@ from asr import errors
 from asr.errors import AsrError, ConfigError, TrainingError
 from asr.runtime.device import check_count, count_cores, flushing_denormals
 from asr.runtime.signals import (
-    PassingOnSignals,
+    SignalForwarder,
     end_with_torchrun,
     is_orphan,
-    sparing_children,
+    shield_children_from_sigusr2,
 )
 
 # How long a process waits after another one is lost, so that the error of that one is seen first.
@@ -35,14 +35,28 @@ MOST_MINUTES = 10_000
 
 @dataclass
 class RuntimeConfig:
-    """Devices and processes. On a CPU they change results by no more than rounding."""
+    """Devices and processes. On a CPU they change results by no more than rounding.
 
-    device: str = "auto"  # "auto" (GPUs if there are any), "cpu", "cuda"
-    processes: int = 0  # 0: one per GPU, or one on the CPU
-    threads: int = 0  # CPU threads of each process; 0: the cores divided among the processes
-    workers: int = -1  # data loaders of each process; -1: one on the CPU, one per core for a GPU
-    # How long a process waits for one that does not answer, such as after a power failure. The end of
-    # a process is noticed at once.
+    Args:
+        device: "auto" (GPUs if there are any), "cpu" or "cuda".
+        processes: Number of processes; 0: one per GPU, or one on the CPU.
+        threads: CPU threads of each process; 0: the cores divided among the processes.
+        workers: Data loaders of each process; -1: one on the CPU, one per core for a GPU.
+        timeout_minutes: How long a process waits for one that does not answer, such as after a power
+            failure. The end of a process is noticed at once.
+
+    Raises:
+        ConfigError: If a value is out of range, or there is no GPU for "cuda".
+
+    Example:
+        >>> RuntimeConfig(device="cpu", processes=2, threads=1).resolve().workers
+        1
+    """
+
+    device: str = "auto"
+    processes: int = 0
+    threads: int = 0
+    workers: int = -1
     timeout_minutes: int = 30
 
     def __post_init__(self) -> None:
@@ -94,7 +108,7 @@ class Process:
         return self.rank == 0
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Returns whether this is rank 0; also before the `process_group` is entered."""
     return os.environ.get("RANK", "0") == "0"
 
@@ -134,8 +148,9 @@ def _connect(runtime: RuntimeConfig) -> Iterator[Process]:
         time.sleep(CAUSE_SECONDS)  # so that the parent sees the end of the lost process first
         reason = str(error).splitlines()[0].split(". ")[0]
         raise TrainingError(
-            f"process {rank} of {world_size} lost another one ({reason}); if nothing restarts them, "
-            "run the same command again to resume from the last checkpoint"
+            f"process {rank} of {world_size} lost the connection to another process "
+            f"({reason}); unless the launcher restarts them, run the same command again to resume from "
+            "the last checkpoint"
         ) from error
     # Only without an error: otherwise the others would see a closed connection before its cause.
     dist.destroy_process_group()
@@ -183,14 +198,14 @@ def launch(function: Callable[[Any], Any], argument: Any, processes: int) -> Any
         rdzv_endpoint="localhost:0",
         start_method="spawn",
         max_restarts=0,
-        signals_to_handle="SIGQUIT",  # `PassingOnSignals` handles the others
+        signals_to_handle="SIGQUIT",  # `SignalForwarder` handles the others
     )
     # They would log a child's traceback; its error is raised below.
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    signals = PassingOnSignals()
+    signals = SignalForwarder()
     try:
-        with signals, sparing_children():
+        with signals, shield_children_from_sigusr2():
             return elastic_launch(config, _work)(function, argument)[0]
     except ChildFailedError as error:
         if signals.interrupted:  # before the children had anything to save
@@ -210,21 +225,21 @@ def launch(function: Callable[[Any], Any], argument: Any, processes: int) -> Any
 
 
 def _work(function: Callable[[Any], Any], argument: Any) -> Any:
-    """Run in a child. If its parent has died, nobody can take the result, and the child ends."""
+    """Run `function` in a child process, which exits if its parent has died."""
     result = function(argument)
     if is_orphan():
         os._exit(1)
     return result
 
 
-def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
+def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
     """Sum a tensor over all processes, in place; every process gets the sum."""
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
 
 
-def from_first(value: Any) -> Any:
+def broadcast_from_rank_zero(value: Any) -> Any:
     """Send the value of rank 0 to every process."""
     if not dist.is_initialized():
         return value

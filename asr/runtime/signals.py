@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-# The signals that request a training to stop; for SIGUSR2 see `stopping_on_sigusr2`.
+# The signals that request training to stop; for SIGUSR2 see `stopping_on_sigusr2`.
 STOPPING = [
     signal.SIGINT,
     signal.SIGTERM,
@@ -22,9 +22,9 @@ SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
 @contextlib.contextmanager
 def stopping_on_sigusr2() -> Iterator[Callable[[], None]]:
-    """A context in which SIGUSR2, which Slurm sends before it ends a job, stops a training.
+    """A context in which SIGUSR2, which Slurm sends before it ends a job, stops training.
 
-    The training reacts as to SIGTERM. The yielded function, to be called when it has saved, repeats
+    Training reacts as to SIGTERM. The yielded function, to be called when it has saved, repeats
     the signal for the handler that was installed before: submitit puts the job back into the queue.
     Without such a handler it does nothing.
     """
@@ -32,7 +32,7 @@ def stopping_on_sigusr2() -> Iterator[Callable[[], None]]:
         yield lambda: None
         return
     received = False
-    idle_handler = signal.getsignal(signal.SIGTERM)  # a training installs its own
+    idle_handler = signal.getsignal(signal.SIGTERM)  # training installs its own
 
     def receive(_number: int, _frame: FrameType | None) -> None:
         nonlocal received
@@ -70,7 +70,7 @@ def end_with_torchrun() -> None:
 
 
 @contextlib.contextmanager
-def sparing_children() -> Iterator[None]:
+def shield_children_from_sigusr2() -> Iterator[None]:
     """A context in which SIGUSR2 reaches this process, but none that it starts.
 
     Processes inherit the signals that this thread blocks. Another thread receives SIGUSR2 for this
@@ -96,7 +96,7 @@ def sparing_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class PassingOnSignals:
+class SignalForwarder:
     """Passes Ctrl-C and SIGTERM on to the children; a second Ctrl-C ends them and this process."""
 
     def __init__(self) -> None:

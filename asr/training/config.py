@@ -1,4 +1,4 @@
-"""What a training is configured with, what it reports to, and how it ended."""
+"""The configuration, callbacks and outcome of a training run."""
 
 import math
 from collections.abc import Sequence
@@ -18,35 +18,55 @@ from asr.text import Vocabulary
 
 @dataclass
 class TrainingConfig:
-    """The optimization. A step is one batch, summed over all processes."""
+    """The optimization. A step is one batch, summed over all processes.
+
+    Args:
+        epochs: Number of passes over the training set.
+        batch_seconds: Seconds of audio in a batch over all processes, with added silence and
+            padding; also the longest utterance that is trained on.
+        accumulate: Number of micro-batches into which each process cuts its part of a batch, for
+            batches that do not fit into memory. The step is the same but for rounding and dropout.
+        learning_rate: Peak, reached after the warm-up; a half cosine to 0 follows.
+        warmup_steps: Steps in which the learning rate rises linearly from 0.
+        weight_decay: Decay of AdamW, applied to weight matrices only.
+        clip_norm: Largest gradient norm; the loss is per character.
+        average_decay: Decay per step of the moving average of the weights, which is validated and
+            saved; it starts lower, see `loss.average_decay`. 0: no average.
+        bad_steps_limit: Steps whose loss or gradient is not finite are skipped. Training fails after
+            this many skipped steps in a row, or after a full epoch of them if an epoch is shorter.
+        seed: Seed of all random numbers.
+        checkpoint_steps: Steps between resumable checkpoints, besides the end of each epoch.
+        keep: Number of the last epochs whose models are kept as epoch-0001.pt and so on.
+        start_from: Checkpoint with the weights to start from, for example to fine-tune on other
+            data, of the same features, layers and vocabulary. "released": the model that comes
+            with asr; "": random weights.
+        precision: "auto" (bf16 on a GPU), "float32" or "bf16".
+        consistency: Weight of the consistency loss between two views of each utterance with
+            different masks and dropout, see `loss.consistency_loss`; 0: one view. Two views double
+            the time of a step.
+
+    Raises:
+        ConfigError: If a value is out of range; the message names it.
+
+    Example:
+        >>> TrainingConfig(epochs=10, consistency=0.2).learning_rate
+        0.002
+    """
 
     epochs: int = 40
-    # Seconds of audio in a batch over all processes, with added silence and padding; also the
-    # longest utterance that is trained on.
     batch_seconds: float = BATCH_SECONDS
-    # Number of micro-batches into which each process cuts its part of a batch, for batches that do
-    # not fit into memory. Except for rounding and dropout the step is the same.
     accumulate: int = 1
-    learning_rate: float = 2e-3  # the peak, reached after the warm-up; a half cosine to 0 follows
+    learning_rate: float = 2e-3
     warmup_steps: int = 200
-    weight_decay: float = 0.01  # applied to weight matrices only
-    clip_norm: float = 1.0  # largest gradient norm; the loss is per character
-    # Decay per step of the moving average of the weights, which is validated and saved. 0: no
-    # average. It starts lower, see `loss.average_decay`.
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
     average_decay: float = 0.0
-    # A step whose loss or gradient is not finite is skipped. This many in a row end the training,
-    # or a whole epoch of them if it has fewer steps.
     bad_steps_limit: int = 20
     seed: int = 1
-    checkpoint_steps: int = 200  # between resumable checkpoints, besides the end of each epoch
-    keep: int = 0  # models of the last epochs kept as epoch-0001.pt and so on; 0: none
-    # Checkpoint whose weights a new training starts from, for example to fine-tune on other data.
-    # Its features, layers and vocabulary must be those of this training. "released": the model
-    # that comes with asr; "": random weights.
+    checkpoint_steps: int = 200
+    keep: int = 0
     start_from: str = ""
-    precision: str = "auto"  # "auto" (bf16 on a GPU), "float32", "bf16"
-    # Weight of the consistency loss between two views of each utterance with different masks and
-    # dropout, see `loss.consistency_loss`. A step then takes twice as long. 0: one view.
+    precision: str = "auto"
     consistency: float = 0.0
 
     def __post_init__(self) -> None:
@@ -82,7 +102,7 @@ class TrainingConfig:
 
 
 class TrainingCallbacks:
-    """Receives the progress of a training. This base class is silent; override what you need."""
+    """Receives the progress of training. This base class is silent; override what you need."""
 
     def say(self, line: str) -> None:
         """Show one line to the user."""
@@ -100,12 +120,12 @@ class TrainingCallbacks:
         """Called after `steps` more steps; `loss` is the loss of the last one."""
 
     def epoch_ends(self) -> None:
-        """Called after the last step of an epoch, or when the training stops within it."""
+        """Called after the last step of an epoch, or when training stops within it."""
 
 
 @dataclass
 class TrainingData:
-    """The utterances of a training and the symbols of its texts."""
+    """The utterances of a training run and the symbols of its texts."""
 
     training_set: Sequence[Utterance]  # an `Index` if it is large
     dev_set: Sequence[Utterance]

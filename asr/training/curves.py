@@ -1,4 +1,4 @@
-"""The picture of a training: loss, error rates, learning rate and gradient norm."""
+"""The plot of a training run: loss, error rates, learning rate and gradient norm."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Detects blank collapse and divergence in the metrics of a training."""
+"""Detects blank collapse and divergence in the metrics of a training run."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ EXPLOSION = 10.0  # a mean gradient norm that exceeds the lowest one by this fac
 
 
 def diagnose(epochs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Describe what is wrong with a training, given the metrics of its epochs; [] if all is well.
+    """Describe what is wrong with a training run, given the metrics of its epochs; [] if all is well.
 
     Blank collapse: from the third epoch on, more than 99.9 % of the dev set's frames are blank or all
     its transcriptions are empty, and the dev loss has not fallen by 1 %.

@@ -1,4 +1,4 @@
-"""Stopping a training on Ctrl-C or SIGTERM, in agreement with all processes."""
+"""Stopping training on Ctrl-C or SIGTERM, in agreement with all processes."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from asr.runtime.distributed import sum_over_processes
+from asr.runtime.distributed import all_reduce_sum
 
 
 class Interruption:
@@ -35,7 +35,7 @@ class Interruption:
     def agree(self) -> None:
         """Set `agreed` on every process if any of them was requested to stop."""
         requested = torch.tensor(float(self.requested), device=self._device)
-        self.agreed = bool(sum_over_processes(requested))
+        self.agreed = bool(all_reduce_sum(requested))
 
     def _request(self, number: int, _frame: FrameType | None) -> None:
         # torchrun passes the user's Ctrl-C on, so a single Ctrl-C arrives there twice.

@@ -1,4 +1,4 @@
-"""Metrics of a training on disk: JSON lines and TensorBoard."""
+"""Metrics of a training run on disk: JSON lines and TensorBoard."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ class Metrics:
         self.epochs: list[dict[str, Any]] = []
         self.lost = False
         self._path = folder / "metrics.jsonl"
-        with self._refusals():
+        with self._wrap_os_errors():
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("ab+")
             self._file.seek(0)
@@ -49,7 +49,7 @@ class Metrics:
         row = {"kind": kind, "step": step, **values}
         if kind == "epoch":
             self.epochs.append(row)
-        with self._refusals():
+        with self._wrap_os_errors():
             self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
             for name, value in values.items():
                 if isinstance(value, int | float) and name != "epoch":
@@ -57,14 +57,14 @@ class Metrics:
 
     def write_samples(self, step: int, samples: Iterable[tuple[str, str, str]]) -> None:
         """Show some utterances in TensorBoard, each as (id, reference, hypothesis)."""
-        with self._refusals():
+        with self._wrap_os_errors():
             for number, (name, reference, hypothesis) in enumerate(samples, start=1):
                 text = f"{name}\n\n    {reference}\n    {hypothesis}"  # as Markdown
                 self._board.write_text(f"dev/sample {number}", text, step)
 
     def position(self) -> int:
         """Sync everything to the disk and return the size of metrics.jsonl in bytes."""
-        with self._refusals():
+        with self._wrap_os_errors():
             self._board.flush()
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -72,7 +72,11 @@ class Metrics:
 
     def close(self) -> None:
         """Flush and close both files."""
-        with self._refusals(), contextlib.closing(self._board), contextlib.closing(self._file):
+        with (
+            self._wrap_os_errors(),
+            contextlib.closing(self._board),
+            contextlib.closing(self._file),
+        ):
             pass
 
     def __enter__(self) -> Self:
@@ -81,12 +85,13 @@ class Metrics:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        # A failure to close hides neither the first error nor anything before the checkpoint.
+        # An error while closing is suppressed if another is being raised: data up to the last
+        # checkpoint is already on disk.
         with contextlib.suppress(FileError) if error else contextlib.nullcontext():
             self.close()
 
     @contextlib.contextmanager
-    def _refusals(self) -> Iterator[None]:
+    def _wrap_os_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -100,7 +105,8 @@ class Metrics:
 class _Board:
     """A file of TensorBoard events. Torch's own writer loses the errors of its writing thread.
 
-    TensorBoard then hides what older files hold of `first_step` and later, which is repeated.
+    TensorBoard then hides events from step `first_step` on in older files, because these steps are
+    repeated.
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:

@@ -11,7 +11,7 @@ from asr.data.manifest import Utterance, summarize_rejects
 from asr.data.selection import select_trainable
 from asr.errors import ConfigError, DataError, TrainingError
 from asr.model import AcousticModel
-from asr.runtime.distributed import Process, from_first
+from asr.runtime.distributed import Process, broadcast_from_rank_zero
 from asr.text import normalize
 from asr.training.config import Task, TrainingCallbacks
 from asr.training.trainer import is_out_of_memory
@@ -52,7 +52,7 @@ def check_dev_set(task: Task) -> list[Utterance]:
     utterances = [replace(u, text=normalize(u.text, "plain")) for u in task.data.dev_set]
     if not utterances:
         raise DataError(
-            "the dev set holds no utterance; give it some, because they decide which epoch is best"
+            "the dev set contains no utterance; add some, because they decide which epoch is best"
         )
     for utterance in utterances:
         task.data.vocabulary.encode(utterance.text, utterance.id)
@@ -81,14 +81,14 @@ def select_training_set(task: Task, model: AcousticModel, callbacks: TrainingCal
     return selected
 
 
-def measure_features(
+def fit_normalization(
     task: Task, model: AcousticModel, training_set: Index, process: Process
 ) -> None:
     """Measure the features' mean and deviation on rank 0, and send them to all processes."""
     if process.first:
         stride = -(-len(training_set) // NORMALIZATION_UTTERANCES)
         rate = task.features.sample_rate
-        model.features.measure(load_audio(u.audio, rate) for u in training_set[::stride])
-    mean, std = from_first((model.features.mean, model.features.std))
+        model.features.fit_normalization(load_audio(u.audio, rate) for u in training_set[::stride])
+    mean, std = broadcast_from_rank_zero((model.features.mean, model.features.std))
     model.features.mean.copy_(mean)
     model.features.std.copy_(std)

@@ -1,4 +1,4 @@
-"""Resuming a training exactly, and starting a new one from the weights of a checkpoint."""
+"""Resuming training exactly, and starting a new run from the weights of a checkpoint."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from asr.data.planning import VERSION
 from asr.errors import ConfigError
 from asr.model import AcousticModel
 from asr.release import RELEASED
-from asr.runtime.distributed import from_first, gather
+from asr.runtime.distributed import broadcast_from_rank_zero, gather
 from asr.training.config import Task
 
 # Settings that may differ when a run is resumed, because they do not change what is trained.
@@ -62,19 +62,19 @@ def compute_fingerprint(
 
 
 def compare_processes(fingerprint: dict[str, str]) -> None:
-    """Raise ConfigError if a process would train something else than the first one."""
-    first = from_first(fingerprint)
+    """Raise ConfigError if a process has another fingerprint than rank 0."""
+    first = broadcast_from_rank_zero(fingerprint)
     names = [name for name, value in fingerprint.items() if first.get(name) != value]
     for rank, others in enumerate(gather(names)):
         if others:
             raise ConfigError(
-                f"process {rank} has another value of {others[0]} than process 0; give all "
-                "machines the same command and the same manifests"
+                f"process {rank} has another value of {others[0]} than process 0; run the "
+                "same command with the same manifests on all machines"
             )
 
 
 def read_last(folder: Path, fingerprint: dict[str, str]) -> dict[str, Any] | None:
-    """The payload of last.pt, or None if the folder holds no training yet.
+    """The payload of last.pt, or None if training has not started in the folder.
 
     Raises ConfigError if it was trained with another fingerprint.
     """
@@ -89,7 +89,7 @@ def read_last(folder: Path, fingerprint: dict[str, str]) -> dict[str, Any] | Non
         return None
     saved = Checkpoint.read(path)
     if saved.training is None:
-        raise ConfigError(f"{path} holds no training to resume; choose another folder")
+        raise ConfigError(f"{path} is not a resumable checkpoint; choose another folder")
     before = saved.training["fingerprint"]
     for name, value in fingerprint.items():
         if before.get(name) != value:
@@ -104,7 +104,7 @@ def read_last(folder: Path, fingerprint: dict[str, str]) -> dict[str, Any] | Non
 def start_from(model: AcousticModel, task: Task) -> str:
     """Load the weights and the normalization of `training.start_from`; returns the checkpoint's path.
 
-    Raises ConfigError if the checkpoint holds a model of another architecture or vocabulary.
+    Raises ConfigError if the checkpoint is of another architecture or vocabulary.
     """
     path = task.training.start_from
     if path == "released":
@@ -114,7 +114,7 @@ def start_from(model: AcousticModel, task: Task) -> str:
     characters = differences.pop("vocabulary", None)
     if differences:
         raise ConfigError(
-            f"{path} holds another model than the one to be trained; to start from it, add "
+            f"{path} contains another model than the one to be trained; to start from it, add "
             f"{' '.join(f'{name}={value}' for name, value in differences.items())} to the command"
         )
     if characters:

@@ -26,10 +26,10 @@ from asr.files import lock_folder, remove_leftovers, write_atomically
 from asr.recognizer import Recognizer
 from asr.runtime.distributed import (
     Process,
-    from_first,
+    all_reduce_sum,
+    broadcast_from_rank_zero,
     gather,
     process_group,
-    sum_over_processes,
 )
 from asr.training.config import Outcome, Task, TrainingCallbacks
 from asr.training.curves import draw_curves
@@ -39,8 +39,8 @@ from asr.training.metrics import Metrics
 from asr.training.preparation import (
     check_dev_set,
     check_precision,
+    fit_normalization,
     make_model,
-    measure_features,
     select_training_set,
 )
 from asr.training.resume import (
@@ -53,15 +53,15 @@ from asr.training.resume import (
 from asr.training.trainer import Trainer
 from asr.training.validation import Validation, validate
 
-DRAW_EVERY_SECONDS = 60.0  # shortest time between two pictures of the curves
-LOG_EVERY_STEPS = 10  # on a GPU, where each look at the losses waits for the device
+DRAW_EVERY_SECONDS = 60.0  # shortest time between two plots of the curves
+LOG_EVERY_STEPS = 10  # on a GPU, where reading the losses synchronizes with the device
 NAMES_SHOWN = 8  # utterances named in a message; metrics.jsonl names all
 # Devices on which the largest batch is tried first. A CPU has no such hard limit.
 MEMORY_CHECKED_DEVICES = ("cuda",)
 
 
 def train(task: Task) -> Outcome:
-    """Train, or resume the training, in `task.folder`, as one of the processes that `launch` started.
+    """Train, or resume training, in `task.folder`, as one of the processes that `launch` started.
 
     The folder gets last.pt (resumable), best.pt (lowest dev WER), epoch-0001.pt and so on (if
     configured), metrics.jsonl, TensorBoard files and curves.png. Ctrl-C or SIGTERM saves and returns
@@ -69,7 +69,7 @@ def train(task: Task) -> Outcome:
     process was killed, with the same result as without the interruption.
 
     Raises:
-        AsrError: The data, the configuration or the loss makes training impossible.
+        AsrError: If the data, the configuration or the loss does not allow training.
     """
     with process_group(task.runtime) as process, contextlib.ExitStack() as stack:
         if process.first:  # only rank 0 reads and writes in the folder
@@ -80,8 +80,8 @@ def train(task: Task) -> Outcome:
 def prepare(task: Task, process: Process) -> "Run":
     """Check the task, make or load the model, and open the metrics: a run that is ready to start.
 
-    Raises an AsrError if the data or the configuration makes training impossible, or if the folder
-    holds another training.
+    Raises an AsrError if the data or the configuration does not allow training, or if the folder
+    contains another run.
     """
     callbacks = task.callbacks if process.first else TrainingCallbacks()
     check_precision(task, process)
@@ -93,13 +93,13 @@ def prepare(task: Task, process: Process) -> "Run":
     fingerprint = compute_fingerprint(task, training_set, dev_set, augmenter)
     compare_processes(fingerprint)
     # All processes resume from what rank 0 reads, while the file may be replaced or out of reach.
-    saved = from_first(read_last(task.folder, fingerprint) if process.first else None)
+    saved = broadcast_from_rank_zero(read_last(task.folder, fingerprint) if process.first else None)
     if saved is not None:
         model.load_state_dict(saved["training"]["weights"])
     elif task.training.start_from:
         callbacks.say(f"Starting from the weights of {start_from(model, task)}.")
     else:
-        measure_features(task, model, training_set, process)
+        fit_normalization(task, model, training_set, process)
     trainer = Trainer(model, task.training, process)
     counters = Counters()
     if saved is not None:
@@ -137,13 +137,13 @@ def _open_metrics(task: Task, position: int, step: int) -> Metrics:
     if metrics.lost:
         task.callbacks.say(
             f"{task.folder / 'metrics.jsonl'} has lost lines since the last checkpoint: the log "
-            "continues with a gap, the training is not affected."
+            "continues with a gap; training is not affected."
         )
     return metrics
 
 
 def largest_batch(plan: EpochPlan) -> Indices:
-    """The batch of a plan that holds the most audio, padding included."""
+    """The batch of a plan with the most audio, padding included."""
 
     def padded_seconds(batch: Indices) -> float:
         return float(len(batch) * plan.seconds[batch[0]])  # the first utterance is the longest
@@ -171,7 +171,7 @@ class _PendingStep:
 
 @dataclass
 class Run:
-    """One process's part of a training: its epochs, their steps, and what is saved of them."""
+    """One process's part of a training run: its epochs, their steps, and what is saved of them."""
 
     task: Task
     process: Process
@@ -218,7 +218,7 @@ class Run:
             self.trainer.model.features,
             self.augmenter,
             config.seed,
-            twice=config.consistency > 0,
+            two_views=config.consistency > 0,
         )
         if self.process.device.type in MEMORY_CHECKED_DEVICES and counters.epoch < config.epochs:
             self._check_memory(planner.epoch(counters.epoch), dataset)
@@ -239,7 +239,7 @@ class Run:
     def _check_memory(self, plan: EpochPlan, dataset: SpeechDataset) -> None:
         """Try the largest batch of a plan, with silence in place of its recordings.
 
-        A batch that does not fit into memory then stops the training at its start.
+        A batch that does not fit into memory then stops training at its start.
         """
         batch = largest_batch(plan)
         log_mel = self.trainer.model.features
@@ -313,7 +313,7 @@ class Run:
         """
         counters = self.counters
         parts = torch.stack([step.losses.sum() for step in pending])  # (steps,)
-        losses = sum_over_processes(parts).tolist()
+        losses = all_reduce_sum(parts).tolist()
         norms = torch.stack([step.norm for step in pending]).tolist()
         first = counters.step - len(pending)
         for offset, (step, loss, norm) in enumerate(zip(pending, losses, norms, strict=True)):
@@ -370,7 +370,7 @@ class Run:
         self.callbacks.say(f"The {problem}: skipped.")
 
     def _report(self, validation: Validation, seconds: float) -> None:
-        """Write the epoch's metrics and show them, with a diagnosis if the training goes wrong."""
+        """Write the epoch's metrics and show them, with a diagnosis if training goes wrong."""
         counters, report = self.counters, validation.report
         train_loss = counters.epoch_loss / counters.epoch_symbols
         if self.metrics is not None:

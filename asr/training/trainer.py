@@ -22,11 +22,11 @@ from asr.training.loss import average_decay, consistency_loss, ctc_losses
 
 
 class Trainer:
-    """The mathematics of one step: forward, CTC, backward, clipping, AdamW, the average of the weights.
+    """One training step: forward, CTC, backward, clipping, AdamW, the average of the weights.
 
     The loss is summed over the utterances of all processes and divided by the number of characters
     in the batch, so that it does not depend on how the batch is divided among the processes.
-    `result` is the model that is validated and saved: it holds the averaged weights, or is `model`
+    `result` is the model that is validated and saved: it has the averaged weights, or is `model`
     itself if the weights are not averaged.
     """
 
@@ -120,7 +120,7 @@ class Trainer:
         """
         parts = split(batch, self.config.accumulate)
         found = []
-        # In float16 the gradients of a loss per character underflow, those of a loss per batch do not.
+        # In float16 the gradients of a loss per character underflow, but not those per batch.
         scale = batch.symbols if self.half else 1
         for number, part in enumerate(parts, start=1):
             is_local = alone or number < len(parts)
@@ -159,7 +159,7 @@ class Trainer:
 
     @torch.no_grad()
     def _average(self, step: int, good: Tensor) -> None:
-        """Move the averaged weights towards the new ones, unless the scalar `good` is 0."""
+        """Move the averaged weights toward the new ones, unless the scalar `good` is 0."""
         averages: list[Tensor] = list(self.result.parameters())
         weights: list[Tensor] = list(self.model.parameters())
         # The rate stays on the device. Separate difference, product and sum would read the weights
@@ -171,8 +171,8 @@ class Trainer:
         """The CTC loss of each of this process's utterances, divided by the whole batch's characters.
 
         Returns (B,) on the device, or a single zero (1,) if B = 0; the sum over all processes is the
-        loss. `context` is how far a latency-controlled encoder sees. With second views it is the mean
-        of both CTC losses plus `consistency` times the `consistency_loss`.
+        loss. `context` is how far a latency-controlled encoder sees. With second views, the loss is the
+        mean of both CTC losses plus `consistency` times the `consistency_loss`.
         """
         device = self.process.device
         if not batch.ids:  # fewer utterances than processes: take part with a zero loss
@@ -181,7 +181,9 @@ class Trainer:
                 frame, torch.ones(1, dtype=torch.int64, device=device)
             )
             return unused.log_probs.sum(dim=(1, 2)) * 0
-        views = [batch.features] if batch.second is None else [batch.features, batch.second]
+        views = (
+            [batch.features] if batch.second_view is None else [batch.features, batch.second_view]
+        )
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             emissions: Emissions = self._parallel(
                 torch.cat(views).to(device),
@@ -218,7 +220,9 @@ def split(batch: Batch, parts: int) -> list[Batch]:
                 targets=batch.targets[start:end, :symbols],
                 target_lengths=batch.target_lengths[start:end],
                 ids=batch.ids[start:end],
-                second=None if batch.second is None else batch.second[start:end, :frames],
+                second_view=None
+                if batch.second_view is None
+                else batch.second_view[start:end, :frames],
             )
         )
     return pieces

@@ -14,7 +14,7 @@ from asr.evaluation import compute_emissions
 from asr.recognizer import WHOLE, Recognizer
 from asr.runtime.distributed import Process, gather
 from asr.scoring import Report, score
-from asr.text import ctc_frames_needed
+from asr.text import min_ctc_frames
 from asr.training.interruption import Interruption
 
 SAMPLES = 3  # utterances of the dev set whose texts are shown in TensorBoard
@@ -88,7 +88,7 @@ def _measure_share(
         totals.blanks += int((log_probs.argmax(axis=1) == 0).sum())
         totals.texts[utterance.id] = recognizer.decode(segments).text
         target = recognizer.vocabulary.encode(utterance.text, utterance.id)
-        if len(log_probs) >= ctc_frames_needed(target):
+        if len(log_probs) >= min_ctc_frames(target):
             totals.loss += _ctc_loss(log_probs, target)
             totals.symbols += len(target)
     return totals

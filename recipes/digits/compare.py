@@ -106,7 +106,9 @@ def read_features(data: Path, name: str) -> tuple[list[Utterance], list[torch.Te
             state = torch.load(data / f"train-normalization-{FEATURES.mels}.pt", weights_only=True)
             log_mel.load_state_dict(state)
         else:
-            log_mel.measure(load_audio(u.audio) for u in track(utterances[::5], "Measuring"))
+            log_mel.fit_normalization(
+                load_audio(u.audio) for u in track(utterances[::5], "Measuring")
+            )
             save(log_mel.state_dict(), data / f"train-normalization-{FEATURES.mels}.pt")
         save(
             [log_mel(torch.from_numpy(load_audio(u.audio))) for u in track(utterances, name)],

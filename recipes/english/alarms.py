@@ -26,7 +26,9 @@ def find_noises(folder: Path) -> dict[str, list[Path]]:
         top = path.relative_to(folder).parts[0]
         noises.setdefault(Path(top).stem, []).append(path)
     if not noises:
-        raise DataError(f"{folder} holds no recording of noise; run prepare.py, or name a --noise")
+        raise DataError(
+            f"{folder} contains no recording of noise; run prepare.py, or specify a --noise"
+        )
     return noises
 
 

@@ -63,7 +63,7 @@ from asr.decoder.confidence import (
     calibrate,
     calibration_error,
     fit_confidence,
-    judge,
+    label_words,
     reliability,
 )
 from asr.decoder.config import Decoder, DecoderConfig
@@ -269,7 +269,7 @@ def judge_all(name: str, measured: Measured, utterances: Sequence[Utterance]) ->
         speaker = speakers[utterance.id] or f"\n{utterance.id}"
         words += [
             Judged(name, speaker, posterior, right)
-            for posterior, right in judge(hypotheses[utterance.id], utterance)
+            for posterior, right in label_words(hypotheses[utterance.id], utterance)
         ]
     return words
 

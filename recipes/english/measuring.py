@@ -17,7 +17,7 @@ from asr.data.manifest import Utterance, read_manifest
 from asr.decoder.build import load_decoder
 from asr.decoder.config import Decoder, DecoderConfig
 from asr.decoder.hypothesis import Hypothesis
-from asr.errors import EXIT_CODE, AsrError, DataError
+from asr.errors import EXIT_CODE, INTERRUPTED, SOME_FAILED, AsrError, DataError
 from asr.evaluation import compute_emissions, decode_emissions, score_hypotheses
 from asr.files import write_atomically
 from asr.progress import Bar, complain
@@ -25,9 +25,6 @@ from asr.recognizer import OperatingPoint, Recognizer
 from asr.runtime.device import count_cores
 from asr.scoring import Report
 from asr.text import PROFILES
-
-SOME_FAILED = 1  # exit code if some of the recordings cannot be read, as in `asr evaluate`
-INTERRUPTED = 130  # exit code after Ctrl-C
 
 Sets = dict[str, list[Utterance]]
 """Utterances by the name of their set."""

@@ -33,7 +33,7 @@ from asr.cli.lm import train as train_language_model
 from asr.data.augment import align_response
 from asr.data.corpora import read_common_voice, read_kaldi, read_librispeech
 from asr.data.manifest import Reject, Utterance, summarize_rejects, write_manifest
-from asr.errors import EXIT_CODE, AsrError, AudioError, DataError, FileError
+from asr.errors import EXIT_CODE, INTERRUPTED, AsrError, AudioError, DataError, FileError
 from asr.files import write_atomically
 from asr.lm.estimation import EstimationConfig, read_sentences
 from asr.lm.model import LanguageModel
@@ -42,7 +42,6 @@ from asr.text import Vocabulary
 
 LATE_SECONDS = 0.4  # after the direct sound
 LARGEST_LATE_SHARE = 0.1  # of the energy after LATE_SECONDS; ordinary rooms have less
-INTERRUPTED = 130  # exit code after Ctrl-C
 
 
 class Estimate(NamedTuple):
@@ -358,7 +357,7 @@ def copy_recordings(source: Path, folder: Path, keep: Callable[[Path], bool] | N
     found = find_audio(source)
     kept = [path for path in found if keep is None or keep(path)]
     if not kept:
-        raise DataError(f"{source} holds no recording that can be used; name another folder")
+        raise DataError(f"{source} contains no recording that can be used; choose another folder")
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     try:
         if unfinished.exists():  # an earlier run was killed here

@@ -98,7 +98,7 @@ def unpack(archive: Path, folder: Path) -> None:
             content = unfinished / "LibriSpeech"
             if not (content / folder.name).is_dir():
                 raise DownloadError(
-                    f"{archive} holds no folder LibriSpeech/{folder.name}; delete it, then run the "
+                    f"{archive} contains no folder LibriSpeech/{folder.name}; delete it, then run the "
                     "same command again"
                 )
             for entry in list(content.iterdir()):

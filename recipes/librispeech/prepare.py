@@ -192,7 +192,7 @@ def describe(folder: Path, manifest: Path) -> list[Utterance]:
     if rejects:
         say(summarize_rejects(rejects))
     if not utterances:
-        raise DataError(f"{folder} holds no usable utterance; see the reasons above")
+        raise DataError(f"{folder} contains no usable utterance; see the reasons above")
     write_manifest(manifest, utterances)
     hours = sum(utterance.seconds for utterance in utterances) / 3600
     speakers = len({utterance.speaker for utterance in utterances})

@@ -62,7 +62,9 @@ class Bench:
         model = AcousticModel(self.features, encoder, len(self.vocabulary))
         stride = -(-len(self.utterances) // MEASURED)
         rate = self.features.sample_rate
-        model.features.measure(load_audio(u.audio, rate) for u in self.utterances[::stride])
+        model.features.fit_normalization(
+            load_audio(u.audio, rate) for u in self.utterances[::stride]
+        )
         return model.train()
 
     def load(

@@ -123,7 +123,7 @@ def test_an_array_of_samples_is_a_source() -> None:
     for wrong, sentence in (
         (np.zeros(9), "float32 or int16, not float64"),
         (np.zeros((9, 2), np.float32), "not one channel"),
-        (np.zeros(0, np.float32), "holds no samples"),
+        (np.zeros(0, np.float32), "contains no samples"),
         (np.full(9, np.nan, np.float32), "the first at 0.000 s"),
     ):
         assert sentence in error_of(wrong)
@@ -134,11 +134,11 @@ def test_an_array_of_samples_is_a_source() -> None:
 @pytest.mark.parametrize("loud", [2e6, 3e38])
 def test_absurdly_large_samples_raise_an_error(loud: float) -> None:
     content = encode(np.full(16_000, loud), subtype="FLOAT")
-    assert "more than 1,000,000 where 1 is full scale" in error_of(content)
+    assert "above 1,000,000, although full scale is 1" in error_of(content)
 
 
 def test_less_than_one_sample_after_resampling_raises_an_error() -> None:
-    assert "holds no samples" in error_of(encode(np.ones(1), 48_000))
+    assert "contains no samples" in error_of(encode(np.ones(1), 48_000))
     assert len(load_audio(encode(np.ones(2), 48_000))) == 1
 
 

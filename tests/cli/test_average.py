@@ -147,8 +147,8 @@ def test_the_command_refuses_in_one_sentence(three, tmp_path, capsys) -> None:
     for arguments, named in (
         ([three[0], "-o", str(tmp_path / "x.pt")], "alone has no average"),
         ([*three, "-o", three[0]], "is one of the checkpoints"),
-        ([*three, three[1], "-o", str(tmp_path / "x.pt")], "named twice"),
-        ([*three[:2], "-o", three[2]], "holds a training that can be resumed"),
+        ([*three, three[1], "-o", str(tmp_path / "x.pt")], "given twice"),
+        ([*three[:2], "-o", three[2]], "is a resumable checkpoint"),
         ([*three, "-o", str(tmp_path / "x.pt"), "--manifest", str(gone)], "gone.wav of"),
         ([*three, str(tmp_path / "none.pt"), "-o", str(tmp_path / "x.pt")], "no such checkpoint"),
         ([*three, "-o", str(tmp_path / "x.pt"), "--manifest", "none.jsonl"], "cannot be read"),

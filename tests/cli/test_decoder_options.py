@@ -190,8 +190,8 @@ def test_hotwords_from_a_file_have_their_own_weights(asr: RunAsr) -> None:
         (("--lm", "0.wav"), "0.wav"),
         (("--lexicon", "missing.txt"), "missing.txt cannot be read"),
         (("--lexicon", "0.wav"), "is not UTF-8 text"),
-        (("--lexicon", "empty.txt"), "empty.txt holds no word"),
-        (("--hotwords", "empty.txt"), "empty.txt holds no word"),
+        (("--lexicon", "empty.txt"), "empty.txt contains no word"),
+        (("--hotwords", "empty.txt"), "empty.txt contains no word"),
         (("--hotwords", "odd.txt"), "odd.txt has the weight 'loud'"),
         (("--hotword", "π"), "'π' (U+03C0)"),
         (("--hotword", " "), "empty text"),
@@ -246,7 +246,7 @@ class TestTune:
         [
             ((), "only the beam decoder has weights"),
             (("--decoder", "beam"), "no weights to tune"),
-            (("--lm", "tiny.arpa", "--picture", "t.jpg"), "let it end in .png"),
+            (("--lm", "tiny.arpa", "--picture", "t.jpg"), "use the extension .png"),
             (("--lm", "tiny.arpa", "--trials", "none"), "'none' is not a whole number"),
         ],
     )

@@ -140,7 +140,7 @@ class TestEvaluate:
         for fault, word in (
             ({"duration": None}, '"duration"'),
             ({"text": " "}, '"text" is empty'),
-            ({"audio_filepath": ""}, "name a recording"),
+            ({"audio_filepath": ""}, "specify a recording"),
         ):
             manifest = speech.with_name("faulty.jsonl")
             manifest.write_text(json.dumps(good | {"id": "a"}) + "\n" + json.dumps(good | fault))
@@ -150,4 +150,4 @@ class TestEvaluate:
             assert "line 2" in err
         manifest.write_text(json.dumps(good) + "\n" + json.dumps(good))
         _, _, err = run_asr("evaluate", manifest, "--checkpoint", checkpoint)
-        assert "already that of line 1" in one_sentence(err)
+        assert "already used on line 1" in one_sentence(err)

@@ -166,8 +166,8 @@ class TestTrain:
         [
             (["text.txt", "--order", 6], "order is 6; it must be a number of words from 1 to 5"),
             (["text.txt", "--prune", 0, 0, 0, 1], "prune is [0, 0, 0, 1], longer than the order"),
-            (["text.txt", "--prune", 1], "prune is [1]; it must hold counts that begin with 0"),
-            (["text.txt", "--prune", 0, 2, 1], "prune is [0, 2, 1]; it must hold"),
+            (["text.txt", "--prune", 1], "prune is [1]; it must contain counts that begin with 0"),
+            (["text.txt", "--prune", 0, 2, 1], "prune is [0, 2, 1]; it must contain"),
             (["text.txt", "-o", "text.txt"], "text.txt would be written over text.txt"),
             (["text.txt", "-o", "folder/../text.txt"], "text.txt would be written over text.txt"),
             (["text.txt", "-o", "folder"], "folder is a folder or a device"),
@@ -181,9 +181,9 @@ class TestTrain:
             (["-", "-"], "can be read only once"),
             (["text.txt", "none.txt"], "none.txt does not exist"),
             (["folder"], "folder is a folder"),
-            (["text.txt", "empty.txt"], "empty.txt holds no word"),
+            (["text.txt", "empty.txt"], "empty.txt contains no word"),
             (["text.txt", "image.txt"], "line 2 of the text image.txt is not UTF-8"),
-            (["text.txt", "reserved.txt"], "line 1 of the text reserved.txt holds </s>"),
+            (["text.txt", "reserved.txt"], "line 1 of the text reserved.txt contains </s>"),
             (["text.txt", "cut.gz"], "the text cut.gz cannot be read"),
         ],
     )
@@ -316,7 +316,7 @@ class TestPerplexity:
         ("texts", "named"),
         [
             (["none.txt"], "none.txt does not exist"),
-            (["text.txt", "empty.txt"], "empty.txt holds no word"),
+            (["text.txt", "empty.txt"], "empty.txt contains no word"),
             (["-", "text.txt", "-"], "can be read only once"),
         ],
     )
@@ -359,8 +359,8 @@ class TestConvert:
     def test_refusals(self, run_asr: RunAsr, hand: Path, tmp_path: Path) -> None:
         (tmp_path / "link").symlink_to(hand)
         for output, named in (
-            (hand, "name another file"),
-            (tmp_path / "link", "name another file"),
+            (hand, "choose another file"),
+            (tmp_path / "link", "choose another file"),
             (tmp_path, "is a folder"),
             (hand / "model.lm", "model.lm cannot be written"),
             (tmp_path / "model.lm.gz", "let its name end in .arpa.gz"),

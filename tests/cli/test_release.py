@@ -160,7 +160,7 @@ def test_what_is_refused(run_asr: RunAsr, run: Path, released: Path, tmp_path: P
         json.dumps({"audio_filepath": str(recording), "duration": 4, "text": "z"}) + "\n"
     )
     tune = refusal("tune", "--checkpoint", released, tmp_path / "dev.jsonl")
-    assert "name a file for the tuned copy with --output" in tune
+    assert "specify a file for the tuned copy with --output" in tune
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

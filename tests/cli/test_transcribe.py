@@ -236,7 +236,7 @@ class TestLong:
         assert (code, out) == (1, "")
         *_, stopped, sentence = err.splitlines()
         assert "stopped after" in stopped
-        assert sentence.startswith(f"asr: {damaged} holds samples that are not finite")
+        assert sentence.startswith(f"asr: {damaged} contains samples that are not finite")
         code, out, err = run_asr("transcribe", damaged, speech, "--checkpoint", checkpoint)
         assert code == 1
         assert out.startswith(f"{speech}\t")
@@ -259,7 +259,7 @@ class TestOneReading:
     def opened(self, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
         """The recordings that were opened, each with the lengths of its decoded blocks."""
         opened: list[list[int]] = []
-        honest = containers._recognize
+        honest = containers._choose_decoder
 
         def recognize(*arguments: Any) -> containers.Recording:
             recording = honest(*arguments)
@@ -269,7 +269,7 @@ class TestOneReading:
             recording.blocks = ([lengths.append(len(block)), block][1] for block in blocks)
             return recording
 
-        monkeypatch.setattr(containers, "_recognize", recognize)
+        monkeypatch.setattr(containers, "_choose_decoder", recognize)
         return opened
 
     @pytest.mark.parametrize("kind", ["txt", "json", "textgrid"])
@@ -523,4 +523,4 @@ class TestBadInput:
         code, out, err = run_asr("transcribe", loud, speech, "--checkpoint", checkpoint)
         assert code == 1
         assert out.startswith(f"{speech}\t")
-        assert f"  {loud} holds samples of more than 1,000,000 where 1 is full scale" in err
+        assert f"  {loud} contains samples above 1,000,000, although full scale is 1" in err

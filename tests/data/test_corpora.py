@@ -139,7 +139,7 @@ def test_read_folder(tmp_path: Path) -> None:
     assert by_id(rejects) == {"README": "audio missing", "anna/y.1": "transcript missing"}
 
     (tmp_path / "none").mkdir()
-    with pytest.raises(DataError, match="none holds no recording"):
+    with pytest.raises(DataError, match="none contains no recording"):
         read_folder(tmp_path / "none")
     (tmp_path / "x.txt").write_bytes(b"\xe9")
     with pytest.raises(DataError, match=r"x\.txt, line 1 is not UTF-8"):

@@ -20,8 +20,7 @@ from corpus import tiny_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr import checkpoint
-from asr import recipe as config
+from asr import checkpoint, experiment
 from asr.data import index
 from asr.data import manifest as data
 from asr.data.index import Index, index_utterances, open_index
@@ -29,8 +28,9 @@ from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.data.planning import Planner, hash_id
 from asr.data.selection import select_trainable
 from asr.errors import ConfigError, DataError
+from asr.recipe import TrainingDisplay
 from asr.runtime.distributed import RuntimeConfig, launch
-from asr.text import Vocabulary, ctc_frames_needed, normalize
+from asr.text import Vocabulary, min_ctc_frames, normalize
 from asr.training.config import TrainingCallbacks
 from asr.training.metrics import read_metrics
 from asr.training.run import train
@@ -133,7 +133,7 @@ def test_an_index_equals_direct_reading_including_errors(
         assert set(found.characters) == set("".join(u.text for u in expected))
         vocabulary = Vocabulary.from_transcripts([found.characters])
         assert found.frames_needed.tolist() == [
-            ctc_frames_needed(vocabulary.encode(u.text)) for u in expected
+            min_ctc_frames(vocabulary.encode(u.text)) for u in expected
         ]
     assert sorted(path.parent.iterdir()) == [path, path.with_name("m.jsonl.index")]
 
@@ -196,7 +196,7 @@ def test_colliding_hashes_are_not_duplicate_ids(
     assert [u.id for u in open_index(path)] == list("0123")
     with path.open("a") as file:
         file.write("\n" + json.dumps({"audio_filepath": "2.wav", "duration": 1, "text": "x"}))
-    with pytest.raises(DataError, match="line 6: the id '2' is already that of line 3"):
+    with pytest.raises(DataError, match="line 6: the id '2' is already used on line 3"):
         open_index(path)
 
 
@@ -410,26 +410,30 @@ def test_an_index_is_pickled_as_its_path(tmp_path: Path) -> None:
     assert len(found) == 3000
     assert found[2999].text == "w 2999"  # the index is a snapshot
     open_index(path)
-    with pytest.raises(DataError, match=r"m\.jsonl\.index was replaced while a training began"):
+    with pytest.raises(
+        DataError, match=r"m\.jsonl\.index was replaced while training was starting"
+    ):
         pickle.loads(pickled)
 
 
 def test_indexing_a_large_manifest_shows_a_bar(
     manifest: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config.open_training_set(str(manifest))
+    experiment._open_training_set(str(manifest), TrainingDisplay())
     assert capsys.readouterr() == ("", "")  # a small manifest shows none
     monkeypatch.setattr(index, "PROGRESS_BYTES", 80)  # between the sizes of the two lines
-    for rank, shown in (("1", ""), ("0", f"Indexing {manifest}: ")):
+    for callbacks, shown in (
+        (TrainingCallbacks(), ""),
+        (TrainingDisplay(), f"Indexing {manifest}: "),
+    ):
         manifest.with_name("m.jsonl.index").unlink()
-        monkeypatch.setenv("RANK", rank)
-        config.open_training_set(str(manifest))
+        experiment._open_training_set(str(manifest), callbacks)
         written = capsys.readouterr()
         assert written.out == ""
         assert written.err[: len(shown) or None] == shown
     assert written.err.splitlines()[-1].startswith(f"Indexing {manifest}: ")
     assert "(100 %) in" in written.err
-    config.open_training_set(str(manifest))
+    experiment._open_training_set(str(manifest), TrainingDisplay())
     assert capsys.readouterr() == ("", "")
 
 

@@ -100,7 +100,7 @@ def test_nemo_manifests_are_read(tmp_path: Path) -> None:
         ({**GOOD, "text": " \t"}, "line 2 (utterance 'a'): \"text\" is empty"),
         ({**GOOD, "offset": 1.5}, '"offset" is 1.5, but only whole recordings can be read'),
         ({**GOOD, "speaker": ["x"]}, "\"speaker\" is ['x']; it must be a string"),
-        ({**GOOD, "id": "first"}, "line 2: the id 'first' is already that of line 1"),
+        ({**GOOD, "id": "first"}, "line 2: the id 'first' is already used on line 1"),
     ],
 )
 def test_errors_name_the_line_and_the_problem(
@@ -125,7 +125,7 @@ def test_unreadable_manifests_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot be read \(Is a directory"):
         read_manifest(tmp_path)
     empty = write_text(tmp_path / "empty.jsonl", "\n \n")
-    with pytest.raises(DataError, match=r"empty\.jsonl holds no utterance"):
+    with pytest.raises(DataError, match=r"empty\.jsonl contains no utterance"):
         read_manifest(empty)
     latin = tmp_path / "latin.jsonl"
     latin.write_bytes(json.dumps(GOOD).encode() + b"\n" + '{"text": "é"}'.encode("latin-1"))

@@ -18,7 +18,7 @@ from asr.data.loading import SpeechDataset
 from asr.data.manifest import Reject, Utterance
 from asr.data.selection import select_trainable
 from asr.features import FeaturesConfig, LogMel
-from asr.text import Vocabulary, ctc_frames_needed, normalize
+from asr.text import Vocabulary, min_ctc_frames, normalize
 
 ENGLISH = Vocabulary.english()
 
@@ -36,7 +36,7 @@ def select_one_by_one(
     for utterance in utterances:
         name, seconds, text = utterance.id, utterance.seconds, normalize(utterance.text)
         unknown = set(text) - set(vocabulary.symbols)
-        needed = 0 if unknown or not text else ctc_frames_needed(vocabulary.encode(text))
+        needed = 0 if unknown or not text else min_ctc_frames(vocabulary.encode(text))
         given = frames(round(round(max(0.0, seconds - TOLERANCE_SECONDS) * sample_rate) / fastest))
         if not text:
             rejects.append(Reject(name, "empty text"))
@@ -147,7 +147,7 @@ def test_the_fastest_speed_decides() -> None:
 def test_a_selected_utterance_fits_with_any_augmentation(tmp_path: Path) -> None:
     """Law 5 over the whole path: the shortest selected recording, at every speed and tempo."""
     text = "no one will add all"
-    needed = ctc_frames_needed(ENGLISH.encode(text))
+    needed = min_ctc_frames(ENGLISH.encode(text))
     log_mel, config = LogMel(FeaturesConfig()), AugmentConfig(speeds=[0.9, 1.1], tempo=0.15)
 
     def frames(samples: int) -> int:

@@ -16,7 +16,7 @@ from asr.decoder.alignment import align
 from asr.decoder.greedy import GreedyDecoder
 from asr.decoder.hypothesis import Hypothesis
 from asr.errors import DecodeError, TextError
-from asr.text import BLANK, Vocabulary, ctc_frames_needed
+from asr.text import BLANK, Vocabulary, min_ctc_frames
 
 VOCABULARY = Vocabulary.from_list([BLANK, " ", "a", "b", "c"])
 SPACELESS = Vocabulary.from_list([BLANK, "a", "b"])
@@ -77,7 +77,7 @@ def problems(draw: st.DrawFn) -> tuple[np.ndarray, str]:
     """Random log-probs (T', 5), some symbols impossible, and a text that fits into T' frames."""
     words = draw(st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=3))
     text = " ".join(words)
-    needed = ctc_frames_needed(VOCABULARY.encode(text))
+    needed = min_ctc_frames(VOCABULARY.encode(text))
     frames = needed + draw(st.integers(0, 12))
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
     logits = generator.normal(size=(frames, 5)) * draw(st.sampled_from([0.1, 2, 8]))
@@ -176,7 +176,7 @@ class TestAlign:
         log_probs = np.log(np.full((4, 3), 1 / 3))
         (word,) = align(log_probs, "abab", SPACELESS, SECONDS).words
         assert (word.text, word.start, word.end) == ("abab", 0, 4 * SECONDS)
-        with pytest.raises(TextError, match=r"holds ' ' \(U\+0020\)"):
+        with pytest.raises(TextError, match=r"contains ' ' \(U\+0020\)"):
             align(log_probs, "ab ab", SPACELESS, SECONDS)
 
     def test_long_audio_keeps_its_precision(self) -> None:
@@ -213,7 +213,7 @@ class TestBadInput:
             align(emit("--"), text, VOCABULARY, SECONDS, where="The text of x")
 
     def test_unknown_characters_are_named(self) -> None:
-        with pytest.raises(TextError, match=r"the transcript holds 'x' \(U\+0078\), 'A'"):
+        with pytest.raises(TextError, match=r"the transcript contains 'x' \(U\+0078\), 'A'"):
             align(emit("-----"), "ax A", VOCABULARY, SECONDS)
 
     def test_invalid_log_probs_are_rejected(self) -> None:

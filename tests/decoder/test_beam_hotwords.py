@@ -111,8 +111,8 @@ class TestInvalidHotwords:
     @pytest.mark.parametrize(
         ("hotwords", "error", "message"),
         [
-            ({"a": 1.0, "a?": 1.0}, TextError, r"hotword 'a\?' holds '\?'"),
-            ({"A": 1.0}, TextError, "hotword 'A' holds 'A'"),
+            ({"a": 1.0, "a?": 1.0}, TextError, r"hotword 'a\?' contains '\?'"),
+            ({"A": 1.0}, TextError, "hotword 'A' contains 'A'"),
             ({"a\tb": 1.0}, TextError, "hotword"),
             ({"": 1.0}, TextError, "hotword '' has empty text"),
             ({" ": 1.0}, AsrError, "hotword ' '"),

@@ -128,17 +128,26 @@ class TestSettings:
         ("numbers", "sentence"),
         [
             ({"prior": 0.3}, "decoder.prior is 0.3, but decoder.priors is empty"),
-            ({"priors": [0.5, 0.0]}, "decoder.priors must hold a probability above 0 and up to 1"),
-            ({"priors": [0.5, 1.1]}, "decoder.priors must hold a probability above 0 and up to 1"),
+            (
+                {"priors": [0.5, 0.0]},
+                "decoder.priors must contain a probability above 0 and up to 1",
+            ),
+            (
+                {"priors": [0.5, 1.1]},
+                "decoder.priors must contain a probability above 0 and up to 1",
+            ),
             (
                 {"priors": [0.5, math.nan]},
-                "decoder.priors must hold a probability above 0 and up to 1",
+                "decoder.priors must contain a probability above 0 and up to 1",
             ),
             (
                 {"priors": [0.5, "0.5"]},
-                "decoder.priors must hold a probability above 0 and up to 1",
+                "decoder.priors must contain a probability above 0 and up to 1",
             ),
-            ({"priors": [True, 0.5]}, "decoder.priors must hold a probability above 0 and up to 1"),
+            (
+                {"priors": [True, 0.5]},
+                "decoder.priors must contain a probability above 0 and up to 1",
+            ),
         ],
     )
     def test_invalid_priors_are_rejected(self, numbers: dict[str, Any], sentence: str) -> None:
@@ -147,7 +156,7 @@ class TestSettings:
 
     def test_priors_of_another_vocabulary_are_rejected(self) -> None:
         config = beam_config(prior=0.3, priors=[0.5, 0.5])
-        with pytest.raises(ConfigError, match="holds 2 values for a vocabulary of 5 symbols"):
+        with pytest.raises(ConfigError, match="contains 2 values for a vocabulary of 5 symbols"):
             BeamDecoder(LARGER, SECONDS, config, None, ["a"])
 
     @pytest.mark.parametrize(

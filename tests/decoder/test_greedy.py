@@ -210,7 +210,7 @@ class TestBadInput:
     def test_nan_is_rejected_with_its_frame(self) -> None:
         log_probs = emit("abc")
         log_probs[1, 4] = math.nan
-        with pytest.raises(DecodeError, match="frame 1 of 3 holds NaN"):
+        with pytest.raises(DecodeError, match="frame 1 of 3 contains NaN"):
             self.decoder.decode(log_probs)
 
     @pytest.mark.parametrize(

@@ -304,7 +304,7 @@ class TestHotwords:
             build_hotwords({"a b": weight}, VOCABULARY)
 
     def test_phrases_that_cannot_be_spelled_are_rejected_by_name(self) -> None:
-        with pytest.raises(TextError, match=r"hotword 'abx\?' holds 'x' .*'\?'"):
+        with pytest.raises(TextError, match=r"hotword 'abx\?' contains 'x' .*'\?'"):
             build_hotwords({"ab": 1.0, "abx?": 1.0}, VOCABULARY)
         with pytest.raises(TextError, match="hotword '' has empty text"):
             build_hotwords({"": 1.0}, VOCABULARY)
@@ -334,7 +334,7 @@ class TestFiles:
         empty.write_text("\n \n")
         binary.write_bytes(b"\xff\xfe\x00a")
         for read in (read_words, lambda path: read_hotwords(path, 1.0)):
-            with pytest.raises(DataError, match=r"empty\.txt holds no words"):
+            with pytest.raises(DataError, match=r"empty\.txt contains no words"):
                 read(empty)
             with pytest.raises(DataError, match=r"binary\.txt is not UTF-8"):
                 read(binary)

@@ -12,7 +12,7 @@ from asr.decoder.confidence import (
     calibrate,
     calibration_error,
     fit_confidence,
-    judge,
+    label_words,
     reliability,
 )
 from asr.decoder.config import DecoderConfig
@@ -191,9 +191,9 @@ def test_the_alignment_tells_which_words_are_right() -> None:
     words = [Word(text, 0, 1, p) for text, p in (("the", 0.9), ("sea", 0.6), ("now", 0.2))]
     hypothesis = Hypothesis("the sea now", tuple(words), 1.0, 0.0)
     [utterance] = score({"u": "i the see now"}, {"u": "the sea now"}).utterances
-    assert judge(hypothesis, utterance) == [(0.9, True), (0.6, False), (0.2, True)]
+    assert label_words(hypothesis, utterance) == [(0.9, True), (0.6, False), (0.2, True)]
     [split] = score({"u": "i the see now"}, {"u": "the s e a now"}).utterances
-    assert judge(hypothesis, split) == [], "the words are not those of the score"
+    assert label_words(hypothesis, split) == [], "the words are not those of the score"
 
 
 def test_what_the_logistic_is_made_of_is_found_again() -> None:

@@ -9,7 +9,7 @@ from voices import Corpus, named
 from asr.data.manifest import Utterance
 from asr.doctor.examination import examine
 from asr.doctor.findings import INFORMATION
-from asr.doctor.manifests import select_sound
+from asr.doctor.manifests import select_clean
 
 
 def test_few_shared_sentences_are_information(healthy: Corpus, tmp_path: Path) -> None:
@@ -70,4 +70,4 @@ def test_the_copy_without_errors_is_kept(healthy: Corpus) -> None:
     utterances = [wrong, good, *healthy.utterances[1:]]
     diagnosis = examine({"train": utterances})
     assert named(diagnosis)["duplicate", "train"] == {first.id}
-    assert select_sound(utterances, diagnosis, "train", strict=True) == utterances[1:]
+    assert select_clean(utterances, diagnosis, "train", strict=True) == utterances[1:]

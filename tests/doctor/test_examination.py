@@ -9,7 +9,7 @@ from asr.audio.waveform import inspect_audio
 from asr.data.manifest import Utterance
 from asr.doctor.examination import examine
 from asr.doctor.findings import ERROR, INFORMATION, KINDS, WARNING, Diagnosis
-from asr.doctor.manifests import select_sound
+from asr.doctor.manifests import select_clean
 from asr.text import normalize
 
 
@@ -52,11 +52,11 @@ def test_findings_have_severities_details_and_fixes(diagnosis: Diagnosis) -> Non
 
 def test_cleaned_splits_are_healthy(planted: Planted, diagnosis: Diagnosis) -> None:
     splits = planted.splits
-    without_errors = select_sound(splits["train"], diagnosis, "train")
+    without_errors = select_clean(splits["train"], diagnosis, "train")
     again = examine({"train": without_errors, "dev": splits["dev"]})
     assert again.count(ERROR) == 0
     assert again.count(WARNING) > 10
-    strict = select_sound(splits["train"], diagnosis, "train", strict=True)
+    strict = select_clean(splits["train"], diagnosis, "train", strict=True)
     again = examine({"train": strict, "dev": splits["dev"]})
     assert {(f.kind, f.split) for f in again.findings} == {("silence", "dev")}
     assert {f"healthy{n}" for n in range(HEALTHY)} - {u.id for u in strict} == {

@@ -10,7 +10,7 @@ from voices import Corpus, named
 from asr.data.manifest import Reject, read_manifest
 from asr.doctor.examination import examine
 from asr.doctor.findings import ERROR
-from asr.doctor.manifests import read_leniently, select_sound
+from asr.doctor.manifests import read_leniently, select_clean
 from asr.errors import DataError
 
 LINE = {"id": "u", "audio_filepath": "a.wav", "duration": 1.0, "text": "words"}
@@ -47,7 +47,7 @@ def test_an_empty_text_is_accepted(tmp_path: Path) -> None:
     utterances, refused = read_leniently(path)
     assert (utterances[0].text, refused) == (" ", [])
     path.write_text("\n")
-    with pytest.raises(DataError, match="holds no utterances"):
+    with pytest.raises(DataError, match="contains no utterances"):
         read_leniently(path)
 
 
@@ -58,13 +58,13 @@ def test_lines_with_lone_surrogates_are_unusable(tmp_path: Path) -> None:
     )
     utterances, [reject] = read_leniently(path)
     assert utterances == []
-    assert '"id" holds a lone surrogate' in reject.detail
+    assert '"id" contains a lone surrogate' in reject.detail
 
 
 def test_an_utterance_named_like_a_line_is_not_confused_with_it(healthy: Corpus) -> None:
     utterances = [replace(healthy.utterances[0], id="line 2"), *healthy.utterances[1:]]
     refused = {"train": [Reject("line 2", "line", "line 2 is not JSON")]}
     diagnosis = examine({"train": utterances}, refused=refused)
-    assert select_sound(utterances, diagnosis, "train") == utterances
+    assert select_clean(utterances, diagnosis, "train") == utterances
     numbered = [replace(utterances[0], text="9 lives"), *utterances[1:]]
     assert examine({"train": numbered}, refused=refused).count(ERROR) == 2

@@ -73,7 +73,8 @@ def imported(source: str) -> set[str]:
                 home = ".".join(filter(None, ["asr" if level else "", module]))
                 # A package has nothing to give but its modules: `from asr.lm import arpa`.
                 is_package = home == "asr" or home.removeprefix("asr.") in PACKAGES
-                found |= {f"{home}.{alias.name}" for alias in names} if is_package else {home}
+                given = {alias.name for alias in names} - {"__version__"}
+                found |= {f"{home}.{name}" for name in given} if is_package else {home}
             case ast.Constant(value=str(text)) if text.removeprefix("asr.") in ORDER:
                 if text.startswith("asr."):
                     found.add(text)  # what import_module is given

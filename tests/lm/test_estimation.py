@@ -341,7 +341,7 @@ class TestText:
     @pytest.mark.parametrize("word", ["<s>", "</s>", "<unk>"])
     def test_reserved_words_are_rejected_with_the_sentence_number(self, word: str) -> None:
         with pytest.raises(
-            TextError, match=f"sentence 3 of the text holds {word}, which is reserved"
+            TextError, match=f"sentence 3 of the text contains {word}, which is reserved"
         ):
             estimate_model(["a b", "", f"b {word} a"])
 
@@ -414,7 +414,7 @@ class TestConfig:
             EstimationConfig(3, prune)
 
     def test_more_thresholds_than_orders_are_rejected(self) -> None:
-        with pytest.raises(ConfigError, match="longer than the order; give at most 2 counts"):
+        with pytest.raises(ConfigError, match="longer than the order; use at most 2 counts"):
             EstimationConfig(2, [0, 0, 1])
 
     @pytest.mark.parametrize("limit", [0, -5, 1.5, "all"])
@@ -446,22 +446,22 @@ class TestReading:
     def test_a_missing_file_is_rejected_before_the_first_line(self, tmp_path: Path) -> None:
         path = tmp_path / "text"
         path.write_text("a b\n", "utf-8")
-        with pytest.raises(TextError, match=r"the text .*gone does not exist; give a file"):
+        with pytest.raises(TextError, match=r"the text .*gone does not exist; use a file"):
             read_sentences([path, tmp_path / "gone"])
-        with pytest.raises(TextError, match="is a folder; give a file"):
+        with pytest.raises(TextError, match="is a folder; use a file"):
             read_sentences([path, tmp_path])
 
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            (b"", "holds no words; write one sentence"),
-            (b"\n  \n", "holds no words"),
-            (b"\xef\xbb\xbf", "holds no words"),
-            (gzip.compress(b"", mtime=0), "holds no words"),
-            (b"a\nb\nc\x00d\n", "line 3 of .* holds a zero byte; give UTF-8 text"),
-            ("a\nb".encode("utf-16"), "line 1 of .* holds a zero byte"),
+            (b"", "contains no words; write one sentence"),
+            (b"\n  \n", "contains no words"),
+            (b"\xef\xbb\xbf", "contains no words"),
+            (gzip.compress(b"", mtime=0), "contains no words"),
+            (b"a\nb\nc\x00d\n", "line 3 of .* contains a zero byte; use UTF-8 text"),
+            ("a\nb".encode("utf-16"), "line 1 of .* contains a zero byte"),
             (b"a\ncaf\xe9 b\n", r"line 2 of .* is not UTF-8 \(.* at byte 3\); convert the text"),
-            (b"a\nb <unk> c\n", "line 2 of .* holds <unk>, which is reserved"),
+            (b"a\nb <unk> c\n", "line 2 of .* contains <unk>, which is reserved"),
             (gzip.compress(b"a b c\n" * 100, mtime=0)[:-12], r"cannot be read \(.*\); check it"),
             (
                 gzip.compress(b"a b c\n" * 100, mtime=0)[:-8] + bytes(8),

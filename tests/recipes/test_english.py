@@ -174,7 +174,7 @@ def test_what_is_refused(corpora: list[str], output: Path, tmp_path: Path, capsy
     assert "no-such.gz does not exist" in complaint("--text", str(tmp_path / "no-such.gz"))
     assert "is not a folder" in complaint("--noise", str(tmp_path / "no-such"))
     (tmp_path / "empty").mkdir()
-    assert "holds no recording" in complaint("--rir", str(tmp_path / "empty"))
+    assert "contains no recording" in complaint("--rir", str(tmp_path / "empty"))
 
 
 def test_a_speaker_of_both_sides_is_refused(

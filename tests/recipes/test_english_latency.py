@@ -118,8 +118,8 @@ def test_latency_refuses_in_one_sentence(
 ) -> None:
     both = write_model(tmp_path / "both.pt", "bidirectional")
     for model, arguments, named in (
-        (checkpoint, ["--latency", "20"], "20 ms is impossible"),
-        (checkpoint, ["--split", "20"], "20 ms is impossible"),
+        (checkpoint, ["--latency", "20"], "20 ms is out of range"),
+        (checkpoint, ["--split", "20"], "20 ms is out of range"),
         (checkpoint, ["--manifest", "x=no-such.jsonl"], "no-such.jsonl"),
         (both, [], "bidirectional"),
     ):

@@ -89,7 +89,7 @@ def test_long_audio_refuses_in_one_sentence(
     both = write_model(tmp_path / "both.pt", "bidirectional")
     for model, arguments, named in (
         (both, [], "bidirectional"),
-        (checkpoint, ["--latency", "20"], "20 ms is impossible"),
+        (checkpoint, ["--latency", "20"], "20 ms is out of range"),
         (checkpoint, ["--silence", "-1"], "endpoint.silence"),
         (checkpoint, ["--manifest", "no-such.jsonl"], "no-such.jsonl"),
     ):

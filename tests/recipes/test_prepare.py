@@ -339,7 +339,7 @@ def test_an_archive_cannot_write_elsewhere(tmp_path: Path, name: str) -> None:
 
 
 def test_an_archive_of_another_subset_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(download.DownloadError, match="holds no folder LibriSpeech/dev-clean"):
+    with pytest.raises(download.DownloadError, match="contains no folder LibriSpeech/dev-clean"):
         unpack(tmp_path, pack(corpus("dev-other")))
     assert files_below(tmp_path) == {"dev-clean.tar.gz"}
 
@@ -463,7 +463,7 @@ def test_a_subset_without_usable_speech_is_refused(
     assert librispeech.main(command) == 2
     output = capsys.readouterr()
     assert "1-2-0000" in output.out
-    assert "holds no usable utterance" in output.err
+    assert "contains no usable utterance" in output.err
     assert not (tmp_path / "out" / "silent.jsonl").exists()
 
 

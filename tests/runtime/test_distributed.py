@@ -16,10 +16,10 @@ from asr import checkpoint
 from asr.errors import ConfigError, TrainingError
 from asr.runtime.distributed import (
     RuntimeConfig,
+    all_reduce_sum,
     cannot_replace_machines,
     launch,
     process_group,
-    sum_over_processes,
 )
 from asr.runtime.slurm import adopt_slurm, expand_counts, first_host
 from asr.training.config import Task, TrainingCallbacks
@@ -151,12 +151,14 @@ def lose_second(runtime: RuntimeConfig) -> str:
         if process.rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         with pytest.raises(RuntimeError) as caught:  # what torch says of it
-            sum_over_processes(torch.zeros(1))
+            all_reduce_sum(torch.zeros(1))
         raise caught.value
 
 
 def test_a_lost_process_is_reported_in_one_sentence() -> None:
-    with pytest.raises(TrainingError, match=r"^process \d of 2 (ended|lost another)") as caught:
+    with pytest.raises(
+        TrainingError, match=r"^process \d of 2 (ended|lost the connection)"
+    ) as caught:
         launch(lose_second, TWO, 2)
     assert "run the same command again to resume from the last checkpoint" in str(caught.value)
 
@@ -169,7 +171,10 @@ def test_a_process_that_lost_another_one_reports_it(monkeypatch) -> None:
     gloo = (
         "[third_party/gloo/gloo/transport/tcp/pair.cc:5] Connection closed by peer. Look there.\n"
     )
-    sentence = r"^process 0 of 2 lost another one \(\[.*\] Connection closed by peer\); if nothing"
+    sentence = (
+        r"^process 0 of 2 lost the connection to another process "
+        r"\(\[.*\] Connection closed by peer\); unless"
+    )
     with pytest.raises(TrainingError, match=sentence), process_group(TWO):
         raise RuntimeError(gloo)
     with pytest.raises(RuntimeError, match=r"^another matter$"), process_group(TWO):

@@ -53,7 +53,7 @@ def views_of(utterances: list[Utterance], augmented: bool) -> list[Batch]:
     vocabulary, log_mel = Vocabulary.english(), LogMel(FeaturesConfig(mels=20))
     lengths = [len(vocabulary.encode(u.text)) for u in utterances]
     augmenter = Augmenter(WARPED, RATE) if augmented else None
-    dataset = SpeechDataset(utterances, lengths, vocabulary, log_mel, augmenter, 7, twice=True)
+    dataset = SpeechDataset(utterances, lengths, vocabulary, log_mel, augmenter, 7, two_views=True)
     planner = Planner([u.seconds for u in utterances], [u.id for u in utterances], 6.0, WARPED, 7)
     return list(load_batches(dataset, planner, range(2)))
 
@@ -61,22 +61,22 @@ def views_of(utterances: list[Utterance], augmented: bool) -> list[Batch]:
 def test_batches_hold_both_views(tones) -> None:
     batches, again, plain = (views_of(tones, augmented) for augmented in (True, True, False))
     for batch, other, bare in zip(batches, again, plain, strict=True):
-        assert batch.second is not None
-        assert bare.second is not None
-        assert batch.second.shape == batch.features.shape
-        assert not torch.equal(batch.second, batch.features)
+        assert batch.second_view is not None
+        assert bare.second_view is not None
+        assert batch.second_view.shape == batch.features.shape
+        assert not torch.equal(batch.second_view, batch.features)
         for row, length in enumerate(batch.feature_lengths):
-            assert not batch.second[row, length:].any()
-        assert torch.equal(batch.second, other.second)
-        assert torch.equal(bare.second, bare.features)  # without augmentation
+            assert not batch.second_view[row, length:].any()
+        assert torch.equal(batch.second_view, other.second_view)
+        assert torch.equal(bare.second_view, bare.features)  # without augmentation
 
 
 def test_an_example_without_a_second_view_makes_no_second_views() -> None:
     example = Example("a", torch.ones(3, 2), torch.tensor([5]))
-    assert collate([example], 2, symbols=1).second is None
-    batch = collate([replace(example, second=2 * torch.ones(3, 2))], 2, symbols=1)
-    assert batch.second is not None
-    assert batch.second.tolist() == [[[2, 2]] * 3]
+    assert collate([example], 2, symbols=1).second_view is None
+    batch = collate([replace(example, second_view=2 * torch.ones(3, 2))], 2, symbols=1)
+    assert batch.second_view is not None
+    assert batch.second_view.tolist() == [[[2, 2]] * 3]
 
 
 # The loss
@@ -138,20 +138,20 @@ def make_batch(count: int = 4) -> Batch:
         target_lengths=torch.tensor([4, 3, 2, 4][:count]),
         ids=[f"u{i}" for i in range(count)],
         symbols=13,
-        second=second,
+        second_view=second,
     )
 
 
 def test_the_loss_is_the_mean_of_both_plus_the_consistency_loss() -> None:
     trainer, batch = make_trainer(0.3), make_batch()
-    assert batch.second is not None
+    assert batch.second_view is not None
     single = [
-        trainer.losses(replace(batch, features=view, second=None))
-        for view in (batch.features, batch.second)
+        trainer.losses(replace(batch, features=view, second_view=None))
+        for view in (batch.features, batch.second_view)
     ]
     log_probs = [
         trainer.model(view, batch.feature_lengths).log_probs
-        for view in (batch.features, batch.second)
+        for view in (batch.features, batch.second_view)
     ]
     apart = consistency_loss(*log_probs, -(-batch.feature_lengths // 2))
     expected = (single[0] + single[1]) / 2 + 0.3 * apart / batch.symbols
@@ -161,9 +161,9 @@ def test_the_loss_is_the_mean_of_both_plus_the_consistency_loss() -> None:
 
 def test_dropout_alone_makes_two_views() -> None:
     batch = make_batch()
-    batch = replace(batch, second=batch.features)
+    batch = replace(batch, second_view=batch.features)
     alike, apart = make_trainer(1.0), make_trainer(1.0, dropout=0.3)
-    once = alike.losses(replace(batch, second=None))
+    once = alike.losses(replace(batch, second_view=None))
     torch.testing.assert_close(alike.losses(batch), once, rtol=1e-5, atol=1e-6)
     torch.manual_seed(1)
     with_distance = apart.losses(batch)
@@ -176,13 +176,13 @@ def test_steps_bring_the_views_together() -> None:
     distances = {}
     for weight in (0.0, 2.0):
         trainer, batch = make_trainer(weight), make_batch()
-        assert batch.second is not None
+        assert batch.second_view is not None
         for step in range(60):
             trainer.step(batch, step, 0.0)
         with torch.no_grad():
             log_probs = [
                 trainer.model(view, batch.feature_lengths).log_probs
-                for view in (batch.features, batch.second)
+                for view in (batch.features, batch.second_view)
             ]
         distances[weight] = float(
             consistency_loss(*log_probs, -(-batch.feature_lengths // 2)).sum()
@@ -193,12 +193,12 @@ def test_steps_bring_the_views_together() -> None:
 @pytest.mark.parametrize("parts", [2, 3, 4])
 def test_a_batch_is_split_with_its_second_views(parts: int) -> None:
     batch = make_batch()
-    assert batch.second is not None
+    assert batch.second_view is not None
     for part in split(batch, parts):
         row = batch.ids.index(part.ids[0])
         frames = part.features.shape[1]
-        assert part.second is not None
-        assert torch.equal(part.second, batch.second[row : row + len(part.ids), :frames])
+        assert part.second_view is not None
+        assert torch.equal(part.second_view, batch.second_view[row : row + len(part.ids), :frames])
     whole, pieces = make_trainer(0.3), make_trainer(0.3, accumulate=parts)
     for step in range(4):
         losses, norm = whole.step(batch, step, 0.0)

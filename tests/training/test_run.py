@@ -30,7 +30,7 @@ from asr.errors import (
     TrainingError,
 )
 from asr.features import FeaturesConfig
-from asr.runtime.distributed import RuntimeConfig, launch, process_group, sum_over_processes
+from asr.runtime.distributed import RuntimeConfig, all_reduce_sum, launch, process_group
 from asr.training.config import TrainingCallbacks
 from asr.training.metrics import read_metrics
 from asr.training.run import Task, largest_batch, train
@@ -78,7 +78,7 @@ def fail_on_second(runtime: RuntimeConfig) -> None:
     with process_group(runtime) as process:
         if process.rank == 1:
             raise DataError("this manifest is wrong on purpose")
-        sum_over_processes(torch.zeros(1))  # the other one waits in vain
+        all_reduce_sum(torch.zeros(1))  # the other one waits in vain
 
 
 def test_an_error_in_one_process_is_that_error_here() -> None:
@@ -331,7 +331,7 @@ def test_another_sample_rate_is_used_everywhere(tones, tmp_path) -> None:
     wide = checkpoint.Checkpoint.read(tmp_path / "best.pt").model()
     waveforms = [load_audio(u.audio, 8000) for u in tones]
     mean = wide.features.mean.clone()
-    wide.features.measure(waveforms)
+    wide.features.fit_normalization(waveforms)
     assert torch.equal(wide.features.mean, mean)
 
 
@@ -360,8 +360,8 @@ def test_only_one_training_works_in_a_folder(tones, tmp_path, monkeypatch) -> No
     monkeypatch.setattr(files, "WAIT_SECONDS", 0.2)
     notes = Notes()
     with files.lock_folder(tmp_path):
-        with pytest.raises(FileError, match="Another process is at work in"):
+        with pytest.raises(FileError, match="another process is using"):
             train(tiny_task(tmp_path, tones, epochs=1, callbacks=notes))
-        assert notes.lines == [f"Another process is at work in {tmp_path}: waiting for its end."]
+        assert notes.lines == [f"Another process is using {tmp_path}; waiting until it finishes."]
         assert not (tmp_path / "last.pt").exists()
     assert train(tiny_task(tmp_path, tones, epochs=1)).epoch == 1

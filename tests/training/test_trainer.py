@@ -47,10 +47,7 @@ def tiny_batch(seed: int = 0) -> Batch:
         targets=torch.tensor([[1, 2, 3, 4], [5, 4, 3, 0]]),
         target_lengths=torch.tensor([4, 3]),
         ids=["a", "b"],
-        texts=["", ""],
         symbols=7,
-        epoch=0,
-        step=0,
     )
 
 
@@ -175,10 +172,7 @@ def ragged_batch(count: int, seed: int = 0) -> Batch:
         targets=torch.randint(1, 6, (count, 5)),
         target_lengths=torch.tensor([5 - i % 3 for i in range(count)], dtype=torch.int64),
         ids=[f"u{i}" for i in range(count)],
-        texts=[""] * count,
         symbols=23,
-        epoch=0,
-        step=0,
     )
 
 
@@ -265,7 +259,6 @@ def sum_in_pieces(task: tuple[RuntimeConfig, int]) -> list[tuple[int, float, lis
                 targets=whole.targets[share],
                 target_lengths=whole.target_lengths[share],
                 ids=whole.ids[share],
-                texts=whole.texts[share],
             )
             _, norm = trainer.step(batch, step, 0.0)
         return gather((len(sums), float(norm), trainer.model.head.bias.tolist()))

@@ -106,7 +106,7 @@ def test_a_dev_set_that_cannot_be_scored_is_refused_at_the_start(tones, tmp_path
     assert train(tiny_task(tmp_path / "a", tones, epochs=1, dev_set=[shouted])).epoch == 1
     with pytest.raises(TextError, match=r"u0.*'7'"):
         train(tiny_task(tmp_path, tones, dev_set=[dataclasses.replace(tones[0], text="7")]))
-    with pytest.raises(DataError, match="the dev set holds no utterance"):
+    with pytest.raises(DataError, match="the dev set contains no utterance"):
         train(tiny_task(tmp_path, tones, dev_set=[]))
     gone = dataclasses.replace(tones[0], audio=str(tmp_path / "gone.wav"))
     with pytest.raises(DataError, match=r"gone\.wav, the recording of u0 in the dev set"):
