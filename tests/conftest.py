@@ -21,8 +21,30 @@ if TYPE_CHECKING:
     from asr.data.manifest import Utterance
 
 
+# Folders and modules whose tests train models or start processes; `scripts/check --quick` leaves
+# them out.
+SLOW = (
+    "compatibility",
+    "recipes",
+    "runtime",
+    "scripts",
+    "training",
+    "laws/test_readme.py",
+    "test_experiment.py",
+    "test_long_recordings.py",
+)
+
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and Python leaves it so.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of `SLOW` as slow."""
+    for item in items:
+        if item.path.is_relative_to(ROOT / "tests"):
+            name = item.path.relative_to(ROOT / "tests").as_posix()
+            if name.startswith(SLOW):
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
