@@ -5,8 +5,9 @@ encoder width, V symbols, of which symbol 0 is the CTC blank.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from asr.encoder import Context, Encoder, EncoderConfig, advance_encoders
 from asr.errors import ConfigError
 from asr.features import FeaturesConfig, LogMel, advance_features
+
+T = TypeVar("T")
 
 MAX_CONTEXT_FRAMES = 10_000  # upper limit of a chunk and its right context together
 
@@ -237,3 +240,21 @@ def _feed_encoders(streams: Sequence[EmissionStream]) -> None:
         stream._encoder.accept(features)
         if stream._ended and not stream._features.frames:
             stream._encoder.end()
+
+
+def group_by_seconds(items: Iterable[tuple[float, T]], batch_seconds: float) -> Iterator[list[T]]:
+    """Group neighbors, each given with its seconds, into batches of at most `batch_seconds`.
+
+    Padding counts; an item longer than that is a batch by itself. Starting again at the first item
+    of any batch gives the same batches from there on, so processes can share them out.
+    """
+    batch: list[T] = []
+    longest = 0.0
+    for seconds, item in items:
+        longest = max(longest, seconds)
+        if batch and (len(batch) + 1) * longest > batch_seconds:
+            yield batch
+            batch, longest = [], seconds
+        batch.append(item)
+    if batch:
+        yield batch

@@ -29,7 +29,7 @@ from asr.defaults import STREAM_LATENCY_MS, WHOLE_SECONDS
 from asr.encoder import Context
 from asr.endpoint import EndpointConfig, Endpointer
 from asr.errors import AsrError, ConfigError
-from asr.model import AcousticModel
+from asr.model import AcousticModel, group_by_seconds
 from asr.release import RELEASED
 from asr.runtime.device import check_count, choose_device
 from asr.stream import Segment, SegmentStream, Stream, advance_segments
@@ -470,27 +470,7 @@ def _add_seconds(
         yield index, result
 
 
-def group_by_seconds(items: Iterable[tuple[float, T]], batch_seconds: float) -> Iterator[list[T]]:
-    """Group neighbors, each given with its seconds, into batches of at most `batch_seconds`.
-
-    Padding counts; an item longer than that is a batch by itself. Starting again at the first item
-    of any batch gives the same batches from there on, so processes can share them out.
-    """
-    batch: list[T] = []
-    longest = 0.0
-    for seconds, item in items:
-        longest = max(longest, seconds)
-        if batch and (len(batch) + 1) * longest > batch_seconds:
-            yield batch
-            batch, longest = [], seconds
-        batch.append(item)
-    if batch:
-        yield batch
-
-
-@cache
-def _default_recognizer(device: str) -> "Recognizer":
-    return Recognizer.default(device)
+_default_recognizer = cache(Recognizer.default)
 
 
 def transcribe(source: AudioSource, device: str = "cpu") -> Hypothesis:

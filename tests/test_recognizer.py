@@ -24,8 +24,8 @@ from asr.errors import (
     ConfigError,
 )
 from asr.features import FeaturesConfig
-from asr.model import AcousticModel
-from asr.recognizer import Recognizer, group_by_seconds
+from asr.model import AcousticModel, group_by_seconds
+from asr.recognizer import Recognizer
 from asr.runtime.device import choose_device
 from asr.text import Vocabulary
 

@@ -151,7 +151,7 @@ def read_sentences(paths: Iterable[StrPath]) -> Iterator[str]:
         >>> from asr.files import write_text
         >>> write_text("books.txt", "the cat sat\\nthe dog ran\\n")
         >>> list(read_sentences(["books.txt"]))
-        ['the cat sat', 'the dog ran']
+        ['the cat sat\\n', 'the dog ran\\n']
     """
     names = [os.fspath(path) for path in paths]
     for name in names:

@@ -1,6 +1,7 @@
 """The house as docs/architecture.md draws it: the source read with `ast`, and live imports."""
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
@@ -40,6 +41,13 @@ ORDER = """
     cli.release cli.lm cli.info cli.train cli.main
 """.split()
 FORBIDDEN_NAMES = {"base", "common", "core", "helper", "helpers", "misc", "util", "utils"}
+# Numba kernels: a kernel and what it calls share a module, and a loop over plain arrays is one
+# function, because passing its state on costs time (measured in `_read_frames`).
+LONG_MODULES = {"decoder.search", "lm.arpa"}
+LONG_FUNCTIONS = {
+    "decoder.search": {"_extend", "_read_frames", "_select"},
+    "lm.arpa": {"_parse_ngrams"},
+}
 PUBLIC = """
     AcousticModel AsrError AugmentConfig Context DataConfig DecoderConfig EncoderConfig EndpointConfig
     Evaluation Experiment FeaturesConfig Hypothesis LanguageModel OperatingPoint Recognizer Report
@@ -73,8 +81,8 @@ def imported(source: str) -> set[str]:
                 home = ".".join(filter(None, ["asr" if level else "", module]))
                 # A package has nothing to give but its modules: `from asr.lm import arpa`.
                 is_package = home == "asr" or home.removeprefix("asr.") in PACKAGES
-                given = {alias.name for alias in names} - {"__version__"}
-                found |= {f"{home}.{name}" for name in given} if is_package else {home}
+                modules = {alias.name for alias in names} - {"__version__"}
+                found |= {f"{home}.{module}" for module in modules} if is_package else {home}
             case ast.Constant(value=str(text)) if text.removeprefix("asr.") in ORDER:
                 if text.startswith("asr."):
                     found.add(text)  # what import_module is given
@@ -147,6 +155,15 @@ def undocumented(source: str) -> Iterator[str]:
     if ast.get_docstring(module) is None:
         yield "the module"
     yield from visit(module, "")
+
+
+def length_of(function: ast.FunctionDef) -> int:
+    """The number of lines of a function, without its docstring."""
+    lines = (function.end_lineno or 0) - function.lineno + 1
+    if ast.get_docstring(function) is not None:
+        docstring = function.body[0]
+        lines -= (docstring.end_lineno or 0) - docstring.lineno + 1
+    return lines
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
@@ -259,6 +276,30 @@ def test_everything_public_is_documented() -> None:
     assert {name: names for name, names in missing.items() if names} == {}
     planted = '"""M."""\nclass A:\n    """A."""\n    def f(self): ...\n    def _g(self): ...\n'
     assert list(undocumented(planted)) == ["A.f"]
+
+
+def test_public_classes_and_functions_have_arguments_and_examples() -> None:
+    """`test_examples` runs the examples. Errors take a message only, so they have no arguments."""
+    import asr
+
+    for name in set(PUBLIC) - {"__version__", "AsrError"}:
+        value = getattr(asr, name)
+        text = inspect.getdoc(value) or ""
+        assert re.search(r"^(Args|Attributes):$", text, re.MULTILINE), name
+        assert re.search(r"^Example:\n    >>> ", text, re.MULTILINE), name
+        if inspect.isfunction(value) and value.__annotations__["return"] is not None:
+            assert re.search(r"^Returns:$", text, re.MULTILINE), name
+
+
+def test_modules_and_functions_are_short() -> None:
+    for name, source in SOURCES.items():
+        assert name in LONG_MODULES or len(source.splitlines()) < 500, name
+        long = {
+            node.name
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.FunctionDef) and length_of(node) >= 60
+        }
+        assert long <= LONG_FUNCTIONS.get(name, set()), name
 
 
 def test_modules_are_one_plain_word() -> None:

@@ -8,7 +8,11 @@ import pytest
 from project import ROOT
 
 # The modules whose examples need no other file than docs/sample.flac.
-MODULES = "audio.waveform encoder endpoint errors features model scoring text".split()
+MODULES = """
+    audio.waveform data.augment data.manifest decoder.config decoder.hypothesis encoder endpoint
+    errors evaluation experiment features lm.estimation lm.model model recognizer
+    runtime.distributed scoring stream text training.config
+""".split()
 
 
 @pytest.mark.parametrize("name", MODULES)
