@@ -50,6 +50,6 @@ def choose_device(name: str) -> str:
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"device {name!r} does not exist (torch finds {torch.cuda.device_count()} GPUs); "
-            "choose auto or cpu"
+            "use auto or cpu"
         )
     return name

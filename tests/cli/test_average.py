@@ -145,7 +145,7 @@ def test_the_command_refuses_in_one_sentence(three, tmp_path, capsys) -> None:
     gone = tmp_path / "gone.jsonl"
     write_manifest(gone, [Utterance("gone", str(tmp_path / "gone.wav"), 1.0, "a")])
     for arguments, named in (
-        ([three[0], "-o", str(tmp_path / "x.pt")], "alone has no average"),
+        ([three[0], "-o", str(tmp_path / "x.pt")], "averaging needs at least two checkpoints"),
         ([*three, "-o", three[0]], "is one of the checkpoints"),
         ([*three, three[1], "-o", str(tmp_path / "x.pt")], "given twice"),
         ([*three[:2], "-o", three[2]], "is a resumable checkpoint"),

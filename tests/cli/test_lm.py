@@ -363,7 +363,7 @@ class TestConvert:
             (tmp_path / "link", "choose another file"),
             (tmp_path, "is a folder"),
             (hand / "model.lm", "model.lm cannot be written"),
-            (tmp_path / "model.lm.gz", "let its name end in .arpa.gz"),
+            (tmp_path / "model.lm.gz", "use the extension .arpa.gz"),
         ):
             code, out, err = run_asr("lm", "convert", hand, output)
             assert (code, out) == (2, "")

@@ -174,7 +174,7 @@ class TestRefusals:
             ("evaluate", speech, "--processes", 9999),
         ):
             code, _, err = run_asr(*words, "--checkpoint", checkpoint)
-            assert (code, err.endswith("is too large; give 1024 at most\n")) == (2, True)
+            assert (code, err.endswith("is too large; use 1024 at most\n")) == (2, True)
         with pytest.raises(ConfigError, match="threads is 0; it must be from 1 to 1,024"):
             Recognizer.load("none.pt", threads=0)
         with pytest.raises(ConfigError, match=r"runtime\.processes is 9999"):

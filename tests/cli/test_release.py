@@ -155,7 +155,7 @@ def test_what_is_refused(run_asr: RunAsr, run: Path, released: Path, tmp_path: P
     assert "no results of an evaluate.py" in refusal("release", run, tmp_path / "x", *notes)
     assert not (tmp_path / "x").exists()
     recording = tmp_path / "talk.wav"
-    assert "name best.pt in it" in refusal("transcribe", "--checkpoint", run, recording)
+    assert "specify best.pt in it" in refusal("transcribe", "--checkpoint", run, recording)
     (tmp_path / "dev.jsonl").write_text(
         json.dumps({"audio_filepath": str(recording), "duration": 4, "text": "z"}) + "\n"
     )

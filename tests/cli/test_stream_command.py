@@ -201,7 +201,7 @@ def test_files_on_standard_input_are_no_samples(asr: RunAsr, format: str) -> Non
     soundfile.write(content, np.zeros(16_000), 16_000, format=format)
     code, out, err = asr("stream", "-", content=content.getvalue())
     assert (code, out) == (1, "")
-    assert "give its name instead of -" in err
+    assert "pass its name instead of -" in err
 
 
 def test_odd_number_of_bytes(asr: RunAsr) -> None:
@@ -237,7 +237,7 @@ def test_empty_standard_input_is_empty_text(asr: RunAsr) -> None:
         (("--rate", "8000", "16000.wav"), 2, "--rate is for standard input"),
         (("--realtime", "-"), 2, "--realtime is for recordings"),
         (("--checkpoint", "both.pt", "16000.wav"), 2, "encoder=latency_controlled"),
-        (("--decoder", "greedy", "--beam", "3", "-"), 2, "has no --beam"),
+        (("--decoder", "greedy", "--beam", "3", "-"), 2, "--beam requires the beam decoder"),
         (("--strict", "-"), 2, "--strict needs known words"),
     ],
 )

@@ -178,7 +178,7 @@ def test_shards_are_equal_work() -> None:
 
 
 def test_impossible_plans_are_refused() -> None:
-    with pytest.raises(DataError, match="no utterance is left to train on"):
+    with pytest.raises(DataError, match="all training utterances were rejected"):
         make_planner([], batch_seconds=10)
     for options in ({"batch_seconds": 0}, {"batch_seconds": 9, "max_utterances": 0}):
         with pytest.raises(ConfigError, match="is empty"):

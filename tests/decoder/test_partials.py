@@ -26,11 +26,13 @@ def log_probs_of(frames: int, symbols: int, seed: int, peak: float) -> np.ndarra
 def spell_all(state: BeamState, decoder: BeamDecoder) -> list[str]:
     """Every text of the beam, each read symbol by symbol: an independent look at the history."""
     texts = []
-    for slot in state.active[: state.progress["texts"][0]]:
-        symbols, node = [int(state.texts["last"][slot])], int(state.texts["past"][slot])
+    prefixes, active, _, history, progress = state.beam
+    for slot in active[: progress["prefixes"][0]]:
+        symbols = [int(prefixes["last_symbol"][slot])]
+        node = int(prefixes["parent_node"][slot])
         while node:
-            symbols.append(int(state.history["symbol"][node]))
-            node = int(state.history["past"][node])
+            symbols.append(int(history["symbol"][node]))
+            node = int(history["parent"][node])
         letters = [decoder.vocabulary.symbols[symbol] for symbol in reversed(symbols) if symbol]
         texts.append("".join(letters))
     return texts
@@ -82,7 +84,8 @@ def test_words_that_all_texts_share_are_stable(
         {"ab": 2.0, "a b": 1.0} if hot else None,
     )
     state, untouched = decoder.start(), decoder.start()
-    state.history = state.history[: 6 * beam + 20]  # compacted often
+    few = state.beam.history[: 6 * beam + 20]
+    state.beam = state.beam._replace(history=few)  # compacted often
     log_probs = log_probs_of(80, len(letters) + 1, seed, peak)
     before: list[str] = []
     for piece in cut(log_probs, longest, seed):
