@@ -19,6 +19,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
     shutil.copytree(PACKAGE, tree / "asr", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "conf", tree / "conf")  # becomes the package asr.conf
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "dist", "."]
     done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -35,8 +36,12 @@ def names(wheel: Path) -> set[str]:
 
 def find_wanted() -> set[str]:
     """What of the package has to be in a wheel."""
-    paths = [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("py.typed"), *PACKAGE.glob("models/*/*")]
-    return {path.relative_to(ROOT).as_posix() for path in paths}
+    paths = [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("py.typed"), *PACKAGE.rglob("*.html")]
+    paths += PACKAGE.glob("models/*/*")
+    names = {path.relative_to(ROOT).as_posix() for path in paths}
+    return names | {
+        f"asr/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")
+    }
 
 
 def test_every_file_of_the_package_is_in_it(names: set[str]) -> None:

@@ -117,9 +117,9 @@ def test_a_dev_set_that_cannot_be_scored_is_refused_at_the_start(tones, tmp_path
 def test_interrupting_the_validation_loses_no_step(tones, unbroken, tmp_path, monkeypatch) -> None:
     honest = asr.training.validation.Recognizer.emissions
 
-    def emissions(*arguments: Any) -> Any:
+    def emissions(*arguments: Any, **options: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
-        yield from honest(*arguments)
+        yield from honest(*arguments, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(asr.training.validation.Recognizer, "emissions", emissions)
@@ -136,7 +136,7 @@ def test_interrupting_the_validation_loses_no_step(tones, unbroken, tmp_path, mo
 def test_after_an_error_in_the_validation_no_step_is_repeated(
     tones, unbroken, tmp_path, monkeypatch
 ) -> None:
-    def emissions(*_: Any) -> Any:
+    def emissions(*_: Any, **__: Any) -> Any:
         raise AudioError("gone meanwhile")
 
     with monkeypatch.context() as patched:
