@@ -33,7 +33,7 @@ class TestInfo:
         assert (facts["layers"], facts["resumable"]) == ("1", "no")
         code, _, err = run_asr("info", checkpoint, "--picture", "x.png")
         assert code == 2
-        assert "no picture" in one_sentence(err)
+        assert "--picture works for manifests and recordings only" in one_sentence(err)
 
     def test_recording(self, run_asr: RunAsr, tmp_path: Path) -> None:
         wave = 0.5 * np.sin(2 * np.pi * 440 * np.arange(22_050) / 44_100)
@@ -97,7 +97,7 @@ class TestInfo:
             ((tmp_path / "broken.jsonl",), "line 1 is not JSON"),
             ((tmp_path / "broken.wav",), "not audio"),
             ((tmp_path / "old.pt",), "old.pt: "),
-            ((speech, "--picture", tmp_path / "x.jpg"), "end in .png"),
+            ((speech, "--picture", tmp_path / "x.jpg"), "use the extension .png"),
             ((speech, "--picture", speech / "x.png"), "x.png could not be written"),
         ):
             code, _, err = run_asr("info", *words)
