@@ -88,6 +88,7 @@ def test_it_needs_neither_hydra_nor_a_terminal(data: DataConfig, tmp_path: Path)
             training=TrainingConfig(epochs=1),
         ).train()
         assert "asr.progress" not in sys.modules
+        assert "torch._dynamo" not in sys.modules, "the compiler takes two seconds to import"
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

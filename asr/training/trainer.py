@@ -19,6 +19,7 @@ from asr.model import AcousticModel, Emissions
 from asr.runtime.distributed import Process
 from asr.training.config import TrainingConfig
 from asr.training.loss import average_decay, consistency_loss, ctc_losses
+from asr.training.optimizer import AdamW
 
 
 class Trainer:
@@ -48,7 +49,7 @@ class Trainer:
         self.half = self.bf16 and process.device.type == "cuda"  # recurrent layers in float16
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         vectors = [p for p in self.model.parameters() if p.ndim <= 1]
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = AdamW(
             [
                 {"params": matrices, "weight_decay": config.weight_decay},
                 {"params": vectors, "weight_decay": 0.0},

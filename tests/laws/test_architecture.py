@@ -29,8 +29,9 @@ ORDER = """
     evaluation
     runtime.signals runtime.slurm runtime.distributed
     data.loading
-    training.config training.loss training.trainer training.interruption training.metrics
-    training.curves training.diagnosis training.preparation training.resume training.validation
+    training.config training.loss training.optimizer training.trainer training.interruption
+    training.metrics training.curves training.diagnosis training.preparation training.resume
+    training.validation
     training.run
     experiment recipe
     doctor.findings doctor.requirements doctor.sound doctor.measurements doctor.manifests
