@@ -190,9 +190,7 @@ def _read_table(path: Path) -> dict[str, str]:
 
 
 def _pair(
-    folder: Path,
-    transcripts: Sequence[tuple[str, str]],
-    identify: Callable[[str], tuple[str, str]],
+    folder: Path, transcripts: Sequence[tuple[str, str]], identify: Callable[[str], tuple[str, str]]
 ) -> list[_Candidate | Reject]:
     """Join transcripts and the recordings below a folder by their paths.
 

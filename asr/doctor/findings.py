@@ -1,24 +1,13 @@
-"""The kinds of findings, a recorder that collects them, and the diagnosis that they make up."""
+"""The kinds of findings, and the diagnosis that they make up."""
 
-from bisect import bisect_right
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
-
-import numpy as np
-
-from asr.data.manifest import Utterance
 
 ERROR, WARNING, INFORMATION = "error", "warning", "information"
 SEVERITIES = (ERROR, WARNING, INFORMATION)
 
 KINDS: dict[str, tuple[str, str]] = {  # kind -> title, what to do about it
-    "line": (
-        "manifest lines that cannot be used",
-        "Correct or remove these lines.",
-    ),
+    "line": ("manifest lines that cannot be used", "Correct or remove these lines."),
     "audio": (
         "unreadable or truncated audio",
         "Copy or export these recordings again, or remove them.",
@@ -27,18 +16,9 @@ KINDS: dict[str, tuple[str, str]] = {  # kind -> title, what to do about it
         "wrong durations",
         'Correct "duration" in the manifest, or copy the recordings again if they were cut short.',
     ),
-    "empty": (
-        "empty texts",
-        "Transcribe these recordings, or remove them.",
-    ),
-    "markup": (
-        "markup in texts",
-        "Remove tags and annotations, and keep only the spoken words.",
-    ),
-    "digits": (
-        "digits in texts",
-        "Spell numbers out as they are spoken.",
-    ),
+    "empty": ("empty texts", "Transcribe these recordings, or remove them."),
+    "markup": ("markup in texts", "Remove tags and annotations, and keep only the spoken words."),
+    "digits": ("digits in texts", "Spell numbers out as they are spoken."),
     "characters": (
         "characters outside the vocabulary",
         'Normalize the texts with the profile "english", or train with '
@@ -69,10 +49,7 @@ KINDS: dict[str, tuple[str, str]] = {  # kind -> title, what to do about it
         "very short recordings",
         "Check that the whole word was recorded, or remove these recordings.",
     ),
-    "clipping": (
-        "clipped recordings",
-        "Record these again with less gain, or remove them.",
-    ),
+    "clipping": ("clipped recordings", "Record these again with less gain, or remove them."),
     "beyond": (
         "samples far beyond full scale",
         "Divide the samples of all recordings by the largest amplitude in the corpus; they "
@@ -111,10 +88,7 @@ KINDS: dict[str, tuple[str, str]] = {  # kind -> title, what to do about it
         "Listen to these recordings; their texts are far too long or too short for the way "
         "the speaker usually talks.",
     ),
-    "duplicate": (
-        "duplicate recordings",
-        "Keep one copy of each.",
-    ),
+    "duplicate": ("duplicate recordings", "Keep one copy of each."),
     "contradiction": (
         "identical recordings with different texts",
         "Find out which text is right, and remove the other copies.",
@@ -154,7 +128,6 @@ class Finding:
         split: The name of the split; empty if the finding is about all splits.
         ids: The utterances or lines concerned; empty if the finding is about no single one.
         detail: A summary with numbers.
-        fix: What to do about it.
         details: What is wrong with each of `ids`, with numbers.
     """
 
@@ -163,7 +136,6 @@ class Finding:
     split: str
     ids: tuple[str, ...]
     detail: str
-    fix: str
     details: tuple[str, ...] = ()
 
     @property
@@ -171,76 +143,25 @@ class Finding:
         """The name of the kind in words."""
         return KINDS[self.kind][0]
 
+    @property
+    def fix(self) -> str:
+        """What to do about it."""
+        return KINDS[self.kind][1]
+
+    @property
+    def where(self) -> str:
+        """The split in words, to follow the title; empty if the finding is about all splits."""
+        return f" in {self.split}" if self.split else ""
+
+    @property
+    def cases(self) -> dict[str, str]:
+        """What is wrong with each utterance or line, by its id."""
+        return dict(zip(self.ids, self.details, strict=True))
+
     def to_dict(self) -> dict[str, Any]:
-        """The finding as plain JSON data; `cases` maps ids to their details."""
-        return {
-            "kind": self.kind,
-            "severity": self.severity,
-            "split": self.split,
-            "title": self.title,
-            "detail": self.detail,
-            "fix": self.fix,
-            "ids": list(self.ids),
-            "cases": dict(zip(self.ids, self.details, strict=True)),
-        }
-
-
-class Recorder:
-    """Collects what the checks find and turns it into findings.
-
-    Attributes:
-        has_error: (N,) True for each utterance that an error names.
-        has_warning: (N,) True for each utterance that a warning names.
-    """
-
-    def __init__(self, splits: Mapping[str, Sequence[Utterance]]) -> None:
-        self._splits = splits
-        self._names = list(splits)
-        self._ends = list(accumulate(map(len, splits.values())))
-        count = self._ends[-1] if self._ends else 0
-        self.has_error = np.zeros(count, np.bool_)
-        self.has_warning = np.zeros(count, np.bool_)
-        self._cases: dict[tuple[str, str, str], list[tuple[str, str]]] = defaultdict(list)
-        self._general: list[Finding] = []
-
-    def add(self, kind: str, index: int, detail: str, severity: str = WARNING) -> None:
-        """Record a problem of an utterance; `index` counts utterances across all splits."""
-        number = bisect_right(self._ends, index)
-        split = self._names[number]
-        # The position in the split is negative, and so counts from the end of the split.
-        name = self._splits[split][index - self._ends[number]].id
-        self._cases[kind, severity, split].append((name, detail))
-        self.has_error[index] |= severity == ERROR
-        self.has_warning[index] |= severity == WARNING
-
-    def add_line(self, split: str, line: str, detail: str) -> None:
-        """Record a line of a split's manifest that cannot be used."""
-        self._cases["line", ERROR, split].append((line, detail))
-
-    def add_general(self, kind: str, detail: str) -> None:
-        """Record information that is about all splits and no single utterance."""
-        self._general.append(Finding(kind, INFORMATION, "", (), detail, KINDS[kind][1]))
-
-    def build_findings(self) -> list[Finding]:
-        """All findings: the worst first, then in the order of `KINDS` and of the splits."""
-        findings = [*self._general, *(self._build(*key) for key in self._cases)]
-        kinds, splits = list(KINDS), ["", *self._names]
-        findings.sort(
-            key=lambda f: (SEVERITIES.index(f.severity), kinds.index(f.kind), splits.index(f.split))
-        )
-        return findings
-
-    def _build(self, kind: str, severity: str, split: str) -> Finding:
-        """The finding of a kind; several details of one utterance are joined."""
-        details: dict[str, str] = {}
-        for name, detail in self._cases[kind, severity, split]:
-            details[name] = f"{details[name]}; {detail}" if name in details else detail
-        ids, size = tuple(details), f"{len(self._splits[split]):,}"
-        summary = f"{len(ids):,} of {size} utterances"
-        if kind == "line":
-            summary = f"{len(ids):,} lines, besides {size} usable ones"
-        fix = KINDS[kind][1]
-        return Finding(kind, severity, split, ids, summary, fix, tuple(details.values()))
+        """The finding as plain JSON data."""
+        names = ("kind", "severity", "split", "title", "detail", "fix", "ids", "cases")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)

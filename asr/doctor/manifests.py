@@ -2,18 +2,18 @@
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from asr.data.manifest import Reject, StrPath, Utterance, parse_utterance, write_records
-from asr.doctor.findings import ERROR, WARNING, Diagnosis, Recorder
+from asr.data.manifest import Reject, Utterance, parse_utterance, write_records
+from asr.doctor.findings import ERROR, WARNING, Diagnosis
 from asr.errors import DataError
-from asr.files import read_lines
+from asr.files import FilePath, read_lines
 
 
-def read_leniently(path: StrPath) -> tuple[list[Utterance], list[Reject]]:
+def read_leniently(path: FilePath) -> tuple[list[Utterance], list[Reject]]:
     """The utterances of a manifest, and the lines that `read_manifest` would reject.
 
     Empty texts are accepted here, because `examine` reports them. Raises DataError only if the file
@@ -71,7 +71,7 @@ def _is_broken(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def write_clean(source: StrPath, target: StrPath, kept: Iterable[Utterance]) -> None:
+def write_clean(source: FilePath, target: FilePath, kept: Iterable[Utterance]) -> None:
     """Write a copy of the manifest `source` that contains only the utterances in `kept`.
 
     Lines keep all their keys; recordings are named as `write_manifest` does. Raises FileError if
@@ -95,7 +95,7 @@ def select_clean(
     utterances: Iterable[Utterance], diagnosis: Diagnosis, split: str, strict: bool = False
 ) -> list[Utterance]:
     """The utterances of a split without errors and, if `strict`, without warnings."""
-    bad = (ERROR, WARNING) if strict else (ERROR,)
+    bad = {ERROR, WARNING} if strict else {ERROR}
     named = {
         name
         for finding in diagnosis.findings
@@ -103,10 +103,3 @@ def select_clean(
         for name in finding.ids
     }
     return [utterance for utterance in utterances if utterance.id not in named]
-
-
-def check_lines(refused: Mapping[str, Iterable[Reject]], recorder: Recorder) -> None:
-    """Report the lines of each split's manifest that `read_leniently` could not use."""
-    for split, rejects in refused.items():
-        for reject in rejects:
-            recorder.add_line(split, reject.id, reject.detail)

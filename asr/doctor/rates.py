@@ -4,65 +4,43 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from asr.doctor.findings import Recorder
-from asr.doctor.measurements import (
-    Floats,
-    Indices,
-    Mask,
-    Measurements,
-    estimate_normal,
-    group_by_value,
-)
-
-
-def check_rates(measurements: Measurements, recorder: Recorder) -> None:
-    """Report texts that are too long or too short for their recordings.
-
-    They are compared first with the limits of human speech, then with the speaker's usual rate.
-    """
-    indices = np.flatnonzero(measurements.spoken & ~recorder.has_error)
-    possible = _check_limits(measurements, recorder, indices)
-    _check_usual_rates(measurements, recorder, indices[possible])
-
-
-def _read_rates(measurements: Measurements, indices: Indices) -> tuple[Floats, Floats, Floats]:
-    """The characters, and the seconds of speech with and without pauses, each (n,)."""
-    span, active = (measurements.recordings[name][indices] for name in ("span", "active"))
-    characters = measurements.characters[indices]
-    return characters.astype(np.float64), span.astype(np.float64), active.astype(np.float64)
-
+from asr.doctor.measurements import Examination, Floats, Indices, estimate_normal, group_by_value
 
 # The extremes among 7,561 recordings of read speech are 33 and 3.5 characters per second. These
 # limits are safely beyond them.
 FASTEST = 40.0
 SLOWEST = 2.5
-
-
-def _check_limits(measurements: Measurements, recorder: Recorder, indices: Indices) -> Mask:
-    """Report impossible rates; return the mask (n,) of the others."""
-    characters, span, active = _read_rates(measurements, indices)
-    fast = characters / span > FASTEST
-    slow = characters / active < SLOWEST
-    for place in np.flatnonzero(fast | slow).tolist():
-        seconds, noun = (span, "speech") if fast[place] else (active, "speech without pauses")
-        detail = f"{characters[place]:.0f} characters in {seconds[place]:.2f} s of {noun}"
-        recorder.add("rate", int(indices[place]), detail)
-    possible: Mask = ~(fast | slow)
-    return possible
-
-
 # Minimum number of utterances for estimating how the rate depends on text length.
 LEAST_UTTERANCES = 100
 # A rate this many standard deviations from what is expected suggests a wrong text.
 RATE_DEVIATIONS = 5.0
 
 
-def _check_usual_rates(measurements: Measurements, recorder: Recorder, indices: Indices) -> None:
+def check_rates(examination: Examination) -> None:
+    """Report texts that are too long or too short for their recordings.
+
+    They are compared first with the limits of human speech, then with the speaker's usual rate.
+    """
+    indices = np.flatnonzero(examination.spoken & ~examination.has_error)
+    characters = examination.characters[indices].astype(np.float64)
+    recordings = examination.recordings[indices]
+    span, active = (recordings[name].astype(np.float64) for name in ("span", "active"))
+    fast, slow = characters / span > FASTEST, characters / active < SLOWEST
+    for place in np.flatnonzero(fast | slow).tolist():
+        seconds, noun = (span, "speech") if fast[place] else (active, "speech without pauses")
+        detail = f"{characters[place]:.0f} characters in {seconds[place]:.2f} s of {noun}"
+        examination.add("rate", int(indices[place]), detail)
+    possible = ~(fast | slow)
+    if np.count_nonzero(possible) >= LEAST_UTTERANCES:
+        columns = (column[possible] for column in (characters, span, active))
+        _check_usual_rates(examination, indices[possible], *columns)
+
+
+def _check_usual_rates(
+    examination: Examination, indices: Indices, characters: Floats, span: Floats, active: Floats
+) -> None:
     """Report rates that are unlikely for the speaker, both with and without the pauses."""
-    if len(indices) < LEAST_UTTERANCES:
-        return
-    characters, span, active = _read_rates(measurements, indices)
-    names = [measurements.utterances[index].speaker for index in indices.tolist()]
+    names = [examination.utterances[index].speaker for index in indices.tolist()]
     both = [score_rates(characters, characters / seconds, names) for seconds in (span, active)]
     scores = np.where(both[0] * both[1] > 0, np.minimum(*np.abs(both)), 0.0)
     for place in np.flatnonzero(scores > RATE_DEVIATIONS).tolist():
@@ -71,7 +49,7 @@ def _check_usual_rates(measurements: Measurements, recorder: Recorder, indices: 
             f"{characters[place]:.0f} characters in {span[place]:.2f} s, {direction} than "
             f"expected by {scores[place]:.1f} standard deviations"
         )
-        recorder.add("mismatch", int(indices[place]), detail)
+        examination.add("mismatch", int(indices[place]), detail)
 
 
 # The expected rate is a median over about this many utterances with texts of similar length.

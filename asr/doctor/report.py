@@ -2,23 +2,15 @@
 
 import json
 from html import escape
+from itertools import islice
 from pathlib import Path
 from string import Template
 
-from asr.doctor.findings import (
-    ERROR,
-    INFORMATION,
-    SEVERITIES,
-    WARNING,
-    Diagnosis,
-    Finding,
-    Histogram,
-    Summary,
-)
+from asr.doctor.findings import ERROR, SEVERITIES, WARNING, Diagnosis, Finding, Histogram, Summary
 
 # The terminal shows this many cases of each finding.
 CASES_SHOWN = 3
-HEADINGS = {ERROR: "ERRORS", WARNING: "WARNINGS", INFORMATION: "INFORMATION"}
+HEADINGS = dict(zip(SEVERITIES, ("ERRORS", "WARNINGS", "INFORMATION"), strict=True))
 
 
 def render_lines(diagnosis: Diagnosis) -> list[str]:
@@ -45,18 +37,14 @@ def render_json(diagnosis: Diagnosis) -> str:
 
 
 def _render_finding(finding: Finding) -> list[str]:
-    where = f" in {finding.split}" if finding.split else ""
-    lines = [f"  {finding.title}{where}: {finding.detail}"]
-    cases = list(zip(finding.ids, finding.details, strict=True))
-    lines += [f"    {_label(finding, name, detail)}" for name, detail in cases[:CASES_SHOWN]]
-    if len(cases) > CASES_SHOWN:
-        lines.append(f"    and {len(cases) - CASES_SHOWN:,} more")
+    lines = [f"  {finding.title}{finding.where}: {finding.detail}"]
+    for name, detail in islice(finding.cases.items(), CASES_SHOWN):
+        # The detail of a line begins with its number, which is its name.
+        case = detail if finding.kind == "line" else f"{name}: {detail}"
+        lines.append(f"    {_escape_controls(case)}")
+    if len(finding.ids) > CASES_SHOWN:
+        lines.append(f"    and {len(finding.ids) - CASES_SHOWN:,} more")
     return [*lines, f"    -> {finding.fix}"]
-
-
-def _label(finding: Finding, name: str, detail: str) -> str:
-    # The detail of a line begins with its number, which is its name.
-    return _escape_controls(detail if finding.kind == "line" else f"{name}: {detail}")
 
 
 def _escape_controls(text: str) -> str:
@@ -93,15 +81,14 @@ def render_page(diagnosis: Diagnosis) -> str:
 
 
 def _render_details(finding: Finding) -> str:
-    where = f" in {escape(finding.split)}" if finding.split else ""
-    cells = (map(_escape_controls, case) for case in zip(finding.ids, finding.details, strict=True))
     rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(detail)}</td></tr>\n" for name, detail in cells
+        f"<tr><td>{escape(_escape_controls(name))}</td><td>{escape(_escape_controls(detail))}</td></tr>\n"
+        for name, detail in finding.cases.items()
     )
     cases = f'<table class="cases">{rows}</table>' if rows else ""
     return (
         f'<details><summary><span class="mark {finding.severity}">{finding.severity}</span>'
-        f"{escape(finding.title)}{where}: {escape(finding.detail)}</summary>"
+        f"{escape(finding.title + finding.where)}: {escape(finding.detail)}</summary>"
         f"<p>{escape(finding.fix)}</p>{cases}</details>\n"
     )
 
