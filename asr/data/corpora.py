@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asr.audio.waveform import find_audio, inspect_audio
-from asr.data.manifest import Reject, StrPath, Utterance
+from asr.data.manifest import Reject, Utterance
 from asr.errors import AudioError, DataError
-from asr.files import read_lines
+from asr.files import FilePath, read_lines
 from asr.text import normalize
 
 
 def read_librispeech(
-    folder: StrPath, profile: str = "plain"
+    folder: FilePath, profile: str = "plain"
 ) -> tuple[list[Utterance], list[Reject]]:
     """Read a corpus in LibriSpeech's layout, at any depth below `folder`, with any audio format.
 
@@ -52,7 +52,7 @@ def read_librispeech(
 
 
 def read_common_voice(
-    tsv: StrPath, profile: str = "english"
+    tsv: FilePath, profile: str = "english"
 ) -> tuple[list[Utterance], list[Reject]]:
     """Read a table of Common Voice (train.tsv, dev.tsv, ...) with the folder `clips` beside it.
 
@@ -89,7 +89,7 @@ def read_common_voice(
     return _assemble(candidates, profile)
 
 
-def read_kaldi(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance], list[Reject]]:
+def read_kaldi(folder: FilePath, profile: str = "plain") -> tuple[list[Utterance], list[Reject]]:
     """Read a Kaldi data folder: wav.scp, text and, if speakers are known, utt2spk.
 
     Args:
@@ -123,7 +123,7 @@ def read_kaldi(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance]
     return _assemble(candidates, profile)
 
 
-def read_folder(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance], list[Reject]]:
+def read_folder(folder: FilePath, profile: str = "plain") -> tuple[list[Utterance], list[Reject]]:
     """Read recordings x.wav (or another format) at any depth, each beside its transcript x.txt.
 
     The id of an utterance is its path below the folder without the extension; its speaker is the
@@ -165,7 +165,7 @@ class _Candidate:
     speaker: str
 
 
-def _require_folder(folder: StrPath) -> Path:
+def _require_folder(folder: FilePath) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; specify the one that contains the corpus")

@@ -12,9 +12,7 @@ from typing import IO, Any
 
 from asr.data.planning import hash_id
 from asr.errors import DataError
-from asr.files import read_lines, write_atomically
-
-StrPath = str | os.PathLike[str]
+from asr.files import FilePath, read_lines, write_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,7 @@ def summarize_rejects(rejects: Iterable[Reject]) -> str:
     return "\n".join(lines)
 
 
-def read_manifest(path: StrPath) -> list[Utterance]:
+def read_manifest(path: FilePath) -> list[Utterance]:
     """Read the utterances of a JSONL manifest; the recordings themselves are not opened.
 
     Each line is a JSON object with NeMo's keys: `audio_filepath` (a relative path starts at the
@@ -128,7 +126,7 @@ def parse_manifest(
         raise DataError(f"{path} contains no utterance; write one JSON object per line")
 
 
-def write_manifest(path: StrPath, utterances: Iterable[Utterance]) -> None:
+def write_manifest(path: FilePath, utterances: Iterable[Utterance]) -> None:
     """Write a JSONL manifest that `read_manifest` reads; if anything fails, nothing is written.
 
     Paths of recordings inside the manifest's folder are stored relative to it, so that the folder
@@ -162,7 +160,7 @@ def write_manifest(path: StrPath, utterances: Iterable[Utterance]) -> None:
     )
 
 
-def write_records(path: StrPath, records: Iterable[dict[str, Any]]) -> None:
+def write_records(path: FilePath, records: Iterable[dict[str, Any]]) -> None:
     """Write a manifest from its JSON objects, keeping all of their keys; see `write_manifest`."""
     path = Path(path)
     inside = os.path.join(_make_absolute(path.parent), "")
@@ -182,7 +180,7 @@ def write_records(path: StrPath, records: Iterable[dict[str, Any]]) -> None:
         ) from error
 
 
-def _make_absolute(path: StrPath) -> str:
+def _make_absolute(path: FilePath) -> str:
     """Return the absolute path, resolving symbolic links before `..` unlike `os.path.abspath`."""
     if ".." not in Path(path).parts:
         return os.path.abspath(path)

@@ -63,15 +63,13 @@ class Speaker:
 
     def __init__(self) -> None:
         loader = _import_loader()
-
         self._library = ctypes.CDLL(loader.get_library_path())
         self._blocks: list[npt.NDArray[np.int16]] = []
         callback_type = ctypes.CFUNCTYPE(
             ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
         )
-        self._callback = callback_type(
-            self._receive
-        )  # a reference, because the library stores only the address
+        # The object must be referenced here, because the library stores only its address.
+        self._callback = callback_type(self._receive)
         synchronous = 2  # AUDIO_OUTPUT_SYNCHRONOUS of speak_lib.h
         data = loader.get_data_path()
         if len(data) > LONGEST_PATH:

@@ -193,25 +193,16 @@ class Diagnosis:
 
     def count(self, severity: str) -> int:
         """The number of distinct utterances and lines that findings of this severity name."""
-        return len(
-            {
-                (f.split, f.kind == "line", name)
-                for f in self.findings
-                if f.severity == severity
-                for name in f.ids
-            }
-        )
+        findings = [f for f in self.findings if f.severity == severity]
+        return len({(f.split, f.kind == "line", name) for f in findings for name in f.ids})
 
     def to_dict(self) -> dict[str, Any]:
         """The diagnosis as plain JSON data."""
         return {
             "counts": {severity: self.count(severity) for severity in SEVERITIES},
             "splits": {
-                summary.split: {
-                    "facts": summary.facts,
-                    "histograms": [vars(histogram) for histogram in summary.histograms],
-                }
-                for summary in self.summaries
+                s.split: {"facts": s.facts, "histograms": [vars(h) for h in s.histograms]}
+                for s in self.summaries
             },
             "cost": self.cost,
             "findings": [finding.to_dict() for finding in self.findings],

@@ -38,7 +38,6 @@ class Sound(NamedTuple):
     Attributes:
         seconds: The duration.
         sample_rate: The sample rate of the file in Hz.
-        channels: The number of channels in the file.
         peak: The largest amplitude.
         level: The level of the active frames in dB.
         dynamic_range: From the noise floor to loud speech in dB (10th to 95th percentile).
@@ -64,7 +63,6 @@ class Sound(NamedTuple):
 
     seconds: float
     sample_rate: int
-    channels: int
     peak: float
     level: float
     dynamic_range: float
@@ -103,7 +101,6 @@ def measure_sound(path: FilePath) -> Sound:
     return Sound(
         seconds=meter.samples / rate,
         sample_rate=rate,
-        channels=info.channels,
         peak=meter.peak,
         level=_decibels(float(np.mean(10 ** (levels[active] / 10)))),
         dynamic_range=loud - floor,
