@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.data.manifest import Utterance
-from asr.doctor.findings import ERROR, INFORMATION, KINDS, SEVERITIES, WARNING, Finding
+from asr.doctor.findings import ERROR, INFORMATION, SEVERITIES, TITLES, WARNING, Finding
 from asr.doctor.sound import ENVELOPE_BINS, Sound
 
 Indices = npt.NDArray[np.int64]
@@ -75,7 +75,7 @@ class Examination:
         self._general.append(Finding(kind, INFORMATION, "", (), detail))
 
     def build_findings(self) -> list[Finding]:
-        """All findings: the worst first, then in the order of `KINDS` and of the splits."""
+        """All findings: the worst first, then in the order of `TITLES` and of the splits."""
         findings = list(self._general)
         for (kind, severity, split), cases in self._cases.items():
             count, size = f"{len(cases):,}", f"{len(self.splits[split]):,}"
@@ -84,7 +84,7 @@ class Examination:
                 detail = f"{count} lines, besides {size} usable ones"
             details = tuple(map("; ".join, cases.values()))
             findings.append(Finding(kind, severity, split, tuple(cases), detail, details))
-        kinds, splits = list(KINDS), ["", *self.names]
+        kinds, splits = list(TITLES), ["", *self.names]
         findings.sort(
             key=lambda f: (SEVERITIES.index(f.severity), kinds.index(f.kind), splits.index(f.split))
         )
