@@ -153,8 +153,7 @@ class Index(Sequence[Utterance]):
         return digest.hexdigest()
 
     def _column(self, name: str) -> npt.NDArray[Any]:
-        column: npt.NDArray[Any] = self._store.rows[name][self._indices]
-        return column
+        return self._store.rows[name][self._indices]
 
 
 def index_utterances(utterances: Iterable[Utterance]) -> Index:

@@ -113,13 +113,14 @@ def parse_manifest(
         if not line.strip():
             continue
         empty = False
-        utterance = parse_utterance(line, f"{path}, line {number}", folder)
+        where = f"{path}, line {number}"
+        utterance = parse_utterance(parse_record(line, where), where, folder)
         if compared_hashes is None or hash_id(utterance.id) in compared_hashes:
             first = lines.setdefault(utterance.id, number)
             if first != number:
                 raise DataError(
-                    f"{path}, line {number}: the id {utterance.id!r} is already used on line "
-                    f'{first}; give every utterance a unique "id"'
+                    f"{where}: the id {utterance.id!r} is already used on line {first}; "
+                    'give every utterance a unique "id"'
                 )
         yield utterance
     if empty:
@@ -188,17 +189,8 @@ def _make_absolute(path: FilePath) -> str:
     return os.path.join(os.path.realpath(folder), name)
 
 
-def parse_utterance(line: str, where: str, folder: str) -> Utterance:
-    """Parse one line of a manifest.
-
-    Args:
-        line: The line's JSON.
-        where: How error messages name the line.
-        folder: Folder to which a relative path of the recording is joined.
-
-    Raises:
-        DataError: If the line is invalid.
-    """
+def parse_record(line: str, where: str) -> dict[str, Any]:
+    """The JSON object of a line. Raises DataError with `where` if there is none."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -206,6 +198,20 @@ def parse_utterance(line: str, where: str, folder: str) -> Utterance:
         raise DataError(f"{where} is not JSON ({problem}); fix or remove it") from error
     if not isinstance(record, dict):
         raise DataError(f"{where} is not a JSON object; write one {{...}} per line")
+    return record
+
+
+def parse_utterance(record: dict[str, Any], where: str, folder: str) -> Utterance:
+    """The utterance that a line's JSON object describes.
+
+    Args:
+        record: The object.
+        where: How error messages name the line.
+        folder: Folder to which a relative path of the recording is joined.
+
+    Raises:
+        DataError: If a value is missing or invalid.
+    """
     audio = _field(record, "audio_filepath", str, "a string", where)
     name = _field(record, "id", str, "a string", where) if "id" in record else ""
     name = name or os.path.splitext(os.path.basename(audio))[0]

@@ -139,8 +139,7 @@ def reverberate(waveform: Array, room: Array) -> Array:
     """Convolve a waveform (N,) with a room impulse response and cut it to N samples."""
     size = fast_size(len(waveform) + len(room))
     spectrum = np.fft.rfft(waveform, size) * np.fft.rfft(room, size)
-    reverberated: Array = np.fft.irfft(spectrum, size)[: len(waveform)]
-    return reverberated
+    return np.fft.irfft(spectrum, size)[: len(waveform)]
 
 
 def draw_noise(samples: int, others: list[Array], random: np.random.Generator) -> Array:

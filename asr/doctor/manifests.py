@@ -1,13 +1,12 @@
 """Reading manifests that contain unusable lines, and writing them without faulty utterances."""
 
 import contextlib
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from asr.data.manifest import Reject, Utterance, parse_utterance, write_records
+from asr.data.manifest import Reject, Utterance, parse_record, parse_utterance, write_records
 from asr.doctor.findings import ERROR, WARNING, Diagnosis
 from asr.errors import DataError
 from asr.files import FilePath, read_lines
@@ -47,17 +46,12 @@ def _parse_leniently(line: str, where: str, folder: str) -> tuple[Utterance, dic
     """A line's utterance, whose text may be empty, and its JSON object. Raises DataError."""
     if _is_broken(line):
         raise DataError(f"{where} is not UTF-8 text; convert the file to UTF-8")
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        record = None
-    text = record.get("text") if isinstance(record, dict) else None
-    if not isinstance(text, str) or text.strip():
-        utterance = parse_utterance(line, where, folder)
+    record = parse_record(line, where)
+    text = record.get("text")
+    if isinstance(text, str) and not text.strip():
+        utterance = replace(parse_utterance(record | {"text": "-"}, where, folder), text=text)
     else:
-        filled = parse_utterance(json.dumps({**record, "text": "-"}), where, folder)
-        utterance = replace(filled, text=text)
-    assert record is not None  # `parse_utterance` rejects everything but JSON objects.
+        utterance = parse_utterance(record, where, folder)
     for key in ("id", "audio_filepath", "text", "speaker"):
         if _is_broken(str(record.get(key, ""))):
             raise DataError(
