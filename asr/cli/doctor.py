@@ -13,7 +13,6 @@ from asr.text import Vocabulary, normalize
 
 if TYPE_CHECKING:
     from asr.data.manifest import Utterance
-    from asr.doctor.findings import Diagnosis
     from asr.doctor.requirements import Requirements
 
 OUTPUTS = {  # option -> what it does
@@ -82,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from asr.doctor.examination import examine
     from asr.doctor.findings import ERROR
-    from asr.doctor.manifests import read_leniently
+    from asr.doctor.manifests import read_leniently, select_clean, write_clean
     from asr.doctor.report import render_json, render_lines, render_page
     from asr.runtime.device import count_cores
 
@@ -104,7 +103,12 @@ def run(arguments: argparse.Namespace) -> int:
         write_text(arguments.html, render_page(diagnosis))
         say(f"report with all ids and histograms: {arguments.html}")
     if arguments.write:
-        _write_cleaned(arguments, splits[training], len(refused[training]), diagnosis)
+        kept = select_clean(splits[training], diagnosis, training, arguments.strict)
+        if not kept:
+            raise DataError(f"no utterance of {training} would be left; correct the manifest first")
+        write_clean(training, arguments.write, kept)
+        dropped = len(splits[training]) + len(refused[training]) - len(kept)
+        say(f"{arguments.write}: {len(kept):,} utterances of {training}, {dropped:,} left out")
     return SOME_FAILED if diagnosis.count(ERROR) else 0
 
 
@@ -128,8 +132,7 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     if not 1 <= fastest < float("inf"):
         raise AsrError(f"--fastest is {fastest:g}; it must be a finite factor of 1 or more")
     for option in OUTPUTS:
-        path: Path | None = getattr(arguments, option)
-        if path is None:
+        if not (path := getattr(arguments, option)):
             continue
         if path.is_dir():
             raise AsrError(f"{path} is a folder; specify a file for --{option}")
@@ -152,21 +155,3 @@ def _choose_requirements(
     if arguments.vocabulary == "transcripts":
         vocabulary = Vocabulary.from_transcripts(normalize(u.text) for u in training)
     return Requirements(vocabulary, fastest=limits[0], batch_seconds=limits[1])
-
-
-def _write_cleaned(
-    arguments: argparse.Namespace,
-    utterances: "Sequence[Utterance]",
-    refused: int,
-    diagnosis: "Diagnosis",
-) -> None:
-    """Write the training manifest without faulty utterances. Raises DataError if none is left."""
-    from asr.doctor.manifests import select_clean, write_clean
-
-    training = arguments.manifests[0]
-    kept = select_clean(utterances, diagnosis, training, arguments.strict)
-    if not kept:
-        raise DataError(f"no utterance of {training} would be left; correct the manifest first")
-    write_clean(training, arguments.write, kept)
-    dropped = len(utterances) + refused - len(kept)
-    say(f"{arguments.write}: {len(kept):,} utterances of {training}, {dropped:,} left out")

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from asr.audio.waveform import find_audio, inspect_audio
@@ -220,7 +220,7 @@ def _assemble(
 ) -> tuple[list[Utterance], list[Reject]]:
     """Split candidates into utterances with normalized text and known length, and rejects."""
     rejects: list[Reject] = []
-    usable: list[tuple[_Candidate, str]] = []
+    usable: list[Utterance] = []  # of unknown length
     seen: set[str] = set()
     for candidate in candidates:
         if isinstance(candidate, Reject):
@@ -232,21 +232,19 @@ def _assemble(
         elif not Path(candidate.audio).is_file():
             rejects.append(Reject(candidate.id, "audio missing", candidate.audio))
         elif text := normalize(candidate.text, profile):
-            usable.append((candidate, text))
+            usable.append(Utterance(candidate.id, candidate.audio, 0.0, text, candidate.speaker))
         else:
             rejects.append(Reject(candidate.id, "empty text"))
         if isinstance(candidate, _Candidate):
             seen.add(candidate.id)
     utterances: list[Utterance] = []
     with ThreadPoolExecutor() as pool:
-        lengths = pool.map(_measure_seconds, [candidate.audio for candidate, _ in usable])
-        for (candidate, text), seconds in zip(usable, lengths, strict=True):
+        lengths = pool.map(_measure_seconds, [utterance.audio for utterance in usable])
+        for utterance, seconds in zip(usable, lengths, strict=True):
             if isinstance(seconds, AudioError):
-                rejects.append(Reject(candidate.id, "audio unreadable", str(seconds)))
+                rejects.append(Reject(utterance.id, "audio unreadable", str(seconds)))
             else:
-                utterances.append(
-                    Utterance(candidate.id, candidate.audio, seconds, text, candidate.speaker)
-                )
+                utterances.append(replace(utterance, seconds=seconds))
     return utterances, rejects
 
 

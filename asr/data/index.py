@@ -194,8 +194,7 @@ def open_index(manifest: FilePath, on_progress: Callable[[int], object] = lambda
     folder = str(path.parent)
     files = [path.with_name(f"{path.name}.index"), _name_in_cache(path)]
     for file in files:
-        store = _open(file, folder)
-        if store is not None and _is_current(store, path):
+        if (store := _open(file, folder)) and _is_current(store, path):
             return Index(store)
     for file in files:
 
@@ -206,8 +205,7 @@ def open_index(manifest: FilePath, on_progress: Callable[[int], object] = lambda
         remove_leftovers(file.parent, file.name, older_than=LEFTOVER_SECONDS)
         with contextlib.suppress(FileError):
             write_atomically(file, write)
-            store = _open(file, folder)
-            if store is not None:
+            if store := _open(file, folder):
                 return Index(store)
     output = BytesIO()
     _index_manifest(output, BytesIO(), path, on_progress)
@@ -364,8 +362,7 @@ def _check_duplicate_ids(path: Path, hashes: Hashes) -> None:
 
 def _is_current(store: _Store, path: Path) -> bool:
     """Whether an index matches the current contents of the manifest."""
-    times: list[int] | None = store.facts["times"]
-    if times is not None and times == _times(path):
+    if store.facts["times"] and store.facts["times"] == _times(path):
         return True
     try:
         with path.open("rb") as file:

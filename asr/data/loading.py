@@ -86,15 +86,10 @@ def collate(examples: Sequence[Example], mels: int, symbols: int) -> Batch:
         if second is not None and example.second_view is not None:
             second[i, : frames[i]] = example.second_view
         targets[i, : lengths[i]] = example.target
-    return Batch(
-        features,
-        torch.tensor(frames, dtype=torch.int64),
-        targets,
-        torch.tensor(lengths, dtype=torch.int64),
-        [example.id for example in examples],
-        symbols,
-        second,
-    )
+    feature_lengths = torch.tensor(frames, dtype=torch.int64)
+    target_lengths = torch.tensor(lengths, dtype=torch.int64)
+    ids = [example.id for example in examples]
+    return Batch(features, feature_lengths, targets, target_lengths, ids, symbols, second)
 
 
 class SpeechDataset:

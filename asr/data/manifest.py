@@ -146,19 +146,17 @@ def write_manifest(path: FilePath, utterances: Iterable[Utterance]) -> None:
         >>> [utterance.id for utterance in read_manifest("dev.jsonl")]
         ['u2']
     """
-    write_records(
-        path,
-        (
-            {
-                "id": utterance.id,
-                "audio_filepath": utterance.audio,
-                "duration": utterance.seconds,
-                "text": utterance.text,
-                "speaker": utterance.speaker,
-            }
-            for utterance in utterances
-        ),
+    records = (
+        {
+            "id": utterance.id,
+            "audio_filepath": utterance.audio,
+            "duration": utterance.seconds,
+            "text": utterance.text,
+            "speaker": utterance.speaker,
+        }
+        for utterance in utterances
     )
+    write_records(path, records)
 
 
 def write_records(path: FilePath, records: Iterable[dict[str, Any]]) -> None:

@@ -33,12 +33,9 @@ BLOCK = 600
 # Maximum length of the path of espeak-ng's data; from 160 characters on, it ends the process.
 LONGEST_PATH = 120
 
-# fmt: off
 ACCENTS = (
-    "en", "en-029", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-gb-x-rp", "en-us",
-    "en-us-nyc",
+    "en en-029 en-gb-scotland en-gb-x-gbclan en-gb-x-gbcwmd en-gb-x-rp en-us en-us-nyc".split()
 )
-# fmt: on
 WORDS_PER_MINUTE = (120, 210)
 PITCH = (20, 80)  # on espeak's scale from 0 to 99, relative to the voice's own pitch
 INTONATION = (20, 80)  # on espeak's scale from 0 to 99
@@ -222,8 +219,7 @@ def speak(blocks: Sequence[Block], processes: int) -> Iterator[list[dict[str, ob
     is left out if its voice has no sound for the text.
     """
     # A new process for each block makes its bytes reproducible, see `Speaker`.
-    pool = multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1)
-    with pool:
+    with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
         yield from pool.imap(speak_block, blocks)
 
 
@@ -238,10 +234,8 @@ def speak_block(block: Block) -> list[dict[str, object]]:
         # Voices rotate, so that all speak equally often; accents are drawn.
         accent = ACCENTS[random.integers(len(ACCENTS))]
         voice = f"{accent}+{block.voices[number % len(block.voices)]}"
-        rate, pitch, intonation = (
-            int(random.integers(low, high + 1))
-            for low, high in (WORDS_PER_MINUTE, PITCH, INTONATION)
-        )
+        ranges = (WORDS_PER_MINUTE, PITCH, INTONATION)
+        rate, pitch, intonation = (int(random.integers(low, high + 1)) for low, high in ranges)
         waveform = speaker.say(text, voice, rate, pitch, intonation)
         if not len(waveform):
             continue

@@ -28,15 +28,12 @@ def read_leniently(path: FilePath) -> tuple[list[Utterance], list[Reject]]:
         where = f"line {number}"
         try:
             utterance = _parse_leniently(line, where, str(path.parent))[0]
+            first = lines.setdefault(utterance.id, number)
+            if first != number:
+                raise DataError(f"{where}: the id {utterance.id!r} is already used by line {first}")
+            utterances.append(utterance)
         except DataError as error:
             refused.append(Reject(where, "line", str(error)))
-            continue
-        first = lines.setdefault(utterance.id, number)
-        if first == number:
-            utterances.append(utterance)
-        else:
-            detail = f"{where}: the id {utterance.id!r} is already used by line {first}"
-            refused.append(Reject(where, "line", detail))
     if not utterances and not refused:
         raise DataError(f"{path} contains no utterances; write one JSON object per line")
     return utterances, refused

@@ -21,7 +21,7 @@ def check_rates(examination: Examination) -> None:
 
     They are compared first with the limits of human speech, then with the speaker's usual rate.
     """
-    indices = np.flatnonzero(examination.spoken & ~examination.has_error)
+    indices: Indices = np.flatnonzero(examination.spoken & ~examination.has_error)
     characters = examination.characters[indices].astype(np.float64)
     recordings = examination.recordings[indices]
     span, active = (recordings[name].astype(np.float64) for name in ("span", "active"))
@@ -31,15 +31,11 @@ def check_rates(examination: Examination) -> None:
         detail = f"{characters[place]:.0f} characters in {seconds[place]:.2f} s of {noun}"
         examination.add("rate", int(indices[place]), detail)
     possible = ~(fast | slow)
-    if np.count_nonzero(possible) >= LEAST_UTTERANCES:
-        columns = (column[possible] for column in (characters, span, active))
-        _check_usual_rates(examination, indices[possible], *columns)
-
-
-def _check_usual_rates(
-    examination: Examination, indices: Indices, characters: Floats, span: Floats, active: Floats
-) -> None:
-    """Report rates that are unlikely for the speaker, both with and without the pauses."""
+    if np.count_nonzero(possible) < LEAST_UTTERANCES:
+        return
+    indices, characters = indices[possible], characters[possible]
+    span, active = span[possible], active[possible]
+    # A rate must be unlikely for the speaker both with and without the pauses.
     names = [examination.utterances[index].speaker for index in indices.tolist()]
     both = [score_rates(characters, characters / seconds, names) for seconds in (span, active)]
     scores = np.where(both[0] * both[1] > 0, np.minimum(*np.abs(both)), 0.0)
@@ -69,12 +65,10 @@ def score_rates(characters: Floats, rates: Floats, speakers: Sequence[str]) -> F
     and the more of the variance between speakers is allowed for.
     """
     lengths, logs = np.log(characters), np.log(rates)
-    parts = int(np.clip(len(rates) // LENGTH_GROUP, 1, 10))
-    order = np.argsort(lengths, kind="stable")
-    medians = [
-        (np.median(lengths[part]), np.median(logs[part])) for part in np.array_split(order, parts)
-    ]
-    centers, heights = np.array(medians).T
+    count = int(np.clip(len(rates) // LENGTH_GROUP, 1, 10))
+    parts = np.array_split(np.argsort(lengths, kind="stable"), count)
+    centers = [float(np.median(lengths[part])) for part in parts]
+    heights = [float(np.median(logs[part])) for part in parts]
     logs = logs - np.interp(lengths, centers, heights)
     residuals, known = logs.copy(), np.zeros(len(logs))
     _, numbers = np.unique(speakers, return_inverse=True)

@@ -63,11 +63,10 @@ def _measure_in_order(paths: Iterable[str], threads: int) -> Iterator[Measured]:
 def _measure(path: str) -> Measured:
     """A recording's measurements, or why it cannot be read; and the CPU seconds that this took."""
     began = time.thread_time()
-    result: Sound | AudioError
     try:
         if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
             raise AudioError(f"{path} is a pipe or a device, not a file; specify a recording")
-        result = measure_sound(path)
+        result: Sound | AudioError = measure_sound(path)
     except AudioError as error:
         result = error
     except Exception as error:  # A single odd file must not end an examination that takes hours.

@@ -2,7 +2,7 @@
 
 import json
 from html import escape
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from string import Template
 
@@ -15,13 +15,13 @@ HEADINGS = dict(zip(SEVERITIES, ("ERRORS", "WARNINGS", "INFORMATION"), strict=Tr
 
 def render_lines(diagnosis: Diagnosis) -> list[str]:
     """The report as lines of text: each finding with a few of its cases and what to do about it."""
-    lines = []
-    for summary in diagnosis.summaries:
-        lines.append(summary.split)
-        lines += [f"  {name:<18}{value}" for name, value in summary.facts.items()]
+    sections = {summary.split: summary.facts for summary in diagnosis.summaries}
     if diagnosis.cost:
-        lines.append(f"estimated cost of an epoch on {diagnosis.summaries[0].split}")
-        lines += [f"  {name:<18}{value}" for name, value in diagnosis.cost.items()]
+        first = diagnosis.summaries[0].split
+        sections[f"estimated cost of an epoch on {first}"] = diagnosis.cost
+    lines = []
+    for title, facts in sections.items():
+        lines += [title, *(f"  {name:<18}{value}" for name, value in facts.items())]
     for severity in SEVERITIES:
         findings = [f for f in diagnosis.findings if f.severity == severity]
         if findings:
@@ -81,16 +81,18 @@ def render_page(diagnosis: Diagnosis) -> str:
 
 
 def _render_details(finding: Finding) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(_escape_controls(name))}</td><td>{escape(_escape_controls(detail))}</td></tr>\n"
-        for name, detail in finding.cases.items()
-    )
+    cells = (map(_render_cell, case) for case in finding.cases.items())
+    rows = "".join(f"<tr>{name}{detail}</tr>\n" for name, detail in cells)
     cases = f'<table class="cases">{rows}</table>' if rows else ""
     return (
         f'<details><summary><span class="mark {finding.severity}">{finding.severity}</span>'
         f"{escape(finding.title + finding.where)}: {escape(finding.detail)}</summary>"
         f"<p>{escape(finding.fix)}</p>{cases}</details>\n"
     )
+
+
+def _render_cell(text: str) -> str:
+    return f"<td>{escape(_escape_controls(text))}</td>"
 
 
 def _render_summary(summary: Summary) -> str:
@@ -111,13 +113,12 @@ def _render_facts(facts: dict[str, str]) -> str:
 def _render_histogram(histogram: Histogram) -> str:
     highest = max(histogram.counts)
     width = CHART_WIDTH / len(histogram.counts)
+    bars = enumerate(zip(histogram.counts, pairwise(histogram.edges), strict=True))
     columns = "".join(
         f'<rect x="{number * width:.1f}" y="{CHART_HEIGHT * (1 - count / highest):.1f}" '
         f'width="{width * 0.9:.1f}" height="{CHART_HEIGHT * count / highest:.1f}">'
         f"<title>{low:.3g} to {high:.3g}: {count:,}</title></rect>"
-        for number, (count, low, high) in enumerate(
-            zip(histogram.counts, histogram.edges[:-1], histogram.edges[1:], strict=True)
-        )
+        for number, (count, (low, high)) in bars
         if count
     )
     first, last = histogram.edges[0], histogram.edges[-1]

@@ -229,13 +229,10 @@ class _Meter:
         sums = powers.sum(axis=1)
         loud = sums > 10 ** (-BELOW_LOUD_DB / 10) * np.percentile(sums, 95)
         steps = np.array(FOLD_BINS)
-        below, above = (
-            np.log(powers[loud][:, places] + 1e-12).astype(np.float64)
-            for places in (fold - steps, fold + steps)
-        )
+        bands = (powers[loud][:, places] for places in (fold - steps, fold + steps))
+        logs = (np.log(band + 1e-12).astype(np.float64) for band in bands)
         # The mean is subtracted, so that the loudness of a frame does not count as correlation.
-        below -= below.mean(axis=1, keepdims=True)
-        above -= above.mean(axis=1, keepdims=True)
+        below, above = (log - log.mean(axis=1, keepdims=True) for log in logs)
         parts = (below, above, below * above, below**2, above**2)
         self._mirror_sums += [part.sum(axis=0) for part in parts]
         self._mirror_frames += len(below)
