@@ -55,7 +55,8 @@ ROW = np.dtype(
         ("frames_needed", "<i4"),  # minimum number of encoder frames that CTC needs
     ]
 )
-ROW_STRUCT = struct.Struct("<QdQqqii")  # the same, to append a row at a time
+# The layout of `ROW`, with which rows are written one at a time.
+ROW_STRUCT = struct.Struct("<QdQqqii")
 TAIL = struct.Struct("<QII")  # size of the facts in bytes, their checksum, MARK
 MARK = 0x58646E49
 SEPARATOR = b", "

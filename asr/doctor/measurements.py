@@ -18,7 +18,7 @@ from asr.doctor.sound import ENVELOPE_BINS, Sound
 Indices = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-# The fields of `Sound`; the last two are no plain numbers.
+# The fields of `Sound`, of which the last two are a hash and an array.
 RECORDING = np.dtype(
     [(name, np.float32) for name in Sound._fields[:-2]]
     + [("content", np.uint64), ("envelope", np.int8, ENVELOPE_BINS)]

@@ -84,7 +84,7 @@ SILENT_PEAK = 0.001
 STEADY_DB = 6.0
 
 
-# The kinds of findings about recordings without speech, which exclude all others.
+# Kinds of findings that mean a recording has no speech; it is then checked for nothing else.
 SPEECHLESS = {"phase", "silence", "steady"}
 
 
