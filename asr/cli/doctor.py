@@ -13,8 +13,13 @@ from asr.text import Vocabulary, normalize
 
 if TYPE_CHECKING:
     from asr.data.manifest import Utterance
-    from asr.doctor.findings import Diagnosis
     from asr.doctor.requirements import Requirements
+
+OUTPUTS = {  # option -> what it does
+    "html": "write an HTML page with all ids and histograms",
+    "json": "write the report as JSON",
+    "write": "write the training manifest without the utterances that have errors",
+}
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -51,8 +56,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         default=max(SPEEDS),
         metavar="FACTOR",
         help="highest factor by which augmentation speeds recordings up: the highest of "
-        "augment.speeds times 1 + augment.tempo "
-        f"(default: {max(SPEEDS):g})",
+        f"augment.speeds times 1 + augment.tempo (default: {max(SPEEDS):g})",
     )
     command.add_argument(
         "--threads",
@@ -60,16 +64,8 @@ def declare(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of recordings that are read at the same time (default: one for each core)",
     )
-    command.add_argument(
-        "--html", type=Path, metavar="FILE", help="write an HTML page with all ids and histograms"
-    )
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
-    command.add_argument(
-        "--write",
-        type=Path,
-        metavar="FILE",
-        help="write the training manifest without the utterances that have errors",
-    )
+    for option, purpose in OUTPUTS.items():
+        command.add_argument(f"--{option}", type=Path, metavar="FILE", help=purpose)
     command.add_argument(
         "--strict",
         action="store_true",
@@ -85,8 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from asr.doctor.examination import examine
     from asr.doctor.findings import ERROR
-    from asr.doctor.manifests import read_leniently
-    from asr.doctor.report import render_lines
+    from asr.doctor.manifests import read_leniently, select_clean, write_clean
+    from asr.doctor.report import render_json, render_lines, render_page
     from asr.runtime.device import count_cores
 
     _check_arguments(arguments)
@@ -100,45 +96,47 @@ def run(arguments: argparse.Namespace) -> int:
         diagnosis = examine(splits, requirements, refused, threads, bar.advance)
     for line in render_lines(diagnosis):
         say(line)
-    _write_reports(arguments, diagnosis)
+    if arguments.json:
+        write_text(arguments.json, render_json(diagnosis))
+        say(f"report as JSON: {arguments.json}")
+    if arguments.html:
+        write_text(arguments.html, render_page(diagnosis))
+        say(f"report with all ids and histograms: {arguments.html}")
     if arguments.write:
-        _write_cleaned(arguments, splits[training], len(refused[training]), diagnosis)
+        kept = select_clean(splits[training], diagnosis, training, arguments.strict)
+        if not kept:
+            raise DataError(f"no utterance of {training} would be left; correct the manifest first")
+        write_clean(training, arguments.write, kept)
+        dropped = len(splits[training]) + len(refused[training]) - len(kept)
+        say(f"{arguments.write}: {len(kept):,} utterances of {training}, {dropped:,} left out")
     return SOME_FAILED if diagnosis.count(ERROR) else 0
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
-    """Raise AsrError for invalid arguments before any work is done."""
-    manifests = [Path(name) for name in arguments.manifests]
-    if len({path.resolve() for path in manifests}) < len(manifests):
+    """Raise AsrError for invalid arguments before any work is done.
+
+    Every output must be writable, and must not replace a manifest or another output.
+    """
+    taken = {Path(name).resolve(): "a manifest" for name in arguments.manifests}
+    threads, seconds, fastest = arguments.threads, arguments.batch_seconds, arguments.fastest
+    if len(taken) < len(arguments.manifests):
         raise AsrError("a manifest is given twice; pass each one once")
     if arguments.strict and not arguments.write:
         raise AsrError("--strict only affects --write; add --write FILE")
     if arguments.checkpoint and arguments.vocabulary:
         raise AsrError("a checkpoint has its own vocabulary; omit --vocabulary or --checkpoint")
-    if arguments.threads is not None and arguments.threads < 1:
-        raise AsrError(f"--threads is {arguments.threads}; it must be 1 or more")
-    if not 0 < arguments.batch_seconds < float("inf"):
-        raise AsrError(
-            f"--batch-seconds is {arguments.batch_seconds:g}; it must be a positive, finite number"
-        )
-    if not 1 <= arguments.fastest < float("inf"):
-        raise AsrError(
-            f"--fastest is {arguments.fastest:g}; it must be a finite factor of 1 or more"
-        )
-    _check_outputs(arguments, manifests)
-
-
-def _check_outputs(arguments: argparse.Namespace, manifests: list[Path]) -> None:
-    """Raise AsrError unless each output can be written and replaces no manifest or other output."""
-    taken = {path.resolve(): "a manifest" for path in manifests}
-    for option in ("html", "json", "write"):
-        path: Path | None = getattr(arguments, option)
-        if path is None:
+    if threads is not None and threads < 1:
+        raise AsrError(f"--threads is {threads}; it must be 1 or more")
+    if not 0 < seconds < float("inf"):
+        raise AsrError(f"--batch-seconds is {seconds:g}; it must be a positive, finite number")
+    if not 1 <= fastest < float("inf"):
+        raise AsrError(f"--fastest is {fastest:g}; it must be a finite factor of 1 or more")
+    for option in OUTPUTS:
+        if not (path := getattr(arguments, option)):
             continue
         if path.is_dir():
             raise AsrError(f"{path} is a folder; specify a file for --{option}")
-        if path.resolve() in taken:
-            other = taken[path.resolve()]
+        if other := taken.get(path.resolve()):
             raise AsrError(f"--{option} {path} would overwrite {other}; choose another file")
         taken[path.resolve()] = f"the file of --{option}"
         check_writable(path)
@@ -157,33 +155,3 @@ def _choose_requirements(
     if arguments.vocabulary == "transcripts":
         vocabulary = Vocabulary.from_transcripts(normalize(u.text) for u in training)
     return Requirements(vocabulary, fastest=limits[0], batch_seconds=limits[1])
-
-
-def _write_reports(arguments: argparse.Namespace, diagnosis: "Diagnosis") -> None:
-    """Write the report as JSON and as HTML if requested."""
-    from asr.doctor.report import render_json, render_page
-
-    if arguments.json:
-        write_text(arguments.json, render_json(diagnosis))
-        say(f"report as JSON: {arguments.json}")
-    if arguments.html:
-        write_text(arguments.html, render_page(diagnosis))
-        say(f"report with all ids and histograms: {arguments.html}")
-
-
-def _write_cleaned(
-    arguments: argparse.Namespace,
-    utterances: "Sequence[Utterance]",
-    refused: int,
-    diagnosis: "Diagnosis",
-) -> None:
-    """Write the training manifest without faulty utterances. Raises DataError if none is left."""
-    from asr.doctor.manifests import select_clean, write_clean
-
-    training = arguments.manifests[0]
-    kept = select_clean(utterances, diagnosis, training, arguments.strict)
-    if not kept:
-        raise DataError(f"no utterance of {training} would be left; correct the manifest first")
-    write_clean(training, arguments.write, kept)
-    dropped = len(utterances) + refused - len(kept)
-    say(f"{arguments.write}: {len(kept):,} utterances of {training}, {dropped:,} left out")

@@ -87,19 +87,15 @@ class AugmentConfig:
     mel_mask_bins: int = 20
 
     def __post_init__(self) -> None:
+        are_speeds = len(self.speeds) > 0 and all(0 < speed < math.inf for speed in self.speeds)
         snr = self.noise_snr_db
+        are_levels = len(snr) == 2 and -100 <= snr[0] <= snr[1] <= 100
         rules = {
-            "speeds": (
-                len(self.speeds) > 0 and all(0 < speed < math.inf for speed in self.speeds),
-                "a list of at least one factor, each above 0",
-            ),
+            "speeds": (are_speeds, "a list of at least one factor, each above 0"),
             "silence_seconds": (0 <= self.silence_seconds <= 10, "from 0 to 10"),
             "gain_db": (0 <= self.gain_db <= 60, "from 0 to 60"),
             "noise_probability": (0 <= self.noise_probability <= 1, "from 0 to 1"),
-            "noise_snr_db": (
-                len(snr) == 2 and -100 <= snr[0] <= snr[1] <= 100,
-                "two levels, the lower first, from -100 to 100",
-            ),
+            "noise_snr_db": (are_levels, "two levels, the lower first, from -100 to 100"),
             "reverb_probability": (0 <= self.reverb_probability <= 1, "from 0 to 1"),
             "mel_shift": (0 <= self.mel_shift < math.inf, "0 or more"),
             "tempo": (0 <= self.tempo < 1, "at least 0 and below 1"),
@@ -174,15 +170,11 @@ class Augmenter:
     def __init__(self, config: AugmentConfig, sample_rate: int) -> None:
         self.config = config
         self._sample_rate = sample_rate
-        self.noises: list[Array] = []
-        self.responses: list[Array] = []
-        if config.noise_probability:
-            self.noises = _load_folder("noise_folder", config.noise_folder, load_audio, sample_rate)
-        if config.reverb_probability:
-            responses = _load_folder(
-                "reverb_folder", config.reverb_folder, _load_first_channel, sample_rate
-            )
-            self.responses = [align_response(response) for response in responses]
+        noises = config.noise_folder if config.noise_probability else ""
+        self.noises = _load_folder("noise_folder", noises, load_audio, sample_rate)
+        rooms = config.reverb_folder if config.reverb_probability else ""
+        responses = _load_folder("reverb_folder", rooms, _load_first_channel, sample_rate)
+        self.responses = [align_response(response) for response in responses]
 
     def digest(self) -> str:
         """A hash of the recordings of both folders."""
@@ -223,9 +215,8 @@ class Augmenter:
 
     def _surround(self, waveform: Array, generator: np.random.Generator, timing: Timing) -> Array:
         """Add faint noise before and after the waveform."""
-        before, after = (
-            int(seconds * self._sample_rate) for seconds in (timing.before, timing.after)
-        )
+        before = int(timing.before * self._sample_rate)
+        after = int(timing.after * self._sample_rate)
         loudness = 10 ** (generator.uniform(*SILENCE_DB) / 20)
         noise = generator.standard_normal(before + after, np.float32) * np.float32(loudness)
         return np.concatenate([noise[:before], waveform, noise[before:]])

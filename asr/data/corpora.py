@@ -3,18 +3,18 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from asr.audio.waveform import find_audio, inspect_audio
-from asr.data.manifest import Reject, StrPath, Utterance
+from asr.data.manifest import Reject, Utterance
 from asr.errors import AudioError, DataError
-from asr.files import read_lines
+from asr.files import FilePath, read_lines
 from asr.text import normalize
 
 
 def read_librispeech(
-    folder: StrPath, profile: str = "plain"
+    folder: FilePath, profile: str = "plain"
 ) -> tuple[list[Utterance], list[Reject]]:
     """Read a corpus in LibriSpeech's layout, at any depth below `folder`, with any audio format.
 
@@ -52,7 +52,7 @@ def read_librispeech(
 
 
 def read_common_voice(
-    tsv: StrPath, profile: str = "english"
+    tsv: FilePath, profile: str = "english"
 ) -> tuple[list[Utterance], list[Reject]]:
     """Read a table of Common Voice (train.tsv, dev.tsv, ...) with the folder `clips` beside it.
 
@@ -89,7 +89,7 @@ def read_common_voice(
     return _assemble(candidates, profile)
 
 
-def read_kaldi(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance], list[Reject]]:
+def read_kaldi(folder: FilePath, profile: str = "plain") -> tuple[list[Utterance], list[Reject]]:
     """Read a Kaldi data folder: wav.scp, text and, if speakers are known, utt2spk.
 
     Args:
@@ -123,7 +123,7 @@ def read_kaldi(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance]
     return _assemble(candidates, profile)
 
 
-def read_folder(folder: StrPath, profile: str = "plain") -> tuple[list[Utterance], list[Reject]]:
+def read_folder(folder: FilePath, profile: str = "plain") -> tuple[list[Utterance], list[Reject]]:
     """Read recordings x.wav (or another format) at any depth, each beside its transcript x.txt.
 
     The id of an utterance is its path below the folder without the extension; its speaker is the
@@ -165,7 +165,7 @@ class _Candidate:
     speaker: str
 
 
-def _require_folder(folder: StrPath) -> Path:
+def _require_folder(folder: FilePath) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; specify the one that contains the corpus")
@@ -190,9 +190,7 @@ def _read_table(path: Path) -> dict[str, str]:
 
 
 def _pair(
-    folder: Path,
-    transcripts: Sequence[tuple[str, str]],
-    identify: Callable[[str], tuple[str, str]],
+    folder: Path, transcripts: Sequence[tuple[str, str]], identify: Callable[[str], tuple[str, str]]
 ) -> list[_Candidate | Reject]:
     """Join transcripts and the recordings below a folder by their paths.
 
@@ -222,7 +220,7 @@ def _assemble(
 ) -> tuple[list[Utterance], list[Reject]]:
     """Split candidates into utterances with normalized text and known length, and rejects."""
     rejects: list[Reject] = []
-    usable: list[tuple[_Candidate, str]] = []
+    usable: list[Utterance] = []  # of unknown length
     seen: set[str] = set()
     for candidate in candidates:
         if isinstance(candidate, Reject):
@@ -234,21 +232,19 @@ def _assemble(
         elif not Path(candidate.audio).is_file():
             rejects.append(Reject(candidate.id, "audio missing", candidate.audio))
         elif text := normalize(candidate.text, profile):
-            usable.append((candidate, text))
+            usable.append(Utterance(candidate.id, candidate.audio, 0.0, text, candidate.speaker))
         else:
             rejects.append(Reject(candidate.id, "empty text"))
         if isinstance(candidate, _Candidate):
             seen.add(candidate.id)
     utterances: list[Utterance] = []
     with ThreadPoolExecutor() as pool:
-        lengths = pool.map(_measure_seconds, [candidate.audio for candidate, _ in usable])
-        for (candidate, text), seconds in zip(usable, lengths, strict=True):
+        lengths = pool.map(_measure_seconds, [utterance.audio for utterance in usable])
+        for utterance, seconds in zip(usable, lengths, strict=True):
             if isinstance(seconds, AudioError):
-                rejects.append(Reject(candidate.id, "audio unreadable", str(seconds)))
+                rejects.append(Reject(utterance.id, "audio unreadable", str(seconds)))
             else:
-                utterances.append(
-                    Utterance(candidate.id, candidate.audio, seconds, text, candidate.speaker)
-                )
+                utterances.append(replace(utterance, seconds=seconds))
     return utterances, rejects
 
 

@@ -25,7 +25,6 @@ import tempfile
 import time
 import unicodedata
 import zlib
-from array import array
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from io import BytesIO
@@ -35,10 +34,10 @@ from typing import IO, Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from asr.data.manifest import StrPath, Utterance, parse_manifest
+from asr.data.manifest import Utterance, parse_manifest
 from asr.data.planning import Hashes, Indices, hash_id
 from asr.errors import DataError, FileError
-from asr.files import read_lines, remove_leftovers, write_atomically
+from asr.files import FilePath, read_lines, remove_leftovers, write_atomically
 from asr.text import min_ctc_frames, normalize
 
 # Increase the first entry when the layout of the file or the normalization of a line changes. The
@@ -56,8 +55,8 @@ ROW = np.dtype(
         ("frames_needed", "<i4"),  # minimum number of encoder frames that CTC needs
     ]
 )
-# Type codes of the arrays in which the columns of `ROW` grow.
-CODES = "QdQqqii"
+# The layout of `ROW`, with which rows are written one at a time.
+ROW_STRUCT = struct.Struct("<QdQqqii")
 TAIL = struct.Struct("<QII")  # size of the facts in bytes, their checksum, MARK
 MARK = 0x58646E49
 SEPARATOR = b", "
@@ -155,8 +154,7 @@ class Index(Sequence[Utterance]):
         return digest.hexdigest()
 
     def _column(self, name: str) -> npt.NDArray[Any]:
-        column: npt.NDArray[Any] = self._store.rows[name][self._indices]
-        return column
+        return self._store.rows[name][self._indices]
 
 
 def index_utterances(utterances: Iterable[Utterance]) -> Index:
@@ -169,7 +167,7 @@ def index_utterances(utterances: Iterable[Utterance]) -> Index:
     return Index(_Store(output.getbuffer()))
 
 
-def open_index(manifest: StrPath, on_progress: Callable[[int], object] = lambda _: None) -> Index:
+def open_index(manifest: FilePath, on_progress: Callable[[int], object] = lambda _: None) -> Index:
     """Open the index of a JSONL manifest, and build it if it is missing, damaged or out of date.
 
     The index is stored beside the manifest as NAME.index. If that file cannot be written, it is
@@ -192,14 +190,12 @@ def open_index(manifest: StrPath, on_progress: Callable[[int], object] = lambda 
         'hello, world'
     """
     path = Path(manifest)
-    next(
-        read_lines(path, DataError), None
-    )  # raises if there is no such file, before its folder is created
+    # Raises if there is no such file, before its folder is created.
+    next(read_lines(path, DataError), None)
     folder = str(path.parent)
     files = [path.with_name(f"{path.name}.index"), _name_in_cache(path)]
     for file in files:
-        store = _open(file, folder)
-        if store is not None and _is_current(store, path):
+        if (store := _open(file, folder)) and _is_current(store, path):
             return Index(store)
     for file in files:
 
@@ -210,8 +206,7 @@ def open_index(manifest: StrPath, on_progress: Callable[[int], object] = lambda 
         remove_leftovers(file.parent, file.name, older_than=LEFTOVER_SECONDS)
         with contextlib.suppress(FileError):
             write_atomically(file, write)
-            store = _open(file, folder)
-            if store is not None:
+            if store := _open(file, folder):
                 return Index(store)
     output = BytesIO()
     _index_manifest(output, BytesIO(), path, on_progress)
@@ -272,14 +267,12 @@ class _Writer:
         self._bits: dict[str, int] = {}  # bit of each character, in order of appearance
         self._digest = hashlib.blake2b(b"[", digest_size=16)
         self._checksum = self._records = self._places = 0
-        self._columns = {
-            name: array(code) for name, code in zip(ROW.names or (), CODES, strict=True)
-        }
+        self._rows = bytearray()
 
     @property
     def hashes(self) -> Hashes:
         """Hashes of the ids added so far, (N,)."""
-        return np.array(self._columns["hash"], dtype=np.uint64)
+        return np.frombuffer(self._rows, ROW)["hash"].copy()
 
     def add(self, utterance: Utterance) -> None:
         """Append an utterance."""
@@ -296,7 +289,7 @@ class _Writer:
         self._put(record)
         place = json.dumps([utterance.audio, utterance.speaker]).encode()
         self._places += self._aside.write(separator + place)
-        row: tuple[Any, ...] = (
+        self._rows += ROW_STRUCT.pack(
             hash_id(utterance.id),
             utterance.seconds,
             characters,
@@ -305,18 +298,13 @@ class _Writer:
             len(text),
             min_ctc_frames(text),
         )
-        for column, value in zip(self._columns.values(), row, strict=True):
-            column.append(value)
 
     def finish(self, **facts: object) -> None:
         """Write places, rows, facts (with the additional `facts`) and tail."""
         self._aside.seek(0)
         while places := self._aside.read(READ_BYTES):
             self._put(places)
-        rows = np.empty(len(self._columns["hash"]), ROW)
-        for name, column in self._columns.items():
-            rows[name] = column
-        self._put(rows.tobytes())
+        self._put(self._rows)
         self._digest.update(b"]")
         facts |= {
             "format": FORMAT,
@@ -329,7 +317,7 @@ class _Writer:
         data = json.dumps(facts).encode()
         self._output.write(data + TAIL.pack(len(data), zlib.crc32(data), MARK))
 
-    def _put(self, data: bytes) -> None:
+    def _put(self, data: bytes | bytearray) -> None:
         self._checksum = zlib.crc32(data, self._checksum)
         self._output.write(data)
 
@@ -375,8 +363,7 @@ def _check_duplicate_ids(path: Path, hashes: Hashes) -> None:
 
 def _is_current(store: _Store, path: Path) -> bool:
     """Whether an index matches the current contents of the manifest."""
-    times: list[int] | None = store.facts["times"]
-    if times is not None and times == _times(path):
+    if store.facts["times"] and store.facts["times"] == _times(path):
         return True
     try:
         with path.open("rb") as file:

@@ -78,24 +78,18 @@ def collate(examples: Sequence[Example], mels: int, symbols: int) -> Batch:
     frames = [len(example.features) for example in examples]
     lengths = [len(example.target) for example in examples]
     features = torch.zeros(len(examples), max(frames, default=0), mels)  # (B, T, F)
-    second = (
-        torch.zeros_like(features) if any(e.second_view is not None for e in examples) else None
-    )
+    has_views = any(example.second_view is not None for example in examples)
+    second = torch.zeros_like(features) if has_views else None
     targets = torch.zeros(len(examples), max(lengths, default=0), dtype=torch.int64)  # (B, U)
     for i, example in enumerate(examples):
         features[i, : frames[i]] = example.features
         if second is not None and example.second_view is not None:
             second[i, : frames[i]] = example.second_view
         targets[i, : lengths[i]] = example.target
-    return Batch(
-        features,
-        torch.tensor(frames, dtype=torch.int64),
-        targets,
-        torch.tensor(lengths, dtype=torch.int64),
-        [example.id for example in examples],
-        symbols,
-        second,
-    )
+    feature_lengths = torch.tensor(frames, dtype=torch.int64)
+    target_lengths = torch.tensor(lengths, dtype=torch.int64)
+    ids = [example.id for example in examples]
+    return Batch(features, feature_lengths, targets, target_lengths, ids, symbols, second)
 
 
 class SpeechDataset:
@@ -158,25 +152,18 @@ class _Request:
     epoch: int
 
 
+@dataclass(eq=False)
 class _Reader(Dataset[Batch | AsrError]):
     """The part of a SpeechDataset that is copied to workers.
 
     Requests carry the utterances, so that workers stay small and start fast for every corpus.
     """
 
-    def __init__(
-        self,
-        vocabulary: Vocabulary,
-        log_mel: LogMel,
-        augmenter: Augmenter | None,
-        seed: int,
-        two_views: bool,
-    ) -> None:
-        self.vocabulary = vocabulary
-        self.log_mel = log_mel
-        self.augmenter = augmenter
-        self.seed = seed
-        self.two_views = two_views
+    vocabulary: Vocabulary
+    log_mel: LogMel
+    augmenter: Augmenter | None
+    seed: int
+    two_views: bool
 
     def __getitem__(self, request: _Request) -> Batch | AsrError:
         """Build a batch. Errors are returned, because torch wraps raised ones in a traceback."""
@@ -260,9 +247,23 @@ def load_batches(
         >>> [tuple(batch.features.shape) for batch in load_batches(dataset, planner, range(1))]
         [(1, 98, 40)]
     """
-    requests = _plan_requests(dataset, planner, epochs, first_step, rank, processes)
+
+    def plan_requests() -> Iterator[_Request]:
+        first = first_step
+        for epoch in epochs:
+            plan = planner.epoch(epoch)
+            for batch in plan.batches[first:]:
+                part = shard(batch, rank, processes)
+                yield _Request(
+                    [dataset.utterances[index] for index in part],
+                    [plan.timing(index) for index in part],
+                    int(dataset.target_lengths[batch].sum()),
+                    epoch,
+                )
+            first = 0
+
     try:
-        for batch in _start(dataset.reader, requests, workers):
+        for batch in _start(dataset.reader, plan_requests(), workers):
             if isinstance(batch, AsrError):
                 raise batch
             yield batch
@@ -274,29 +275,6 @@ def load_batches(
             f"a loader worker died ({str(error).partition('. ')[0]}), most likely out of memory or, "
             "in a container, out of shared memory; use fewer workers or smaller batches"
         ) from error
-
-
-def _plan_requests(
-    dataset: SpeechDataset,
-    planner: Planner,
-    epochs: Iterable[int],
-    first_step: int,
-    rank: int,
-    processes: int,
-) -> Iterator[_Request]:
-    """A request for this process's part of each batch; see `load_batches`."""
-    for epoch in epochs:
-        plan = planner.epoch(epoch)
-        for step in range(first_step, len(plan)):
-            batch = plan.batches[step]
-            part = shard(batch, rank, processes)
-            yield _Request(
-                [dataset.utterances[index] for index in part],
-                [plan.timing(index) for index in part],
-                int(dataset.target_lengths[batch].sum()),
-                epoch,
-            )
-        first_step = 0
 
 
 def _worker_context() -> Any:

@@ -12,9 +12,7 @@ from typing import IO, Any
 
 from asr.data.planning import hash_id
 from asr.errors import DataError
-from asr.files import read_lines, write_atomically
-
-StrPath = str | os.PathLike[str]
+from asr.files import FilePath, read_lines, write_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,7 @@ def summarize_rejects(rejects: Iterable[Reject]) -> str:
     return "\n".join(lines)
 
 
-def read_manifest(path: StrPath) -> list[Utterance]:
+def read_manifest(path: FilePath) -> list[Utterance]:
     """Read the utterances of a JSONL manifest; the recordings themselves are not opened.
 
     Each line is a JSON object with NeMo's keys: `audio_filepath` (a relative path starts at the
@@ -115,20 +113,21 @@ def parse_manifest(
         if not line.strip():
             continue
         empty = False
-        utterance = parse_utterance(line, f"{path}, line {number}", folder)
+        where = f"{path}, line {number}"
+        utterance = parse_utterance(parse_record(line, where), where, folder)
         if compared_hashes is None or hash_id(utterance.id) in compared_hashes:
             first = lines.setdefault(utterance.id, number)
             if first != number:
                 raise DataError(
-                    f"{path}, line {number}: the id {utterance.id!r} is already used on line "
-                    f'{first}; give every utterance a unique "id"'
+                    f"{where}: the id {utterance.id!r} is already used on line {first}; "
+                    'give every utterance a unique "id"'
                 )
         yield utterance
     if empty:
         raise DataError(f"{path} contains no utterance; write one JSON object per line")
 
 
-def write_manifest(path: StrPath, utterances: Iterable[Utterance]) -> None:
+def write_manifest(path: FilePath, utterances: Iterable[Utterance]) -> None:
     """Write a JSONL manifest that `read_manifest` reads; if anything fails, nothing is written.
 
     Paths of recordings inside the manifest's folder are stored relative to it, so that the folder
@@ -147,22 +146,20 @@ def write_manifest(path: StrPath, utterances: Iterable[Utterance]) -> None:
         >>> [utterance.id for utterance in read_manifest("dev.jsonl")]
         ['u2']
     """
-    write_records(
-        path,
-        (
-            {
-                "id": utterance.id,
-                "audio_filepath": utterance.audio,
-                "duration": utterance.seconds,
-                "text": utterance.text,
-                "speaker": utterance.speaker,
-            }
-            for utterance in utterances
-        ),
+    records = (
+        {
+            "id": utterance.id,
+            "audio_filepath": utterance.audio,
+            "duration": utterance.seconds,
+            "text": utterance.text,
+            "speaker": utterance.speaker,
+        }
+        for utterance in utterances
     )
+    write_records(path, records)
 
 
-def write_records(path: StrPath, records: Iterable[dict[str, Any]]) -> None:
+def write_records(path: FilePath, records: Iterable[dict[str, Any]]) -> None:
     """Write a manifest from its JSON objects, keeping all of their keys; see `write_manifest`."""
     path = Path(path)
     inside = os.path.join(_make_absolute(path.parent), "")
@@ -182,7 +179,7 @@ def write_records(path: StrPath, records: Iterable[dict[str, Any]]) -> None:
         ) from error
 
 
-def _make_absolute(path: StrPath) -> str:
+def _make_absolute(path: FilePath) -> str:
     """Return the absolute path, resolving symbolic links before `..` unlike `os.path.abspath`."""
     if ".." not in Path(path).parts:
         return os.path.abspath(path)
@@ -190,17 +187,8 @@ def _make_absolute(path: StrPath) -> str:
     return os.path.join(os.path.realpath(folder), name)
 
 
-def parse_utterance(line: str, where: str, folder: str) -> Utterance:
-    """Parse one line of a manifest.
-
-    Args:
-        line: The line's JSON.
-        where: How error messages name the line.
-        folder: Folder to which a relative path of the recording is joined.
-
-    Raises:
-        DataError: If the line is invalid.
-    """
+def parse_record(line: str, where: str) -> dict[str, Any]:
+    """The JSON object of a line. Raises DataError with `where` if there is none."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -208,6 +196,20 @@ def parse_utterance(line: str, where: str, folder: str) -> Utterance:
         raise DataError(f"{where} is not JSON ({problem}); fix or remove it") from error
     if not isinstance(record, dict):
         raise DataError(f"{where} is not a JSON object; write one {{...}} per line")
+    return record
+
+
+def parse_utterance(record: dict[str, Any], where: str, folder: str) -> Utterance:
+    """The utterance that a line's JSON object describes.
+
+    Args:
+        record: The object.
+        where: How error messages name the line.
+        folder: Folder to which a relative path of the recording is joined.
+
+    Raises:
+        DataError: If a value is missing or invalid.
+    """
     audio = _field(record, "audio_filepath", str, "a string", where)
     name = _field(record, "id", str, "a string", where) if "id" in record else ""
     name = name or os.path.splitext(os.path.basename(audio))[0]

@@ -97,9 +97,9 @@ class Planner:
             ids = np.array([hash_id(name) for name in ids], dtype=np.uint64)
         self._hashes = ids
         self._batch_seconds = batch_seconds
-        self._speeds = np.array(augment.speeds if augment else [UNCHANGED.speed])
-        self._silence_seconds = augment.silence_seconds if augment else 0.0
-        self._tempo = augment.tempo if augment else 0.0
+        augment = augment or AugmentConfig(speeds=[UNCHANGED.speed])
+        self._speeds = np.array(augment.speeds)
+        self._silence_seconds, self._tempo = augment.silence_seconds, augment.tempo
         self._max_utterances = len(ids) if max_utterances is None else max_utterances
         self._seed = seed
         self._last: tuple[int, EpochPlan] | None = None

@@ -33,12 +33,9 @@ BLOCK = 600
 # Maximum length of the path of espeak-ng's data; from 160 characters on, it ends the process.
 LONGEST_PATH = 120
 
-# fmt: off
 ACCENTS = (
-    "en", "en-029", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-gb-x-rp", "en-us",
-    "en-us-nyc",
+    "en en-029 en-gb-scotland en-gb-x-gbclan en-gb-x-gbcwmd en-gb-x-rp en-us en-us-nyc".split()
 )
-# fmt: on
 WORDS_PER_MINUTE = (120, 210)
 PITCH = (20, 80)  # on espeak's scale from 0 to 99, relative to the voice's own pitch
 INTONATION = (20, 80)  # on espeak's scale from 0 to 99
@@ -63,15 +60,13 @@ class Speaker:
 
     def __init__(self) -> None:
         loader = _import_loader()
-
         self._library = ctypes.CDLL(loader.get_library_path())
         self._blocks: list[npt.NDArray[np.int16]] = []
         callback_type = ctypes.CFUNCTYPE(
             ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
         )
-        self._callback = callback_type(
-            self._receive
-        )  # a reference, because the library stores only the address
+        # The object must be referenced here, because the library stores only its address.
+        self._callback = callback_type(self._receive)
         synchronous = 2  # AUDIO_OUTPUT_SYNCHRONOUS of speak_lib.h
         data = loader.get_data_path()
         if len(data) > LONGEST_PATH:
@@ -141,8 +136,7 @@ def reverberate(waveform: Array, room: Array) -> Array:
     """Convolve a waveform (N,) with a room impulse response and cut it to N samples."""
     size = fast_size(len(waveform) + len(room))
     spectrum = np.fft.rfft(waveform, size) * np.fft.rfft(room, size)
-    reverberated: Array = np.fft.irfft(spectrum, size)[: len(waveform)]
-    return reverberated
+    return np.fft.irfft(spectrum, size)[: len(waveform)]
 
 
 def draw_noise(samples: int, others: list[Array], random: np.random.Generator) -> Array:
@@ -225,8 +219,7 @@ def speak(blocks: Sequence[Block], processes: int) -> Iterator[list[dict[str, ob
     is left out if its voice has no sound for the text.
     """
     # A new process for each block makes its bytes reproducible, see `Speaker`.
-    pool = multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1)
-    with pool:
+    with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
         yield from pool.imap(speak_block, blocks)
 
 
@@ -241,10 +234,8 @@ def speak_block(block: Block) -> list[dict[str, object]]:
         # Voices rotate, so that all speak equally often; accents are drawn.
         accent = ACCENTS[random.integers(len(ACCENTS))]
         voice = f"{accent}+{block.voices[number % len(block.voices)]}"
-        rate, pitch, intonation = (
-            int(random.integers(low, high + 1))
-            for low, high in (WORDS_PER_MINUTE, PITCH, INTONATION)
-        )
+        ranges = (WORDS_PER_MINUTE, PITCH, INTONATION)
+        rate, pitch, intonation = (int(random.integers(low, high + 1)) for low, high in ranges)
         waveform = speaker.say(text, voice, rate, pitch, intonation)
         if not len(waveform):
             continue

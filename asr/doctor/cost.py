@@ -3,7 +3,7 @@
 import numpy as np
 
 from asr.data.planning import Planner
-from asr.doctor.measurements import Measurements
+from asr.doctor.measurements import Examination
 from asr.model import AcousticModel
 
 # Floating-point operations per second that LSTM layers reach on one modern x86-64 core.
@@ -15,10 +15,10 @@ PROCESS_BYTES = 0.6e9
 
 
 def estimate_cost(
-    measurements: Measurements, model: AcousticModel, batch_seconds: float
+    examination: Examination, model: AcousticModel, batch_seconds: float
 ) -> dict[str, str]:
     """What an epoch on the first split costs, in words that name the assumptions."""
-    utterances = measurements.splits[measurements.names[0]] if measurements.names else ()
+    utterances = examination.splits[examination.names[0]] if examination.names else ()
     usable = [u for u in utterances if u.seconds <= batch_seconds]
     if not usable:
         return {}
@@ -27,8 +27,8 @@ def estimate_cost(
     padded = sum(len(batch) * float(seconds[batch[0]]) for batch in batches)
     weights = sum(parameter.numel() for parameter in model.parameters())
     computing = 6 * weights * (padded / model.frame_seconds) / FLOPS_PER_CORE
-    total = sum(u.seconds for u in measurements.utterances)
-    reading = measurements.reading_seconds * (sum(u.seconds for u in usable) / max(total, 1e-9))
+    total = sum(u.seconds for u in examination.utterances)
+    reading = examination.reading_seconds * (sum(u.seconds for u in usable) / max(total, 1e-9))
     encoder = model.encoder.config
     cells = encoder.layers * (1 if encoder.kind == "forward" else 2) * encoder.hidden
     activations = 4 * ACTIVATIONS * cells * batch_seconds / model.frame_seconds

@@ -4,39 +4,9 @@ from itertools import combinations
 
 import numpy as np
 
-from asr.doctor.findings import INFORMATION, WARNING, Recorder
-from asr.doctor.measurements import Indices, Measurements, group_by_value
+from asr.doctor.findings import INFORMATION, WARNING
+from asr.doctor.measurements import Examination, Indices, group_by_value
 from asr.doctor.sound import envelope_correlation
-
-
-def check_splits(measurements: Measurements, recorder: Recorder) -> None:
-    """Report speakers and sentences that a split shares with a later one."""
-    if len(measurements.names) < 2:
-        return
-    anonymous = [
-        f"{missing:,} of {len(split):,} utterances of {name}"
-        for name, split in measurements.splits.items()
-        if (missing := sum(not utterance.speaker for utterance in split))
-    ]
-    if anonymous:
-        detail = f"it is unknown whether splits share the speakers of {', '.join(anonymous)}"
-        recorder.add_general("anonymous", detail)
-    for one, other in combinations(range(len(measurements.names)), 2):
-        here, there = (np.flatnonzero(measurements.split == number) for number in (one, other))
-        if len(there):
-            _check_speakers(measurements, recorder, here, there)
-            _check_sentences(measurements, recorder, here, there)
-
-
-def _check_speakers(
-    measurements: Measurements, recorder: Recorder, here: Indices, there: Indices
-) -> None:
-    name = measurements.names[measurements.split[there[0]]]
-    known = {measurements.utterances[index].speaker for index in there.tolist()} - {""}
-    for index in here.tolist():
-        if (speaker := measurements.utterances[index].speaker) in known:
-            recorder.add("speakers", index, f"speaker {speaker} is also in {name}")
-
 
 # Sentences of fewer words, such as "yes", are shared by chance.
 SENTENCE_WORDS = 4
@@ -44,37 +14,57 @@ SENTENCE_WORDS = 4
 SHARED_SENTENCES = 0.1
 
 
-def _check_sentences(
-    measurements: Measurements, recorder: Recorder, here: Indices, there: Indices
-) -> None:
-    name = measurements.names[measurements.split[there[0]]]
-    texts = measurements.text_hashes
+def check_splits(examination: Examination) -> None:
+    """Report speakers and sentences that a split shares with a later one."""
+    if len(examination.names) < 2:
+        return
+    anonymous = [
+        f"{missing:,} of {len(split):,} utterances of {name}"
+        for name, split in examination.splits.items()
+        if (missing := sum(not utterance.speaker for utterance in split))
+    ]
+    if anonymous:
+        detail = f"it is unknown whether splits share the speakers of {', '.join(anonymous)}"
+        examination.add_general("anonymous", detail)
+    for one, other in combinations(range(len(examination.names)), 2):
+        here, there = (np.flatnonzero(examination.split == number) for number in (one, other))
+        if len(there):
+            _check_pair(examination, here, there, examination.names[other])
+
+
+def _check_pair(examination: Examination, here: Indices, there: Indices, name: str) -> None:
+    """Report what a split shares with the later split `name`, which has the utterances `there`."""
+    known = {examination.utterances[index].speaker for index in there.tolist()} - {""}
+    for index in here.tolist():
+        if (speaker := examination.utterances[index].speaker) in known:
+            examination.add("speakers", index, f"speaker {speaker} is also in {name}")
+    texts = examination.text_hashes
     shared = np.isin(texts[there], texts[here])
-    shared &= measurements.words[there] >= SENTENCE_WORDS
+    shared &= examination.words[there] >= SENTENCE_WORDS
     share = np.count_nonzero(shared) / len(there)
     severity = WARNING if share >= SHARED_SENTENCES else INFORMATION
     detail = (
         f"the sentence is also in {name}, {100 * share:.0f} % of which is shared with this split"
     )
     for index in here[np.isin(texts[here], texts[there[shared]])].tolist():
-        recorder.add("sentences", index, detail, severity)
+        examination.add("sentences", index, detail, severity)
 
 
-def check_duplicates(measurements: Measurements, recorder: Recorder) -> None:
+def check_duplicates(examination: Examination) -> None:
     """Report recordings whose samples are equal, or that sound alike and have the same text."""
-    spoken = np.flatnonzero(measurements.spoken)
-    texts = measurements.text_hashes
-    for group in group_by_value(spoken, measurements.recordings["content"]):
+    spoken = np.flatnonzero(examination.spoken)
+    texts = examination.text_hashes
+    for group in group_by_value(spoken, examination.recordings["content"]):
         if len(np.unique(texts[group])) > 1:
             for index in group.tolist():
                 other = next(i for i in group.tolist() if texts[i] != texts[index])
-                label = measurements.label(other, index)
+                label = examination.label(other, index)
                 detail = f"the same recording as {label}, but with another text"
-                recorder.add("contradiction", index, detail)
+                examination.add("contradiction", index, detail)
         else:
-            _report_copies(measurements, recorder, group, "the same recording as")
+            _report_copies(examination, group, "the same recording as")
     for group in group_by_value(spoken, texts):
-        _check_codings(measurements, recorder, group)
+        _check_codings(examination, group)
 
 
 # Two recordings of one text are the same if the correlation of their envelopes reaches the first
@@ -86,13 +76,13 @@ SAME_SECONDS = 0.1
 NEIGHBORS = 200
 
 
-def _check_codings(measurements: Measurements, recorder: Recorder, group: Indices) -> None:
+def _check_codings(examination: Examination, group: Indices) -> None:
     """Report recordings of one text that sound alike although their samples differ."""
-    seconds = measurements.recordings["seconds"][group]
+    seconds = examination.recordings["seconds"][group]
     group, seconds = group[np.argsort(seconds, kind="stable")], np.sort(seconds, kind="stable")
     family = np.arange(len(group))
-    content = measurements.recordings["content"][group]
-    envelopes = measurements.recordings["envelope"][group]
+    content = examination.recordings["content"][group]
+    envelopes = examination.recordings["envelope"][group]
     for step in range(1, min(len(group), NEIGHBORS + 1)):
         near = np.flatnonzero(
             (seconds[step:] - seconds[:-step] <= SAME_SECONDS) & (content[step:] != content[:-step])
@@ -104,24 +94,22 @@ def _check_codings(measurements: Measurements, recorder: Recorder, group: Indice
             old, new = family[place + step], family[place]
             family[family == old] = new
     for members in group_by_value(np.arange(len(group)), family):
-        _report_copies(measurements, recorder, np.sort(group[members]), "sounds the same as")
+        _report_copies(examination, np.sort(group[members]), "sounds the same as")
 
 
-def _report_copies(
-    measurements: Measurements, recorder: Recorder, group: Indices, words: str
-) -> None:
+def _report_copies(examination: Examination, group: Indices, words: str) -> None:
     """Report every copy that also occurs in a later split; within a split, all except the best one.
 
     The best copy is free of errors and, if possible, of warnings.
     """
-    best_first = np.lexsort((group, recorder.has_warning[group], recorder.has_error[group]))
+    best_first = np.lexsort((group, examination.has_warning[group], examination.has_error[group]))
     group = group[best_first]
-    splits = measurements.split[group]
+    splits = examination.split[group]
     for index in group.tolist():
-        first = int(group[splits == measurements.split[index]][0])
-        later = group[splits > measurements.split[index]]
+        first = int(group[splits == examination.split[index]][0])
+        later = group[splits > examination.split[index]]
         if len(later):
-            label = measurements.label(int(later.min()), index)
-            recorder.add("leak", index, f"{words} {label}")
+            label = examination.label(int(later.min()), index)
+            examination.add("leak", index, f"{words} {label}")
         elif index != first:
-            recorder.add("duplicate", index, f"{words} {measurements.label(first, index)}")
+            examination.add("duplicate", index, f"{words} {examination.label(first, index)}")

@@ -12,20 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from asr.data.manifest import Reject, Utterance
 from asr.doctor.cost import estimate_cost
 from asr.doctor.duplicates import check_duplicates, check_splits
-from asr.doctor.findings import Diagnosis, Recorder
-from asr.doctor.manifests import check_lines
-from asr.doctor.measurements import Measurements
+from asr.doctor.findings import Diagnosis
+from asr.doctor.measurements import Examination
 from asr.doctor.rates import check_rates
-from asr.doctor.recordings import (
-    check_bands,
-    check_levels,
-    check_speech,
-    find_speech,
-    measure_recordings,
-)
+from asr.doctor.recordings import check_bands, check_levels, check_recordings
 from asr.doctor.requirements import Requirements
 from asr.doctor.summary import summarize
-from asr.doctor.texts import check_characters, check_scripts, check_trainable, measure_texts
+from asr.doctor.texts import check_scripts, check_texts, check_trainable
 
 
 def examine(
@@ -52,34 +45,22 @@ def examine(
     """
     requirements = requirements or Requirements()
     model = requirements.build_model()
-    measurements, recorder = Measurements(splits), Recorder(splits)
-    check_lines(refused or {}, recorder)
-    measure_recordings(measurements, recorder, threads, on_progress)
-    measure_texts(measurements)
-    _run_checks(measurements, recorder, requirements, model.frames)
+    examination = Examination(splits)
+    for split, rejects in (refused or {}).items():
+        for reject in rejects:
+            examination.add_line(split, reject.id, reject.detail)
+    # The order matters: later checks depend on what earlier ones found.
+    check_texts(examination, requirements.known)
+    check_recordings(examination, threads, on_progress)
+    check_scripts(examination, requirements.known)
+    check_trainable(examination, requirements, model.frames)
+    check_levels(examination)
+    check_rates(examination)
+    check_splits(examination)
+    check_bands(examination, requirements.features.high_hz)
+    check_duplicates(examination)
     return Diagnosis(
-        recorder.build_findings(),
-        [summarize(measurements, name) for name in measurements.names],
-        estimate_cost(measurements, model, requirements.batch_seconds),
+        examination.build_findings(),
+        [summarize(examination, name) for name in examination.names],
+        estimate_cost(examination, model, requirements.batch_seconds),
     )
-
-
-def _run_checks(
-    measurements: Measurements,
-    recorder: Recorder,
-    requirements: Requirements,
-    frames: Callable[[int], int],
-) -> None:
-    """Run the checks in an order that matters: later ones depend on what earlier ones found."""
-    known = frozenset(requirements.vocabulary.symbols[1:])
-    check_characters(measurements, recorder, known)
-    check_scripts(measurements, recorder, known)
-    check_trainable(measurements, recorder, requirements, frames)
-    has_speech = find_speech(measurements, recorder)
-    check_speech(measurements, recorder, has_speech)
-    measurements.spoken = has_speech & (measurements.characters > 0)
-    check_levels(measurements, recorder)
-    check_rates(measurements, recorder)
-    check_splits(measurements, recorder)
-    check_bands(measurements, recorder, requirements.features.high_hz)
-    check_duplicates(measurements, recorder)

@@ -1,146 +1,84 @@
-"""The kinds of findings, a recorder that collects them, and the diagnosis that they make up."""
+"""The kinds of findings, and the diagnosis that they make up."""
 
-from bisect import bisect_right
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
-
-import numpy as np
-
-from asr.data.manifest import Utterance
 
 ERROR, WARNING, INFORMATION = "error", "warning", "information"
 SEVERITIES = (ERROR, WARNING, INFORMATION)
 
-KINDS: dict[str, tuple[str, str]] = {  # kind -> title, what to do about it
-    "line": (
-        "manifest lines that cannot be used",
-        "Correct or remove these lines.",
-    ),
-    "audio": (
-        "unreadable or truncated audio",
-        "Copy or export these recordings again, or remove them.",
-    ),
-    "duration": (
-        "wrong durations",
-        'Correct "duration" in the manifest, or copy the recordings again if they were cut short.',
-    ),
-    "empty": (
-        "empty texts",
-        "Transcribe these recordings, or remove them.",
-    ),
-    "markup": (
-        "markup in texts",
-        "Remove tags and annotations, and keep only the spoken words.",
-    ),
-    "digits": (
-        "digits in texts",
-        "Spell numbers out as they are spoken.",
-    ),
-    "characters": (
-        "characters outside the vocabulary",
-        'Normalize the texts with the profile "english", or train with '
-        "data.vocabulary=transcripts.",
-    ),
-    "odd": (
-        "unusual characters: from a rare script, invisible, or pictographs",
-        "Replace them with the intended characters; many look like ordinary letters, but the model "
-        "would learn them as different ones.",
-    ),
-    "ctc": (
-        "texts too long for CTC to fit into the recording",
-        "Check that text and recording belong together, or train with a smaller encoder.stack.",
-    ),
-    "long": (
-        "utterances that are longer than a batch",
-        "Split these recordings, or raise training.batch_seconds.",
-    ),
-    "silence": (
-        "silent recordings",
-        "Record these again or remove them; the model would learn to write words for silence.",
-    ),
-    "steady": (
-        "recordings of a steady sound without speech",
-        "Listen to these recordings, and remove those that contain only hum, a tone or noise.",
-    ),
-    "short": (
-        "very short recordings",
-        "Check that the whole word was recorded, or remove these recordings.",
-    ),
-    "clipping": (
-        "clipped recordings",
-        "Record these again with less gain, or remove them.",
-    ),
-    "beyond": (
-        "samples far beyond full scale",
-        "Divide the samples of all recordings by the largest amplitude in the corpus; they "
-        "are stored as floating-point numbers on another scale than -1 to 1.",
-    ),
-    "air": (
-        "long silences",
-        "Cut the silences off, and check that no speech is missing from the recordings.",
-    ),
-    "narrow": (
-        "upsampled narrow-band audio",
-        "Use the original recordings, or keep telephone speech in a separate corpus.",
-    ),
-    "phase": (
-        "channels that cancel each other out when mixed to mono",
-        "Invert one channel, or keep only one.",
-    ),
-    "channels": (
-        "channels with different sounds",
-        "Keep the channel of the speaker whose words are in the text.",
-    ),
-    "level": (
-        "unusually quiet or loud recordings",
-        "Bring these recordings to the level of the others.",
-    ),
-    "offset": (
-        "direct current in the signal (DC offset)",
-        "Subtract the mean from the samples, or apply a high-pass filter at 20 Hz.",
-    ),
-    "rate": (
-        "impossible speaking rates",
-        "Check that each recording contains all of its text and nothing else.",
-    ),
-    "mismatch": (
-        "texts that probably belong to other recordings",
-        "Listen to these recordings; their texts are far too long or too short for the way "
-        "the speaker usually talks.",
-    ),
-    "duplicate": (
-        "duplicate recordings",
-        "Keep one copy of each.",
-    ),
-    "contradiction": (
-        "identical recordings with different texts",
-        "Find out which text is right, and remove the other copies.",
-    ),
-    "leak": (
-        "recordings shared between splits",
-        "Remove them here; a model must be tested on recordings that it was neither trained "
-        "on nor selected with.",
-    ),
-    "speakers": (
-        "speakers shared between splits",
-        "Remove them here, so that the error rate is measured on new voices.",
-    ),
-    "sentences": (
-        "sentences shared between splits",
-        "Remove them here, or bear in mind that the error rate is measured on known sentences.",
-    ),
-    "band": (
-        "band limits below the model's",
-        "Set features.high_hz just below the lowest of these limits, so that the model learns "
-        "speech and not the properties of the source.",
-    ),
-    "anonymous": (
-        "missing speaker names",
-        'Add "speaker" to the manifests, so that shared speakers can be found.',
-    ),
+TITLES = {  # kind -> what it is called in reports, which list the kinds in this order
+    "line": "manifest lines that cannot be used",
+    "audio": "unreadable or truncated audio",
+    "duration": "wrong durations",
+    "empty": "empty texts",
+    "markup": "markup in texts",
+    "digits": "digits in texts",
+    "characters": "characters outside the vocabulary",
+    "odd": "unusual characters: from a rare script, invisible, or pictographs",
+    "ctc": "texts too long for CTC to fit into the recording",
+    "long": "utterances that are longer than a batch",
+    "silence": "silent recordings",
+    "steady": "recordings of a steady sound without speech",
+    "short": "very short recordings",
+    "clipping": "clipped recordings",
+    "beyond": "samples far beyond full scale",
+    "air": "long silences",
+    "narrow": "upsampled narrow-band audio",
+    "phase": "channels that cancel each other out when mixed to mono",
+    "channels": "channels with different sounds",
+    "level": "unusually quiet or loud recordings",
+    "offset": "direct current in the signal (DC offset)",
+    "rate": "impossible speaking rates",
+    "mismatch": "texts that probably belong to other recordings",
+    "duplicate": "duplicate recordings",
+    "contradiction": "identical recordings with different texts",
+    "leak": "recordings shared between splits",
+    "speakers": "speakers shared between splits",
+    "sentences": "sentences shared between splits",
+    "band": "band limits below the model's",
+    "anonymous": "missing speaker names",
+}
+FIXES = {  # kind -> what to do about it
+    "line": "Correct or remove these lines.",
+    "audio": "Copy or export these recordings again, or remove them.",
+    "duration": 'Correct "duration" in the manifest, or copy the recordings again if they were '
+    "cut short.",
+    "empty": "Transcribe these recordings, or remove them.",
+    "markup": "Remove tags and annotations, and keep only the spoken words.",
+    "digits": "Spell numbers out as they are spoken.",
+    "characters": 'Normalize the texts with the profile "english", or train with '
+    "data.vocabulary=transcripts.",
+    "odd": "Replace them with the intended characters; many look like ordinary letters, but the "
+    "model would learn them as different ones.",
+    "ctc": "Check that text and recording belong together, or train with a smaller encoder.stack.",
+    "long": "Split these recordings, or raise training.batch_seconds.",
+    "silence": "Record these again or remove them; the model would learn to write words for "
+    "silence.",
+    "steady": "Listen to these recordings, and remove those that contain only hum, a tone or "
+    "noise.",
+    "short": "Check that the whole word was recorded, or remove these recordings.",
+    "clipping": "Record these again with less gain, or remove them.",
+    "beyond": "Divide the samples of all recordings by the largest amplitude in the corpus; they "
+    "are stored as floating-point numbers on another scale than -1 to 1.",
+    "air": "Cut the silences off, and check that no speech is missing from the recordings.",
+    "narrow": "Use the original recordings, or keep telephone speech in a separate corpus.",
+    "phase": "Invert one channel, or keep only one.",
+    "channels": "Keep the channel of the speaker whose words are in the text.",
+    "level": "Bring these recordings to the level of the others.",
+    "offset": "Subtract the mean from the samples, or apply a high-pass filter at 20 Hz.",
+    "rate": "Check that each recording contains all of its text and nothing else.",
+    "mismatch": "Listen to these recordings; their texts are far too long or too short for the "
+    "way the speaker usually talks.",
+    "duplicate": "Keep one copy of each.",
+    "contradiction": "Find out which text is right, and remove the other copies.",
+    "leak": "Remove them here; a model must be tested on recordings that it was neither trained "
+    "on nor selected with.",
+    "speakers": "Remove them here, so that the error rate is measured on new voices.",
+    "sentences": "Remove them here, or bear in mind that the error rate is measured on known "
+    "sentences.",
+    "band": "Set features.high_hz just below the lowest of these limits, so that the model learns "
+    "speech and not the properties of the source.",
+    "anonymous": 'Add "speaker" to the manifests, so that shared speakers can be found.',
 }
 
 
@@ -149,12 +87,11 @@ class Finding:
     """One kind of defect in one split.
 
     Attributes:
-        kind: A key of `KINDS`.
+        kind: A key of `TITLES`.
         severity: One of `SEVERITIES`.
         split: The name of the split; empty if the finding is about all splits.
         ids: The utterances or lines concerned; empty if the finding is about no single one.
         detail: A summary with numbers.
-        fix: What to do about it.
         details: What is wrong with each of `ids`, with numbers.
     """
 
@@ -163,84 +100,32 @@ class Finding:
     split: str
     ids: tuple[str, ...]
     detail: str
-    fix: str
     details: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
         """The name of the kind in words."""
-        return KINDS[self.kind][0]
+        return TITLES[self.kind]
+
+    @property
+    def fix(self) -> str:
+        """What to do about it."""
+        return FIXES[self.kind]
+
+    @property
+    def where(self) -> str:
+        """The split in words, to follow the title; empty if the finding is about all splits."""
+        return f" in {self.split}" if self.split else ""
+
+    @property
+    def cases(self) -> dict[str, str]:
+        """What is wrong with each utterance or line, by its id."""
+        return dict(zip(self.ids, self.details, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
-        """The finding as plain JSON data; `cases` maps ids to their details."""
-        return {
-            "kind": self.kind,
-            "severity": self.severity,
-            "split": self.split,
-            "title": self.title,
-            "detail": self.detail,
-            "fix": self.fix,
-            "ids": list(self.ids),
-            "cases": dict(zip(self.ids, self.details, strict=True)),
-        }
-
-
-class Recorder:
-    """Collects what the checks find and turns it into findings.
-
-    Attributes:
-        has_error: (N,) True for each utterance that an error names.
-        has_warning: (N,) True for each utterance that a warning names.
-    """
-
-    def __init__(self, splits: Mapping[str, Sequence[Utterance]]) -> None:
-        self._splits = splits
-        self._names = list(splits)
-        self._ends = list(accumulate(map(len, splits.values())))
-        count = self._ends[-1] if self._ends else 0
-        self.has_error = np.zeros(count, np.bool_)
-        self.has_warning = np.zeros(count, np.bool_)
-        self._cases: dict[tuple[str, str, str], list[tuple[str, str]]] = defaultdict(list)
-        self._general: list[Finding] = []
-
-    def add(self, kind: str, index: int, detail: str, severity: str = WARNING) -> None:
-        """Record a problem of an utterance; `index` counts utterances across all splits."""
-        number = bisect_right(self._ends, index)
-        split = self._names[number]
-        # The position in the split is negative, and so counts from the end of the split.
-        name = self._splits[split][index - self._ends[number]].id
-        self._cases[kind, severity, split].append((name, detail))
-        self.has_error[index] |= severity == ERROR
-        self.has_warning[index] |= severity == WARNING
-
-    def add_line(self, split: str, line: str, detail: str) -> None:
-        """Record a line of a split's manifest that cannot be used."""
-        self._cases["line", ERROR, split].append((line, detail))
-
-    def add_general(self, kind: str, detail: str) -> None:
-        """Record information that is about all splits and no single utterance."""
-        self._general.append(Finding(kind, INFORMATION, "", (), detail, KINDS[kind][1]))
-
-    def build_findings(self) -> list[Finding]:
-        """All findings: the worst first, then in the order of `KINDS` and of the splits."""
-        findings = [*self._general, *(self._build(*key) for key in self._cases)]
-        kinds, splits = list(KINDS), ["", *self._names]
-        findings.sort(
-            key=lambda f: (SEVERITIES.index(f.severity), kinds.index(f.kind), splits.index(f.split))
-        )
-        return findings
-
-    def _build(self, kind: str, severity: str, split: str) -> Finding:
-        """The finding of a kind; several details of one utterance are joined."""
-        details: dict[str, str] = {}
-        for name, detail in self._cases[kind, severity, split]:
-            details[name] = f"{details[name]}; {detail}" if name in details else detail
-        ids, size = tuple(details), f"{len(self._splits[split]):,}"
-        summary = f"{len(ids):,} of {size} utterances"
-        if kind == "line":
-            summary = f"{len(ids):,} lines, besides {size} usable ones"
-        fix = KINDS[kind][1]
-        return Finding(kind, severity, split, ids, summary, fix, tuple(details.values()))
+        """The finding as plain JSON data."""
+        names = ("kind", "severity", "split", "title", "detail", "fix", "ids", "cases")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -272,25 +157,16 @@ class Diagnosis:
 
     def count(self, severity: str) -> int:
         """The number of distinct utterances and lines that findings of this severity name."""
-        return len(
-            {
-                (f.split, f.kind == "line", name)
-                for f in self.findings
-                if f.severity == severity
-                for name in f.ids
-            }
-        )
+        findings = [f for f in self.findings if f.severity == severity]
+        return len({(f.split, f.kind == "line", name) for f in findings for name in f.ids})
 
     def to_dict(self) -> dict[str, Any]:
         """The diagnosis as plain JSON data."""
         return {
             "counts": {severity: self.count(severity) for severity in SEVERITIES},
             "splits": {
-                summary.split: {
-                    "facts": summary.facts,
-                    "histograms": [vars(histogram) for histogram in summary.histograms],
-                }
-                for summary in self.summaries
+                s.split: {"facts": s.facts, "histograms": [vars(h) for h in s.histograms]}
+                for s in self.summaries
             },
             "cost": self.cost,
             "findings": [finding.to_dict() for finding in self.findings],

@@ -1,19 +1,18 @@
 """Reading manifests that contain unusable lines, and writing them without faulty utterances."""
 
 import contextlib
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from asr.data.manifest import Reject, StrPath, Utterance, parse_utterance, write_records
-from asr.doctor.findings import ERROR, WARNING, Diagnosis, Recorder
+from asr.data.manifest import Reject, Utterance, parse_record, parse_utterance, write_records
+from asr.doctor.findings import ERROR, WARNING, Diagnosis
 from asr.errors import DataError
-from asr.files import read_lines
+from asr.files import FilePath, read_lines
 
 
-def read_leniently(path: StrPath) -> tuple[list[Utterance], list[Reject]]:
+def read_leniently(path: FilePath) -> tuple[list[Utterance], list[Reject]]:
     """The utterances of a manifest, and the lines that `read_manifest` would reject.
 
     Empty texts are accepted here, because `examine` reports them. Raises DataError only if the file
@@ -29,15 +28,12 @@ def read_leniently(path: StrPath) -> tuple[list[Utterance], list[Reject]]:
         where = f"line {number}"
         try:
             utterance = _parse_leniently(line, where, str(path.parent))[0]
+            first = lines.setdefault(utterance.id, number)
+            if first != number:
+                raise DataError(f"{where}: the id {utterance.id!r} is already used by line {first}")
+            utterances.append(utterance)
         except DataError as error:
             refused.append(Reject(where, "line", str(error)))
-            continue
-        first = lines.setdefault(utterance.id, number)
-        if first == number:
-            utterances.append(utterance)
-        else:
-            detail = f"{where}: the id {utterance.id!r} is already used by line {first}"
-            refused.append(Reject(where, "line", detail))
     if not utterances and not refused:
         raise DataError(f"{path} contains no utterances; write one JSON object per line")
     return utterances, refused
@@ -47,17 +43,12 @@ def _parse_leniently(line: str, where: str, folder: str) -> tuple[Utterance, dic
     """A line's utterance, whose text may be empty, and its JSON object. Raises DataError."""
     if _is_broken(line):
         raise DataError(f"{where} is not UTF-8 text; convert the file to UTF-8")
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        record = None
-    text = record.get("text") if isinstance(record, dict) else None
-    if not isinstance(text, str) or text.strip():
-        utterance = parse_utterance(line, where, folder)
+    record = parse_record(line, where)
+    text = record.get("text")
+    if isinstance(text, str) and not text.strip():
+        utterance = replace(parse_utterance(record | {"text": "-"}, where, folder), text=text)
     else:
-        filled = parse_utterance(json.dumps({**record, "text": "-"}), where, folder)
-        utterance = replace(filled, text=text)
-    assert record is not None  # `parse_utterance` rejects everything but JSON objects.
+        utterance = parse_utterance(record, where, folder)
     for key in ("id", "audio_filepath", "text", "speaker"):
         if _is_broken(str(record.get(key, ""))):
             raise DataError(
@@ -71,7 +62,7 @@ def _is_broken(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def write_clean(source: StrPath, target: StrPath, kept: Iterable[Utterance]) -> None:
+def write_clean(source: FilePath, target: FilePath, kept: Iterable[Utterance]) -> None:
     """Write a copy of the manifest `source` that contains only the utterances in `kept`.
 
     Lines keep all their keys; recordings are named as `write_manifest` does. Raises FileError if
@@ -95,7 +86,7 @@ def select_clean(
     utterances: Iterable[Utterance], diagnosis: Diagnosis, split: str, strict: bool = False
 ) -> list[Utterance]:
     """The utterances of a split without errors and, if `strict`, without warnings."""
-    bad = (ERROR, WARNING) if strict else (ERROR,)
+    bad = {ERROR, WARNING} if strict else {ERROR}
     named = {
         name
         for finding in diagnosis.findings
@@ -103,10 +94,3 @@ def select_clean(
         for name in finding.ids
     }
     return [utterance for utterance in utterances if utterance.id not in named]
-
-
-def check_lines(refused: Mapping[str, Iterable[Reject]], recorder: Recorder) -> None:
-    """Report the lines of each split's manifest that `read_leniently` could not use."""
-    for split, rejects in refused.items():
-        for reject in rejects:
-            recorder.add_line(split, reject.id, reject.detail)

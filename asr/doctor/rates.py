@@ -4,65 +4,39 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from asr.doctor.findings import Recorder
-from asr.doctor.measurements import (
-    Floats,
-    Indices,
-    Mask,
-    Measurements,
-    estimate_normal,
-    group_by_value,
-)
-
-
-def check_rates(measurements: Measurements, recorder: Recorder) -> None:
-    """Report texts that are too long or too short for their recordings.
-
-    They are compared first with the limits of human speech, then with the speaker's usual rate.
-    """
-    indices = np.flatnonzero(measurements.spoken & ~recorder.has_error)
-    possible = _check_limits(measurements, recorder, indices)
-    _check_usual_rates(measurements, recorder, indices[possible])
-
-
-def _read_rates(measurements: Measurements, indices: Indices) -> tuple[Floats, Floats, Floats]:
-    """The characters, and the seconds of speech with and without pauses, each (n,)."""
-    span, active = (measurements.recordings[name][indices] for name in ("span", "active"))
-    characters = measurements.characters[indices]
-    return characters.astype(np.float64), span.astype(np.float64), active.astype(np.float64)
-
+from asr.doctor.measurements import Examination, Floats, Indices, estimate_normal, group_by_value
 
 # The extremes among 7,561 recordings of read speech are 33 and 3.5 characters per second. These
 # limits are safely beyond them.
 FASTEST = 40.0
 SLOWEST = 2.5
-
-
-def _check_limits(measurements: Measurements, recorder: Recorder, indices: Indices) -> Mask:
-    """Report impossible rates; return the mask (n,) of the others."""
-    characters, span, active = _read_rates(measurements, indices)
-    fast = characters / span > FASTEST
-    slow = characters / active < SLOWEST
-    for place in np.flatnonzero(fast | slow).tolist():
-        seconds, noun = (span, "speech") if fast[place] else (active, "speech without pauses")
-        detail = f"{characters[place]:.0f} characters in {seconds[place]:.2f} s of {noun}"
-        recorder.add("rate", int(indices[place]), detail)
-    possible: Mask = ~(fast | slow)
-    return possible
-
-
 # Minimum number of utterances for estimating how the rate depends on text length.
 LEAST_UTTERANCES = 100
 # A rate this many standard deviations from what is expected suggests a wrong text.
 RATE_DEVIATIONS = 5.0
 
 
-def _check_usual_rates(measurements: Measurements, recorder: Recorder, indices: Indices) -> None:
-    """Report rates that are unlikely for the speaker, both with and without the pauses."""
-    if len(indices) < LEAST_UTTERANCES:
+def check_rates(examination: Examination) -> None:
+    """Report texts that are too long or too short for their recordings.
+
+    They are compared first with the limits of human speech, then with the speaker's usual rate.
+    """
+    indices: Indices = np.flatnonzero(examination.spoken & ~examination.has_error)
+    characters = examination.characters[indices].astype(np.float64)
+    recordings = examination.recordings[indices]
+    span, active = (recordings[name].astype(np.float64) for name in ("span", "active"))
+    fast, slow = characters / span > FASTEST, characters / active < SLOWEST
+    for place in np.flatnonzero(fast | slow).tolist():
+        seconds, noun = (span, "speech") if fast[place] else (active, "speech without pauses")
+        detail = f"{characters[place]:.0f} characters in {seconds[place]:.2f} s of {noun}"
+        examination.add("rate", int(indices[place]), detail)
+    possible = ~(fast | slow)
+    if np.count_nonzero(possible) < LEAST_UTTERANCES:
         return
-    characters, span, active = _read_rates(measurements, indices)
-    names = [measurements.utterances[index].speaker for index in indices.tolist()]
+    indices, characters = indices[possible], characters[possible]
+    span, active = span[possible], active[possible]
+    # A rate must be unlikely for the speaker both with and without the pauses.
+    names = [examination.utterances[index].speaker for index in indices.tolist()]
     both = [score_rates(characters, characters / seconds, names) for seconds in (span, active)]
     scores = np.where(both[0] * both[1] > 0, np.minimum(*np.abs(both)), 0.0)
     for place in np.flatnonzero(scores > RATE_DEVIATIONS).tolist():
@@ -71,7 +45,7 @@ def _check_usual_rates(measurements: Measurements, recorder: Recorder, indices: 
             f"{characters[place]:.0f} characters in {span[place]:.2f} s, {direction} than "
             f"expected by {scores[place]:.1f} standard deviations"
         )
-        recorder.add("mismatch", int(indices[place]), detail)
+        examination.add("mismatch", int(indices[place]), detail)
 
 
 # The expected rate is a median over about this many utterances with texts of similar length.
@@ -91,12 +65,10 @@ def score_rates(characters: Floats, rates: Floats, speakers: Sequence[str]) -> F
     and the more of the variance between speakers is allowed for.
     """
     lengths, logs = np.log(characters), np.log(rates)
-    parts = int(np.clip(len(rates) // LENGTH_GROUP, 1, 10))
-    order = np.argsort(lengths, kind="stable")
-    medians = [
-        (np.median(lengths[part]), np.median(logs[part])) for part in np.array_split(order, parts)
-    ]
-    centers, heights = np.array(medians).T
+    count = int(np.clip(len(rates) // LENGTH_GROUP, 1, 10))
+    parts = np.array_split(np.argsort(lengths, kind="stable"), count)
+    centers = [float(np.median(lengths[part])) for part in parts]
+    heights = [float(np.median(logs[part])) for part in parts]
     logs = logs - np.interp(lengths, centers, heights)
     residuals, known = logs.copy(), np.zeros(len(logs))
     _, numbers = np.unique(speakers, return_inverse=True)

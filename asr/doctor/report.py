@@ -2,34 +2,26 @@
 
 import json
 from html import escape
+from itertools import islice, pairwise
 from pathlib import Path
 from string import Template
 
-from asr.doctor.findings import (
-    ERROR,
-    INFORMATION,
-    SEVERITIES,
-    WARNING,
-    Diagnosis,
-    Finding,
-    Histogram,
-    Summary,
-)
+from asr.doctor.findings import ERROR, SEVERITIES, WARNING, Diagnosis, Finding, Histogram, Summary
 
 # The terminal shows this many cases of each finding.
 CASES_SHOWN = 3
-HEADINGS = {ERROR: "ERRORS", WARNING: "WARNINGS", INFORMATION: "INFORMATION"}
+HEADINGS = dict(zip(SEVERITIES, ("ERRORS", "WARNINGS", "INFORMATION"), strict=True))
 
 
 def render_lines(diagnosis: Diagnosis) -> list[str]:
     """The report as lines of text: each finding with a few of its cases and what to do about it."""
-    lines = []
-    for summary in diagnosis.summaries:
-        lines.append(summary.split)
-        lines += [f"  {name:<18}{value}" for name, value in summary.facts.items()]
+    sections = {summary.split: summary.facts for summary in diagnosis.summaries}
     if diagnosis.cost:
-        lines.append(f"estimated cost of an epoch on {diagnosis.summaries[0].split}")
-        lines += [f"  {name:<18}{value}" for name, value in diagnosis.cost.items()]
+        first = diagnosis.summaries[0].split
+        sections[f"estimated cost of an epoch on {first}"] = diagnosis.cost
+    lines = []
+    for title, facts in sections.items():
+        lines += [title, *(f"  {name:<18}{value}" for name, value in facts.items())]
     for severity in SEVERITIES:
         findings = [f for f in diagnosis.findings if f.severity == severity]
         if findings:
@@ -45,18 +37,14 @@ def render_json(diagnosis: Diagnosis) -> str:
 
 
 def _render_finding(finding: Finding) -> list[str]:
-    where = f" in {finding.split}" if finding.split else ""
-    lines = [f"  {finding.title}{where}: {finding.detail}"]
-    cases = list(zip(finding.ids, finding.details, strict=True))
-    lines += [f"    {_label(finding, name, detail)}" for name, detail in cases[:CASES_SHOWN]]
-    if len(cases) > CASES_SHOWN:
-        lines.append(f"    and {len(cases) - CASES_SHOWN:,} more")
+    lines = [f"  {finding.title}{finding.where}: {finding.detail}"]
+    for name, detail in islice(finding.cases.items(), CASES_SHOWN):
+        # The detail of a line begins with its number, which is its name.
+        case = detail if finding.kind == "line" else f"{name}: {detail}"
+        lines.append(f"    {_escape_controls(case)}")
+    if len(finding.ids) > CASES_SHOWN:
+        lines.append(f"    and {len(finding.ids) - CASES_SHOWN:,} more")
     return [*lines, f"    -> {finding.fix}"]
-
-
-def _label(finding: Finding, name: str, detail: str) -> str:
-    # The detail of a line begins with its number, which is its name.
-    return _escape_controls(detail if finding.kind == "line" else f"{name}: {detail}")
 
 
 def _escape_controls(text: str) -> str:
@@ -93,17 +81,18 @@ def render_page(diagnosis: Diagnosis) -> str:
 
 
 def _render_details(finding: Finding) -> str:
-    where = f" in {escape(finding.split)}" if finding.split else ""
-    cells = (map(_escape_controls, case) for case in zip(finding.ids, finding.details, strict=True))
-    rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(detail)}</td></tr>\n" for name, detail in cells
-    )
+    cells = (map(_render_cell, case) for case in finding.cases.items())
+    rows = "".join(f"<tr>{name}{detail}</tr>\n" for name, detail in cells)
     cases = f'<table class="cases">{rows}</table>' if rows else ""
     return (
         f'<details><summary><span class="mark {finding.severity}">{finding.severity}</span>'
-        f"{escape(finding.title)}{where}: {escape(finding.detail)}</summary>"
+        f"{escape(finding.title + finding.where)}: {escape(finding.detail)}</summary>"
         f"<p>{escape(finding.fix)}</p>{cases}</details>\n"
     )
+
+
+def _render_cell(text: str) -> str:
+    return f"<td>{escape(_escape_controls(text))}</td>"
 
 
 def _render_summary(summary: Summary) -> str:
@@ -124,13 +113,12 @@ def _render_facts(facts: dict[str, str]) -> str:
 def _render_histogram(histogram: Histogram) -> str:
     highest = max(histogram.counts)
     width = CHART_WIDTH / len(histogram.counts)
+    bars = enumerate(zip(histogram.counts, pairwise(histogram.edges), strict=True))
     columns = "".join(
         f'<rect x="{number * width:.1f}" y="{CHART_HEIGHT * (1 - count / highest):.1f}" '
         f'width="{width * 0.9:.1f}" height="{CHART_HEIGHT * count / highest:.1f}">'
         f"<title>{low:.3g} to {high:.3g}: {count:,}</title></rect>"
-        for number, (count, low, high) in enumerate(
-            zip(histogram.counts, histogram.edges[:-1], histogram.edges[1:], strict=True)
-        )
+        for number, (count, (low, high)) in bars
         if count
     )
     first, last = histogram.edges[0], histogram.edges[-1]

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 
 from asr.checkpoint import Checkpoint
 from asr.data.augment import AugmentConfig
-from asr.data.manifest import StrPath
 from asr.defaults import BATCH_SECONDS
 from asr.encoder import EncoderConfig
 from asr.features import FeaturesConfig
+from asr.files import FilePath
 from asr.model import AcousticModel
 from asr.text import Vocabulary
 
@@ -31,11 +31,16 @@ class Requirements:
     batch_seconds: float = BATCH_SECONDS
 
     @classmethod
-    def of_checkpoint(cls, path: StrPath, fastest: float, batch_seconds: float) -> "Requirements":
+    def of_checkpoint(cls, path: FilePath, fastest: float, batch_seconds: float) -> "Requirements":
         """The requirements of a trained model. Raises CheckpointError."""
         checkpoint = Checkpoint.read(path)
         configs = checkpoint.features, checkpoint.encoder
         return cls(checkpoint.vocabulary, *configs, fastest, batch_seconds)
+
+    @property
+    def known(self) -> frozenset[str]:
+        """The characters of the vocabulary, without the blank."""
+        return frozenset(self.vocabulary.symbols[1:])
 
     def build_model(self) -> AcousticModel:
         """A model with random weights, with the sizes and frame rate of the configuration."""

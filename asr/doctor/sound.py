@@ -8,9 +8,7 @@ own sample rate, because a resampler cuts off a band just as telephones and code
 """
 
 import hashlib
-import os
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +16,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from asr.audio.containers import Waveform
 from asr.audio.waveform import inspect_audio, load_channels, read_blocks
+from asr.files import FilePath
 
 FRAME_SECONDS = 0.02
 ENVELOPE_BINS = 64
@@ -28,12 +27,10 @@ LOWEST_DB = -120.0
 ABOVE_FLOOR_DB = 6.0
 BELOW_LOUD_DB = 25.0
 
-FilePath = str | os.PathLike[str]
 Levels = npt.NDArray[np.float64]  # (T,) dB of full scale, one each 20 ms
 
 
-@dataclass(frozen=True, slots=True)
-class Sound:
+class Sound(NamedTuple):
     """The measurements of one recording.
 
     Levels are in dB of full scale, where a square wave of amplitude 1 has 0 dB.
@@ -41,7 +38,6 @@ class Sound:
     Attributes:
         seconds: The duration.
         sample_rate: The sample rate of the file in Hz.
-        channels: The number of channels in the file.
         peak: The largest amplitude.
         level: The level of the active frames in dB.
         dynamic_range: From the noise floor to loud speech in dB (10th to 95th percentile).
@@ -67,7 +63,6 @@ class Sound:
 
     seconds: float
     sample_rate: int
-    channels: int
     peak: float
     level: float
     dynamic_range: float
@@ -97,26 +92,26 @@ def measure_sound(path: FilePath) -> Sound:
     for block in read_blocks(path, rate):  # (n,)
         meter.feed(block)
     levels, spectrum = meter.finish()
-    activity = _Activity(levels)
-    first, last = activity.first, activity.last
+    active, floor, loud = _find_active(levels)
+    indices = np.flatnonzero(active)
+    first, last = int(indices[0]), int(indices[-1])
+    active_seconds = len(indices) * FRAME_SECONDS
     limit_hz, drop = find_band_limit(spectrum, rate)
     gain, balance, correlation = _compare_channels(path) if info.channels > 1 else (0.0, 0.0, 1.0)
-    active = activity.count * FRAME_SECONDS
     return Sound(
         seconds=meter.samples / rate,
         sample_rate=rate,
-        channels=info.channels,
         peak=meter.peak,
-        level=_decibels(float(np.mean(10 ** (levels[activity.frames] / 10)))),
-        dynamic_range=activity.loud - activity.floor,
+        level=_decibels(float(np.mean(10 ** (levels[active] / 10)))),
+        dynamic_range=loud - floor,
         dc_offset=meter.sum / meter.samples,
-        clipped_share=meter.count_flat() / (active * rate),
+        clipped_share=meter.count_flat() / (active_seconds * rate),
         crest=meter.crest(),
         leading_silence=first * FRAME_SECONDS,
         trailing_silence=(len(levels) - 1 - last) * FRAME_SECONDS,
-        longest_pause=activity.longest_pause * FRAME_SECONDS,
+        longest_pause=(int(np.diff(indices).max(initial=1)) - 1) * FRAME_SECONDS,
         span=(last + 1 - first) * FRAME_SECONDS,
-        active=active,
+        active=active_seconds,
         band_limit_hz=limit_hz,
         band_limit_drop=drop,
         mirror_correlation=meter.mirror_correlation(),
@@ -124,7 +119,7 @@ def measure_sound(path: FilePath) -> Sound:
         channel_balance=balance,
         channel_correlation=correlation,
         content=int.from_bytes(meter.hash.digest(), "little"),
-        envelope=_shape(levels[first : last + 1], activity.loud),
+        envelope=_shape(levels[first : last + 1], loud),
     )
 
 
@@ -234,13 +229,10 @@ class _Meter:
         sums = powers.sum(axis=1)
         loud = sums > 10 ** (-BELOW_LOUD_DB / 10) * np.percentile(sums, 95)
         steps = np.array(FOLD_BINS)
-        below, above = (
-            np.log(powers[loud][:, places] + 1e-12).astype(np.float64)
-            for places in (fold - steps, fold + steps)
-        )
+        bands = (powers[loud][:, places] for places in (fold - steps, fold + steps))
+        logs = (np.log(band + 1e-12).astype(np.float64) for band in bands)
         # The mean is subtracted, so that the loudness of a frame does not count as correlation.
-        below -= below.mean(axis=1, keepdims=True)
-        above -= above.mean(axis=1, keepdims=True)
+        below, above = (log - log.mean(axis=1, keepdims=True) for log in logs)
         parts = (below, above, below * above, below**2, above**2)
         self._mirror_sums += [part.sum(axis=0) for part in parts]
         self._mirror_frames += len(below)
@@ -285,24 +277,20 @@ BURST_FRAMES = 10
 BURST_DB = 10.0
 
 
-class _Activity:
-    """Which frames are active: clearly above the noise floor, and not far below loud speech."""
+def _find_active(levels: Levels) -> tuple[npt.NDArray[np.bool_], float, float]:
+    """Which frames are active (T,), and the levels of the noise floor and of loud speech in dB.
 
-    def __init__(self, levels: Levels) -> None:
-        self.floor, self.loud = map(float, np.percentile(levels, (10, 95)))
-        padded = np.pad(levels, SMOOTHED_FRAMES // 2, mode="edge")
-        smooth = np.median(sliding_window_view(padded, SMOOTHED_FRAMES), axis=1)  # (T,)
-        burst = float(np.sort(smooth)[-min(BURST_FRAMES, len(smooth))])
-        if burst - self.loud >= BURST_DB:
-            self.loud = burst
-        near_floor = min(self.floor + ABOVE_FLOOR_DB, self.loud - ABOVE_FLOOR_DB)
-        threshold = max(self.loud - BELOW_LOUD_DB, near_floor)
-        # The loudest frame is always active.
-        self.frames = smooth > min(threshold, float(smooth.max()) - 1e-6)  # (T,)
-        indices = np.flatnonzero(self.frames)
-        self.first, self.last = int(indices[0]), int(indices[-1])
-        self.count = len(indices)
-        self.longest_pause = int(np.diff(indices).max(initial=1)) - 1
+    Active frames are clearly above the noise floor, and not far below loud speech.
+    """
+    floor, loud = map(float, np.percentile(levels, (10, 95)))
+    padded = np.pad(levels, SMOOTHED_FRAMES // 2, mode="edge")
+    smooth = np.median(sliding_window_view(padded, SMOOTHED_FRAMES), axis=1)  # (T,)
+    burst = float(np.sort(smooth)[-min(BURST_FRAMES, len(smooth))])
+    if burst - loud >= BURST_DB:
+        loud = burst
+    threshold = max(loud - BELOW_LOUD_DB, min(floor + ABOVE_FLOOR_DB, loud - ABOVE_FLOOR_DB))
+    # The loudest frame is always active.
+    return smooth > min(threshold, float(smooth.max()) - 1e-6), floor, loud
 
 
 def _shape(levels: Levels, loud: float) -> npt.NDArray[np.int8]:

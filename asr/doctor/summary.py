@@ -6,22 +6,22 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.doctor.findings import Histogram, Summary
-from asr.doctor.measurements import Measurements
+from asr.doctor.measurements import Examination
 from asr.doctor.recordings import limit_bands
 
 
-def summarize(measurements: Measurements, name: str) -> Summary:
+def summarize(examination: Examination, name: str) -> Summary:
     """The facts about a split and its histograms, those without a value left out."""
-    utterances = measurements.splits[name]
-    here = measurements.split == measurements.names.index(name)
-    spoken = measurements.recordings[here & measurements.spoken]
-    characters = measurements.characters[here & measurements.spoken]
+    utterances = examination.splits[name]
+    here = examination.split == examination.names.index(name)
+    spoken = examination.recordings[here & examination.spoken]
+    characters = examination.characters[here & examination.spoken]
     stated = np.array([utterance.seconds for utterance in utterances])
     facts = {
         "utterances": f"{len(utterances):,}",
         "hours": f"{stated.sum() / 3600:,.2f}",
         "speakers": f"{len({u.speaker for u in utterances} - {''}):,}",
-        "different texts": f"{len(np.unique(measurements.text_hashes[here])):,}",
+        "different texts": f"{len(np.unique(examination.text_hashes[here])):,}",
     }
     if len(spoken):
         rates, counts = np.unique(spoken["sample_rate"], return_counts=True)

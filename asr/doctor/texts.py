@@ -3,26 +3,17 @@
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
-from asr.data.manifest import Reject, Utterance
+from asr.data.manifest import Reject
 from asr.data.planning import hash_id
 from asr.data.selection import select_trainable
-from asr.doctor.findings import ERROR, INFORMATION, WARNING, Recorder
-from asr.doctor.measurements import Measurements
+from asr.doctor.findings import ERROR, INFORMATION, WARNING
+from asr.doctor.measurements import Examination
 from asr.doctor.requirements import Requirements
 from asr.text import normalize
-
-
-def measure_texts(measurements: Measurements) -> None:
-    """Hash the normalized text of every utterance and count its characters and words."""
-    for index, utterance in enumerate(measurements.utterances):
-        text = normalize(utterance.text)
-        measurements.text_hashes[index] = hash_id(text)
-        measurements.characters[index] = len(text)
-        measurements.words[index] = len(text.split())
-
 
 PATTERNS = {  # kind of finding -> what it looks for
     "markup": re.compile(r"<[^>]*>|\[[^\]]*\]|\{[^}]*\}|&#?\w+;|\w+://|www\.|[*_~#|\\]"),
@@ -30,17 +21,20 @@ PATTERNS = {  # kind of finding -> what it looks for
 }
 
 
-def check_characters(measurements: Measurements, recorder: Recorder, known: frozenset[str]) -> None:
-    """Report markup, digits and characters that are not `known`, the vocabulary's."""
-    for index, utterance in enumerate(measurements.utterances):
-        rest = normalize(utterance.text)
+def check_texts(examination: Examination, known: frozenset[str]) -> None:
+    """Measure every normalized text; report markup, digits and characters that are not `known`."""
+    for index, utterance in enumerate(examination.utterances):
+        text = normalize(utterance.text)
+        examination.text_hashes[index] = hash_id(text)
+        examination.characters[index] = len(text)
+        examination.words[index] = len(text.split())
         for kind, pattern in PATTERNS.items():
-            if found := pattern.findall(rest):
+            if found := pattern.findall(text):
                 severity = WARNING if set("".join(found)) <= known else ERROR
-                recorder.add(kind, index, " ".join(found[:5]), severity)
-                rest = pattern.sub("", rest)
-        if unknown := set(rest) - known:
-            recorder.add("characters", index, " ".join(map(repr, sorted(unknown))), ERROR)
+                examination.add(kind, index, " ".join(found[:5]), severity)
+                text = pattern.sub("", text)
+        if unknown := set(text) - known:
+            examination.add("characters", index, " ".join(map(repr, sorted(unknown))), ERROR)
 
 
 # A script that occurs in less than this share of the texts is assumed to be a mistake.
@@ -49,23 +43,23 @@ RARE_SCRIPT = 0.01
 NO_SCRIPT = "other"
 
 
-def check_scripts(measurements: Measurements, recorder: Recorder, known: frozenset[str]) -> None:
+def check_scripts(examination: Examination, known: frozenset[str]) -> None:
     """Report characters of the vocabulary that are of a rare script, invisible or pictures."""
     scripts = {c: script for c in known if (script := script_of(c))}
     found = set(scripts.values())
     if NO_SCRIPT not in found and len(found) < 2:
         return
     having: dict[str, list[int]] = defaultdict(list)  # script -> utterances
-    for index, utterance in enumerate(measurements.utterances):
+    for index, utterance in enumerate(examination.utterances):
         for script in {scripts[c] for c in scripts.keys() & set(normalize(utterance.text))}:
             having[script].append(index)
     for script, indices in having.items():
-        rare = len(indices) < RARE_SCRIPT * len(measurements.utterances)
+        rare = len(indices) < RARE_SCRIPT * len(examination.utterances)
         for index in indices if rare or script == NO_SCRIPT else ():
-            text = normalize(measurements.utterances[index].text)
+            text = normalize(examination.utterances[index].text)
             odd = sorted({c for c in text if scripts.get(c) == script})
             names = (f"{c!a} ({unicodedata.name(c, 'without a name').lower()})" for c in odd)
-            recorder.add("odd", index, ", ".join(names))
+            examination.add("odd", index, ", ".join(names))
 
 
 def script_of(character: str) -> str:
@@ -77,23 +71,24 @@ def script_of(character: str) -> str:
 
 
 def check_trainable(
-    measurements: Measurements,
-    recorder: Recorder,
-    requirements: Requirements,
-    frames: Callable[[int], int],
+    examination: Examination, requirements: Requirements, frames: Callable[[int], int]
 ) -> None:
     """Report the utterances that training would leave out, for other reasons than characters.
 
-    Args:
-        measurements: The utterances.
-        recorder: What the findings are added to.
-        requirements: The limits that training sets.
-        frames: Number of encoder frames that the model makes of a number of samples.
+    `frames` is the number of encoder frames that the model makes of a number of samples.
     """
-    known = frozenset(requirements.vocabulary.symbols[1:])
+    select = partial(
+        select_trainable,
+        vocabulary=requirements.vocabulary,
+        frames=frames,
+        fastest=requirements.fastest,
+        max_seconds=requirements.batch_seconds,
+        sample_rate=requirements.features.sample_rate,
+    )
+    known = requirements.known
     start = 0
-    for number, utterances in enumerate(measurements.splits.values()):
-        rejects = {reject.id: reject for reject in _reject(utterances, requirements, frames)}
+    for number, utterances in enumerate(examination.splits.values()):
+        rejects = {reject.id: reject for reject in select(utterances)[1]}
         # Unknown characters can hide a second defect, so they are replaced by known ones and the
         # checks run again.
         respelled = [
@@ -101,37 +96,22 @@ def check_trainable(
             for u in utterances
             if u.id in rejects and rejects[u.id].reason.startswith("characters")
         ]
-        rejects |= {reject.id: reject for reject in _reject(respelled, requirements, frames)}
+        rejects |= {reject.id: reject for reject in select(respelled)[1]}
         for index, utterance in enumerate(utterances, start):
             if reject := rejects.get(utterance.id):
-                _report(reject, index, recorder, trained_on=number == 0)
+                _report(reject, index, examination, trained_on=number == 0)
         start += len(utterances)
 
 
-def _reject(
-    utterances: Sequence[Utterance], requirements: Requirements, frames: Callable[[int], int]
-) -> list[Reject]:
-    """The utterances that training would leave out."""
-    _, rejects = select_trainable(
-        utterances,
-        requirements.vocabulary,
-        frames,
-        requirements.fastest,
-        max_seconds=requirements.batch_seconds,
-        sample_rate=requirements.features.sample_rate,
-    )
-    return rejects
-
-
-def _report(reject: Reject, index: int, recorder: Recorder, trained_on: bool) -> None:
+def _report(reject: Reject, index: int, examination: Examination, trained_on: bool) -> None:
     """Record why an utterance is left out; in splits that are only transcribed it matters less."""
     if reject.reason.startswith("empty"):
-        recorder.add("empty", index, "the text has no words", ERROR)
+        examination.add("empty", index, "the text has no words", ERROR)
     elif reject.reason.startswith("longer"):
         severity = ERROR if trained_on else INFORMATION
-        recorder.add("long", index, f"{reject.detail}, {reject.reason}", severity)
+        examination.add("long", index, f"{reject.detail}, {reject.reason}", severity)
     elif not reject.reason.startswith("characters"):
-        recorder.add("ctc", index, reject.detail, ERROR if trained_on else WARNING)
+        examination.add("ctc", index, reject.detail, ERROR if trained_on else WARNING)
 
 
 def respell(text: str, known: frozenset[str]) -> str:
@@ -139,10 +119,8 @@ def respell(text: str, known: frozenset[str]) -> str:
 
     CTC needs an extra frame for each repeated character, so a replacement must not add one.
     """
-    letters = sorted(known - {" "})[:2] or ["-"]
-    spelled: list[str] = []
+    letters = 2 * (sorted(known - {" "}) or ["-"])
+    spelled = ""
     for character in text:
-        if character not in known:
-            character = next((x for x in letters if x != "".join(spelled[-1:])), letters[0])
-        spelled.append(character)
-    return "".join(spelled)
+        spelled += character if character in known else letters[spelled.endswith(letters[0])]
+    return spelled

@@ -8,7 +8,7 @@ from voices import HEALTHY, Planted, named
 from asr.audio.waveform import inspect_audio
 from asr.data.manifest import Utterance
 from asr.doctor.examination import examine
-from asr.doctor.findings import ERROR, INFORMATION, KINDS, WARNING, Diagnosis
+from asr.doctor.findings import ERROR, FIXES, INFORMATION, WARNING, Diagnosis
 from asr.doctor.manifests import select_clean
 from asr.text import normalize
 
@@ -26,7 +26,7 @@ def test_findings_have_severities_details_and_fixes(diagnosis: Diagnosis) -> Non
     assert {kind for kind, how in severity.items() if how == ERROR} == refused
     assert {kind for kind, how in severity.items() if how == INFORMATION} == set()
     for finding in diagnosis.findings:
-        assert finding.fix == KINDS[finding.kind][1]
+        assert finding.fix == FIXES[finding.kind]
         assert len(finding.details) == len(finding.ids) > 0
     details = {
         (f.kind, name): detail
