@@ -18,12 +18,7 @@ from asr.decoder.config import Decoder
 from asr.decoder.hypothesis import Hypothesis
 from asr.errors import AsrError
 from asr.model import group_by_seconds
-from asr.recognizer import (
-    BATCH_SECONDS,
-    OperatingPoint,
-    Recognizer,
-    Source,
-)
+from asr.recognizer import BATCH_SECONDS, OperatingPoint, Recognizer, Source
 from asr.scoring import Report, score
 from asr.stream import Segment
 
