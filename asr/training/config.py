@@ -74,14 +74,9 @@ class TrainingConfig:
             raise ConfigError(
                 f"training.precision is {self.precision!r}; it must be auto, float32 or bf16"
             )
-        for key, least in (
-            ("epochs", 1),
-            ("accumulate", 1),
-            ("warmup_steps", 0),
-            ("bad_steps_limit", 1),
-            ("checkpoint_steps", 1),
-            ("keep", 0),
-        ):
+        positive = ("epochs", "accumulate", "bad_steps_limit", "checkpoint_steps")
+        for key in (*positive, "warmup_steps", "keep"):
+            least = int(key in positive)
             if getattr(self, key) < least:
                 raise ConfigError(
                     f"training.{key} is {getattr(self, key)}; it must be at least {least}"
@@ -93,12 +88,9 @@ class TrainingConfig:
             raise ConfigError(
                 f"training.average_decay is {self.average_decay}; it must be at least 0 and below 1"
             )
-        if not 0 <= self.consistency < math.inf:
-            raise ConfigError(f"training.consistency is {self.consistency}; it must be 0 or more")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ConfigError(f"training.weight_decay is {self.weight_decay}; it must be 0 or more")
-        if self.seed < 0:
-            raise ConfigError(f"training.seed is {self.seed}; it must be 0 or more")
+        for key in ("consistency", "weight_decay", "seed"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise ConfigError(f"training.{key} is {getattr(self, key)}; it must be 0 or more")
 
 
 class TrainingCallbacks:
