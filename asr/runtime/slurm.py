@@ -16,17 +16,8 @@ def adopt_slurm() -> None:
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
     if "RANK" in os.environ or tasks == 1:
         return
-    step = {
-        name: os.environ.get(f"SLURM_{name}", "")
-        for name in (
-            "PROCID",
-            "LOCALID",
-            "NODEID",
-            "STEP_TASKS_PER_NODE",
-            "STEP_NODELIST",
-            "JOB_ID",
-        )
-    }
+    names = "PROCID LOCALID NODEID STEP_TASKS_PER_NODE STEP_NODELIST JOB_ID".split()
+    step = {name: os.environ.get(f"SLURM_{name}", "") for name in names}
     missing = [f"SLURM_{name}" for name, value in step.items() if not value]
     if missing:
         raise ConfigError(
@@ -46,10 +37,8 @@ def adopt_slurm() -> None:
 
 def expand_counts(counts: str) -> list[int]:
     """Expand the number of tasks on each node: "2(x3),1" -> [2, 2, 2, 1]."""
-    expanded: list[int] = []
-    for count, repeats in re.findall(r"(\d+)(?:\(x(\d+)\))?", counts):
-        expanded += [int(count)] * int(repeats or 1)
-    return expanded
+    pairs = re.findall(r"(\d+)(?:\(x(\d+)\))?", counts)
+    return [int(count) for count, repeats in pairs for _ in range(int(repeats or 1))]
 
 
 def first_host(nodes: str) -> str:

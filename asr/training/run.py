@@ -31,6 +31,7 @@ from asr.runtime.distributed import (
     gather,
     process_group,
 )
+from asr.runtime.signals import handling_stops
 from asr.training.config import Outcome, Task, TrainingCallbacks
 from asr.training.curves import draw_curves
 from asr.training.diagnosis import diagnose
@@ -212,7 +213,7 @@ class Run:
             workers=task.runtime.resolve().workers,
         )
         interruption = Interruption(self.process.device)
-        with interruption, contextlib.closing(batches):
+        with handling_stops(interruption.request), contextlib.closing(batches):
             while counters.epoch < config.epochs and not interruption.agreed:
                 self._run_epoch(len(planner.epoch(counters.epoch)), batches, interruption)
 
