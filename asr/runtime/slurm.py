@@ -18,8 +18,7 @@ def adopt_slurm() -> None:
         return
     names = "PROCID LOCALID NODEID STEP_TASKS_PER_NODE STEP_NODELIST JOB_ID".split()
     step = {name: os.environ.get(f"SLURM_{name}", "") for name in names}
-    missing = [f"SLURM_{name}" for name, value in step.items() if not value]
-    if missing:
+    if missing := [f"SLURM_{name}" for name, value in step.items() if not value]:
         raise ConfigError(
             f"SLURM_STEP_NUM_TASKS is {tasks}, but {missing[0]} is not set; start the tasks with srun"
         )

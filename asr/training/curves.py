@@ -6,7 +6,7 @@ from asr.files import save_figure
 from asr.training.metrics import read_metrics
 
 
-def draw_curves(folder: Path) -> Path:
+def draw_curves(folder: Path) -> None:
     """Draw loss, error rates, learning rate and gradient norm of a run into `folder/curves.png`."""
     from matplotlib.figure import Figure
 
@@ -43,6 +43,4 @@ def draw_curves(folder: Path) -> Path:
     for axis in axes.flat:
         axis.grid(alpha=0.3)
     figure.suptitle(folder.name)
-    path = folder / "curves.png"
-    save_figure(path, figure, dpi=110)
-    return path
+    save_figure(folder / "curves.png", figure, dpi=110)

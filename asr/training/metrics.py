@@ -5,15 +5,15 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from asr.errors import FileError
-from asr.files import advise
+from asr.files import reporting_disk_errors
 
 
-class Metrics:
+class Metrics(contextlib.AbstractContextManager["Metrics"]):
     """Writes one JSON object per line to `folder/metrics.jsonl`, and its numbers to TensorBoard.
 
     `resume_at` is the size of the file in bytes at the checkpoint (`position`): later lines belong to
@@ -27,7 +27,7 @@ class Metrics:
         self.epochs: list[dict[str, Any]] = []
         self.lost = False
         self._path = folder / "metrics.jsonl"
-        with self._wrap_os_errors():
+        with self._reporting_errors():
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("ab+")
             self._file.seek(0)
@@ -48,7 +48,7 @@ class Metrics:
         row = {"kind": kind, "step": step, **values}
         if kind == "epoch":
             self.epochs.append(row)
-        with self._wrap_os_errors():
+        with self._reporting_errors():
             self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
             for name, value in values.items():
                 if isinstance(value, int | float) and name != "epoch":
@@ -56,7 +56,7 @@ class Metrics:
 
     def write_samples(self, step: int, samples: Iterable[tuple[str, str, str]]) -> None:
         """Show some utterances in TensorBoard, each as (id, reference, hypothesis)."""
-        with self._wrap_os_errors():
+        with self._reporting_errors():
             for number, (name, reference, hypothesis) in enumerate(samples, start=1):
                 markdown = f"{name}\n\n    {reference}\n    {hypothesis}"
                 self._board.write_value(
@@ -68,7 +68,7 @@ class Metrics:
 
     def position(self) -> int:
         """Sync everything to the disk and return the size of metrics.jsonl in bytes."""
-        with self._wrap_os_errors():
+        with self._reporting_errors():
             self._board.records.flush()
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -76,11 +76,8 @@ class Metrics:
 
     def close(self) -> None:
         """Flush and close both files."""
-        with self._wrap_os_errors(), contextlib.closing(self._board.records):
+        with self._reporting_errors(), contextlib.closing(self._board.records):
             self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, _type: object, error: object, _traceback: object) -> None:
         # An error while closing is suppressed if another is being raised: data up to the last
@@ -88,16 +85,11 @@ class Metrics:
         with contextlib.suppress(FileError) if error else contextlib.nullcontext():
             self.close()
 
-    @contextlib.contextmanager
-    def _wrap_os_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise FileError(
-                f"{self._path} or the TensorBoard files beside it could not be written "
-                f"({error.strerror}); {advise(error)}, and run the same command again to resume from "
-                "the last checkpoint, which is intact"
-            ) from error
+    def _reporting_errors(self) -> contextlib.AbstractContextManager[None]:
+        return reporting_disk_errors(
+            f"{self._path} or the TensorBoard files beside it could not be written",
+            ", and run the same command again to resume from the last checkpoint, which is intact",
+        )
 
 
 class _Board:

@@ -3,8 +3,6 @@
 import os
 from dataclasses import replace
 
-import torch
-
 from asr.audio.waveform import load_audio
 from asr.data.index import Index
 from asr.data.manifest import Utterance, summarize_rejects
@@ -15,16 +13,14 @@ from asr.model import AcousticModel
 from asr.runtime.distributed import Process, broadcast_from_rank_zero
 from asr.text import normalize
 from asr.training.config import Task, TrainingCallbacks
-from asr.training.trainer import refusing_out_of_memory
+from asr.training.trainer import has_bf16, reporting_out_of_memory
 
 NORMALIZATION_UTTERANCES = 1000  # spread over the training set, to measure mean and deviation on
 
 
 def check_precision(task: Task, process: Process) -> None:
     """Raise ConfigError if the device does not compute well in the configured precision."""
-    if task.training.precision == "bf16" and (
-        process.device.type == "cpu" or not torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
+    if task.training.precision == "bf16" and not has_bf16(process.device):
         raise ConfigError(
             "training.precision is bf16, which is much slower than float32 on this device; "
             "use float32 or auto"
@@ -33,7 +29,7 @@ def check_precision(task: Task, process: Process) -> None:
 
 def make_model(task: Task) -> AcousticModel:
     """The model with random weights; TrainingError if it does not fit into memory."""
-    with refusing_out_of_memory(
+    with reporting_out_of_memory(
         "the model does not fit into the memory of this machine; lower encoder.hidden, "
         "encoder.layers or encoder.stack"
     ):

@@ -24,33 +24,15 @@ from asr.data.planning import EpochPlan, Indices, Planner, shard
 from asr.errors import TrainingError
 from asr.files import lock_folder, remove_leftovers, write_text
 from asr.recognizer import Recognizer
-from asr.runtime.distributed import (
-    Process,
-    all_reduce_sum,
-    broadcast_from_rank_zero,
-    gather,
-    process_group,
-)
+from asr.runtime import distributed
+from asr.runtime.distributed import Process, gather
 from asr.runtime.signals import handling_stops
+from asr.training import preparation, resume
 from asr.training.config import Outcome, Task, TrainingCallbacks
 from asr.training.curves import draw_curves
 from asr.training.diagnosis import diagnose
 from asr.training.interruption import Interruption
 from asr.training.metrics import Metrics
-from asr.training.preparation import (
-    check_dev_set,
-    check_precision,
-    fit_normalization,
-    make_model,
-    select_training_set,
-)
-from asr.training.resume import (
-    Counters,
-    compare_processes,
-    compute_fingerprint,
-    read_last,
-    start_from,
-)
 from asr.training.trainer import Trainer
 from asr.training.validation import Validation, validate
 
@@ -72,7 +54,7 @@ def train(task: Task) -> Outcome:
     Raises:
         AsrError: If the data, the configuration or the loss does not allow training.
     """
-    with process_group(task.runtime) as process, contextlib.ExitStack() as stack:
+    with distributed.process_group(task.runtime) as process, contextlib.ExitStack() as stack:
         if process.first:  # only rank 0 reads and writes in the folder
             stack.enter_context(lock_folder(task.folder, task.callbacks.say))
         return prepare(task, process).run()
@@ -85,25 +67,27 @@ def prepare(task: Task, process: Process) -> "Run":
     contains another run.
     """
     callbacks = task.callbacks if process.first else TrainingCallbacks()
-    check_precision(task, process)
+    preparation.check_precision(task, process)
     augmenter = Augmenter(task.augment, task.features.sample_rate)
     torch.manual_seed(task.training.seed)
-    model = make_model(task)
-    dev_set = check_dev_set(task)
-    training_set = select_training_set(task, model, callbacks)
-    fingerprint = compute_fingerprint(task, training_set, dev_set, augmenter)
-    compare_processes(fingerprint)
+    model = preparation.make_model(task)
+    dev_set = preparation.check_dev_set(task)
+    training_set = preparation.select_training_set(task, model, callbacks)
+    fingerprint = resume.compute_fingerprint(task, training_set, dev_set, augmenter)
+    resume.compare_processes(fingerprint)
     # All processes resume from what rank 0 reads, while the file may be replaced or out of reach.
-    saved = broadcast_from_rank_zero(read_last(task.folder, fingerprint) if process.first else None)
-    state = saved["training"] if saved else {"counters": {}, "metrics": 0}
+    saved = distributed.broadcast_from_rank_zero(
+        resume.read_last(task.folder, fingerprint) if process.first else None
+    )
+    state: dict[str, Any] = saved["training"] if saved else {"counters": {}, "metrics": 0}
     if saved:
         model.load_state_dict(state["weights"])
     elif task.training.start_from:
-        callbacks.say(f"Starting from the weights of {start_from(model, task)}.")
+        callbacks.say(f"Starting from the weights of {resume.start_from(model, task)}.")
     else:
-        fit_normalization(task, model, training_set, process)
+        preparation.fit_normalization(task, model, training_set, process)
     trainer = Trainer(model, task.training, process)
-    counters = Counters(**state["counters"])
+    counters = resume.Counters(**state["counters"])
     if saved:
         trainer.result.load_state_dict(saved["weights"])
         trainer.optimizer.load_state_dict(state["optimizer"])
@@ -173,7 +157,7 @@ class Run:
     dev_set: list[Utterance]
     augmenter: Augmenter
     fingerprint: dict[str, str]
-    counters: Counters
+    counters: resume.Counters
     metrics: Metrics | None  # on rank 0 only
     drawn_at: float = -math.inf  # when the curves were last drawn
 
@@ -291,7 +275,7 @@ class Run:
         """
         counters = self.counters
         parts = torch.stack([step.losses.sum() for step in pending])  # (steps,)
-        losses = all_reduce_sum(parts).tolist()
+        losses = distributed.all_reduce_sum(parts).tolist()
         norms = torch.stack([step.norm for step in pending]).tolist()
         results = zip(pending, losses, norms, strict=True)
         for number, (step, loss, norm) in enumerate(results, counters.step - len(pending) + 1):

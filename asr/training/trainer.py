@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,26 +37,20 @@ class Trainer:
         self.model = model.to(process.device)
         self._parallel: nn.Module = self.model
         if process.world_size > 1:
-            on_gpu = process.device.type == "cuda"
-            self._parallel = DistributedDataParallel(
-                self.model, device_ids=[process.device] if on_gpu else None
-            )
+            devices = [process.device] if process.device.type == "cuda" else None
+            self._parallel = DistributedDataParallel(self.model, device_ids=devices)
         self.bf16 = config.precision == "bf16" or (
-            config.precision == "auto"
-            and process.device.type == "cuda"
-            and torch.cuda.is_bf16_supported(including_emulation=False)
+            config.precision == "auto" and has_bf16(process.device)
         )
         self.half = self.bf16 and process.device.type == "cuda"  # recurrent layers in float16
-        matrices = [p for p in self.model.parameters() if p.ndim > 1]
-        vectors = [p for p in self.model.parameters() if p.ndim <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": config.weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
-            lr=config.learning_rate,
-            fused=True,
-        )
+        parameters = list(self.model.parameters())
+        matrices = [p for p in parameters if p.ndim > 1]
+        vectors = [p for p in parameters if p.ndim <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": matrices, "weight_decay": config.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
         self.result = self.model
         if config.average_decay:
             # Moving it to the device where it already is lays its weights out as cuDNN expects.
@@ -133,7 +128,7 @@ class Trainer:
                 f"training.batch_seconds (now {self.config.batch_seconds:g}), or raise "
                 f"training.accumulate (now {self.config.accumulate}) for smaller parts"
             )
-            with without_sum, refusing_out_of_memory(message):
+            with without_sum, reporting_out_of_memory(message):
                 losses = self.losses(part, context)
                 loss = losses.sum()
                 # DistributedDataParallel averages gradients over processes, but the loss is a sum.
@@ -184,6 +179,11 @@ class Trainer:
         return losses / batch.symbols
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Returns whether a device computes faster in bf16 than in float32."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def split(batch: Batch, parts: int) -> list[Batch]:
     """Divide the utterances of a batch, in order, into at most `parts` batches of about equal size.
 
@@ -220,7 +220,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def refusing_out_of_memory(message: str) -> Iterator[None]:
+def reporting_out_of_memory(message: str) -> Iterator[None]:
     """A context in which out-of-memory errors become a TrainingError with this message."""
     try:
         yield
