@@ -22,9 +22,9 @@ from asr.decoder.config import DecoderConfig
 from asr.encoder import TRAINING_ONLY, EncoderConfig
 from asr.errors import AsrError, CheckpointError
 from asr.features import FeaturesConfig
-from asr.files import write_atomically
+from asr.files import FilePath, write_atomically
 from asr.model import AcousticModel
-from asr.release import FilePath, read_release
+from asr.release import count_parameters, read_release
 from asr.text import Vocabulary
 
 FORMAT = "asr checkpoint"
@@ -43,11 +43,17 @@ class Checkpoint:
     Attributes:
         path: Where it was read from.
         payload: Its content as plain data and tensors on the CPU.
+        weights: The model's state dict, including the normalization of the features.
+        facts: Plain data about the training run, such as its epoch and dev WER.
+        training: The state needed to resume training, or None if the checkpoint is not resumable.
     """
 
     def __init__(self, path: FilePath, payload: dict[str, Any]) -> None:
         self.path = os.fspath(path)
         self.payload = payload
+        self.weights: dict[str, Tensor] = payload["weights"]
+        self.facts: dict[str, Any] = payload["facts"]
+        self.training: dict[str, Any] | None = payload["training"]
 
     @classmethod
     def read(cls, path: FilePath) -> "Checkpoint":
@@ -68,8 +74,7 @@ class Checkpoint:
                 f"{name}: this checkpoint has format version {payload.get('version')}, but this "
                 f"asr reads version {VERSION}; install the version of asr that wrote it"
             )
-        missing = sorted(set(PARTS) - set(payload))
-        if missing:
+        if missing := sorted(set(PARTS) - set(payload)):
             raise CheckpointError(
                 f"{name}: the checkpoint lacks {', '.join(missing)}; it is damaged, use another one"
             )
@@ -106,24 +111,6 @@ class Checkpoint:
         with self._wrap_errors():
             return Vocabulary.from_list(self.payload["vocabulary"])
 
-    @property
-    def weights(self) -> dict[str, Tensor]:
-        """The model's state dict, including the normalization of the features."""
-        weights: dict[str, Tensor] = self.payload["weights"]
-        return weights
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Plain data about the training run, such as its epoch and dev WER."""
-        facts: dict[str, Any] = self.payload["facts"]
-        return facts
-
-    @property
-    def training(self) -> dict[str, Any] | None:
-        """The state needed to resume training, or None if the checkpoint is not resumable."""
-        training: dict[str, Any] | None = self.payload["training"]
-        return training
-
     def model(self, device: str = "cpu") -> AcousticModel:
         """Build the model, in evaluation mode on `device`.
 
@@ -146,16 +133,13 @@ class Checkpoint:
             This checkpoint's values of what differs, by name: "encoder.hidden" and the like for
             settings, "vocabulary" for the list of symbols. Empty if the same weights fit both.
         """
-        sections = {
-            "features": (asdict(self.features), asdict(features)),
-            "encoder": (asdict(self.encoder), asdict(encoder)),
+        others = {"features": asdict(features), "encoder": asdict(encoder)}
+        differences = {
+            f"{section}.{key}": value
+            for section, theirs in others.items()
+            for key, value in asdict(getattr(self, section)).items()
+            if f"{section}.{key}" not in TRAINING_ONLY and value != theirs[key]
         }
-        differences: dict[str, Any] = {}
-        for section, (ours, theirs) in sections.items():
-            for key, value in ours.items():
-                name = f"{section}.{key}"
-                if name not in TRAINING_ONLY and value != theirs[key]:
-                    differences[name] = value
         if self.vocabulary != vocabulary:
             differences["vocabulary"] = self.payload["vocabulary"]
         return differences
@@ -173,16 +157,9 @@ class Checkpoint:
     def describe(self) -> dict[str, object]:
         """Summarize the checkpoint as plain data: configuration, size, and facts of its training."""
         return {
-            "version": self.payload["version"],
-            "features": self.payload["features"],
-            "encoder": self.payload["encoder"],
-            "decoder": self.payload["decoder"],
+            **{key: self.payload[key] for key in ("version", "features", "encoder", "decoder")},
             "vocabulary": "".join(self.payload["vocabulary"][1:]),
-            "parameters": sum(
-                weight.numel()
-                for name, weight in self.weights.items()
-                if not name.startswith("features.")
-            ),
+            "parameters": count_parameters(self.weights),
             "resumable": self.training is not None,
             **self.facts,
         }

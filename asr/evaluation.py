@@ -18,12 +18,7 @@ from asr.decoder.config import Decoder
 from asr.decoder.hypothesis import Hypothesis
 from asr.errors import AsrError
 from asr.model import group_by_seconds
-from asr.recognizer import (
-    BATCH_SECONDS,
-    OperatingPoint,
-    Recognizer,
-    Source,
-)
+from asr.recognizer import BATCH_SECONDS, OperatingPoint, Recognizer, Source
 from asr.scoring import Report, score
 from asr.stream import Segment
 
@@ -96,11 +91,9 @@ def score_hypotheses(
     ids = [utterance.id for utterance in utterances]
     texts = {name: hypotheses[name].text if name in hypotheses else "" for name in ids}
     report = score({utterance.id: utterance.text for utterance in utterances}, texts, profile)
-    return Evaluation(
-        report,
-        {name: hypotheses[name] for name in ids if name in hypotheses},
-        {name: errors[name] for name in ids if name in errors},
-    )
+    ordered_hypotheses = {name: hypotheses[name] for name in ids if name in hypotheses}
+    ordered_errors = {name: errors[name] for name in ids if name in errors}
+    return Evaluation(report, ordered_hypotheses, ordered_errors)
 
 
 def compute_hypotheses(

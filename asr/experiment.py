@@ -1,5 +1,6 @@
 """A training run described by dataclasses: manifests and configurations in, a trained model out."""
 
+import contextlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -110,16 +111,12 @@ class Experiment:
                 "A restarted machine cannot rejoin the others; set "
                 "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of torchrun."
             )
-        outcome: Outcome = launch(train, task, self.runtime.resolve().processes)
-        return outcome
+        return launch(train, task, self.runtime.resolve().processes)
 
     def to_yaml(self) -> str:
         """All values as YAML, as `train` writes them to config.yaml in the folder."""
         values = asdict(self) | {"folder": str(self.folder)}
-        text: str = yaml.dump(
-            values, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False
-        )
-        return text
+        return str(yaml.dump(values, Dumper=_Dumper, allow_unicode=True, sort_keys=False))
 
 
 def _open_training_set(manifest: str, callbacks: TrainingCallbacks) -> Index:
@@ -135,16 +132,11 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    quoted = text in ("y", "Y", "n", "N") or _is_number(text)
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if quoted else None)
-
-
-def _is_number(text: str) -> bool:
-    try:
+    style = "'" if text in ("y", "Y", "n", "N") else None
+    with contextlib.suppress(ValueError):
         float(text)
-    except ValueError:
-        return False
-    return True
+        style = "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _represent_text)

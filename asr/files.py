@@ -78,25 +78,20 @@ def write_atomically(path: FilePath, write: Callable[[IO[bytes]], Any]) -> None:
     is then unchanged.
     """
     target = Path(path)
-    temporary = None
+    # `tempfile` is avoided, because it ignores the umask: only the owner can read its files.
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    untouched = " (the former file is untouched)"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # `tempfile` is avoided, because it ignores the umask: only the owner can read its files.
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-        with temporary.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except OSError as error:
-        raise FileError(
-            f"{target} could not be written ({error.strerror}); {advise(error)} (the former file is "
-            "untouched)"
-        ) from error
+        with reporting_disk_errors(f"{target} could not be written", untouched):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
     finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def check_writable(path: FilePath) -> None:
@@ -105,14 +100,18 @@ def check_writable(path: FilePath) -> None:
     Missing folders are created.
     """
     target = Path(path)
-    try:
+    with reporting_disk_errors(f"{target} cannot be written"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=target.parent):
-            pass
+        tempfile.TemporaryFile(dir=target.parent).close()
+
+
+@contextlib.contextmanager
+def reporting_disk_errors(problem: str, ending: str = "") -> Iterator[None]:
+    """A context in which an OSError becomes a FileError: the problem, its reason, what to do."""
+    try:
+        yield
     except OSError as error:
-        raise FileError(
-            f"{target} cannot be written ({error.strerror}); {advise(error)}"
-        ) from error
+        raise FileError(f"{problem} ({error.strerror}); {advise(error)}{ending}") from error
 
 
 def advise(error: OSError) -> str:
@@ -145,13 +144,9 @@ def lock_folder(folder: FilePath, say: Callable[[str], object] = lambda _: None)
     """
     folder = Path(folder)
     with contextlib.ExitStack() as stack:
-        try:
+        with reporting_disk_errors(f"the folder {folder} cannot be used"):
             folder.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context((folder / ".lock").open("ab"))
-        except OSError as error:
-            raise FileError(
-                f"the folder {folder} cannot be used ({error.strerror}); {advise(error)}"
-            ) from error
         began = time.monotonic()
         is_waiting = False
         while not _lock(file):
@@ -173,8 +168,6 @@ def _lock(file: IO[bytes]) -> bool:
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
+    except OSError as error:
+        return not isinstance(error, BlockingIOError)
     return True

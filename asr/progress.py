@@ -7,9 +7,10 @@ plain lines: one when the work starts, at most one every ten seconds, and one wh
 
 import sys
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from time import monotonic
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -47,7 +48,7 @@ def track(
             bar.advance()
 
 
-class Bar:
+class Bar(AbstractContextManager["Bar"]):
     """The progress of a task, shown from construction until `close` or the end of `with`.
 
     Args:
@@ -98,9 +99,6 @@ class Bar:
             self._display.stop()
             _display = None
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -130,7 +128,7 @@ class Bar:
         print(line, file=sys.stderr, flush=True)
 
 
-class LiveLine:
+class LiveLine(AbstractContextManager["LiveLine"]):
     """A line of stdout whose text changes in place, until `close` erases it.
 
     If stdout is not a terminal that can do this, `is_live` is false and nothing is shown.
@@ -168,9 +166,6 @@ class LiveLine:
         if self._live is not None:
             self._live.stop()
             self._live = None
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -136,8 +136,12 @@ class TrainingDisplay(TrainingCallbacks):
         self._bar.advance(count)
 
     def index_ends(self) -> None:
-        """Close the bar of the index."""
-        self._close()
+        """Close the bar, if there is one."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    epoch_ends = index_ends
 
     def epoch_begins(self, epoch: int, epochs: int, steps: int, done: int) -> None:
         """Open the bar of the epoch."""
@@ -147,15 +151,6 @@ class TrainingDisplay(TrainingCallbacks):
         """Advance the bar."""
         if self._bar is not None:
             self._bar.advance(steps, f"loss {loss:.3f}")
-
-    def epoch_ends(self) -> None:
-        """Close the bar of the epoch."""
-        self._close()
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
 
 
 def name_job() -> str:
@@ -199,10 +194,8 @@ def translate_flags(arguments: Sequence[str]) -> list[str]:
     for argument in rest:
         name, equals, value = argument.removeprefix("--").partition("=")
         if argument.startswith("--") and name in FLAGS:
-            value = value if equals else next(rest, "")
-            translated.append(f"runtime.{name}={value}")
-        else:
-            translated.append(argument)
+            argument = f"runtime.{name}={value if equals else next(rest, '')}"
+        translated.append(argument)
     return translated
 
 
@@ -238,15 +231,14 @@ def _shorten_names(arguments: list[str]) -> list[str]:
 
 def _one_line(error: Any) -> str:
     """An exception's message as one line, with that of its cause if Hydra or OmegaConf raised it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if isinstance(error, AsrError):
-        return " ".join(lines)
-    cause = error.__cause__
-    if isinstance(cause, OmegaConfBaseException | HydraException):
-        lines += [line.strip() for line in str(cause).splitlines() if line.strip()]
+    text = str(error)
+    if isinstance(error.__cause__, OmegaConfBaseException | HydraException):
+        text += f"\n{error.__cause__}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     wanted = [line for line in lines if not line.startswith(("object_type", "reference_type"))]
     return "; ".join(dict.fromkeys(line.removesuffix(".") for line in wanted))
 
 
 def _complain(program: str, error: AsrError) -> None:
-    complain(f"{program}: {_one_line(error).removesuffix('.')}.")
+    message = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    complain(f"{program}: {message.removesuffix('.')}.")

@@ -4,18 +4,16 @@ A released model cannot be resumed. It can be used wherever a checkpoint's path 
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr.errors import AsrError, CheckpointError, DataError, FileError
+from asr.files import FilePath
 
 if TYPE_CHECKING:
     from torch import Tensor  # loaded only when needed: the command line imports this module
-
-FilePath = str | os.PathLike[str]
 
 RELEASED = Path(__file__).parent / "models" / "english"
 """The released model that comes with the package."""
@@ -47,8 +45,8 @@ def save_release(
     decoder = {**payload["decoder"], "lexicon": "", "hotwords": ""}
     decoder["language_model"] = LANGUAGE_MODEL if language_model else ""
     decoder["kind"] = "beam" if language_model else "greedy"
-    configuration = {key: payload[key] for key in ("format", "version", "features", "encoder")}
-    configuration |= {key: payload[key] for key in ("vocabulary", "facts")} | {"decoder": decoder}
+    kept = ("format", "version", "features", "encoder", "vocabulary", "facts")
+    configuration = {key: payload[key] for key in kept} | {"decoder": decoder}
     try:
         shutil.rmtree(unfinished, ignore_errors=True)  # left over if an earlier call was killed
         unfinished.mkdir(parents=True)
@@ -91,6 +89,11 @@ def _unpack(packed: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
         for name, part in packed.items()
         if not name.endswith(SCALE)
     }
+
+
+def count_parameters(weights: Mapping[str, "Tensor"]) -> int:
+    """The number of weights of a model, without the statistics of its features."""
+    return sum(w.numel() for name, w in weights.items() if not name.startswith("features."))
 
 
 def read_card(path: FilePath) -> str:
@@ -144,16 +147,11 @@ def read_results(path: Path) -> dict[str, Any]:
     return dict(results)
 
 
-def decoders(results: Mapping[str, Any]) -> list[str]:
-    """The decoders that every set was decoded with, "greedy" first."""
-    first = next(iter(results["sets"].values()))
-    return [kind for kind in ("greedy", "beam") if kind in first]
-
-
 def write_table(results: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of a Markdown table of word error rates, in percent, with 95 % intervals."""
     titles = {"greedy": "WER greedy", "beam": "WER beam + language model"}
-    kinds = decoders(results)
+    first = next(iter(results["sets"].values()))  # every set was decoded with the same decoders
+    kinds = [kind for kind in titles if kind in first]
     yield f"| set | utterances | words | {' | '.join(titles[kind] for kind in kinds)} |"
     yield "| --- " * (3 + len(kinds)) + "|"
     for name, found in results["sets"].items():
@@ -191,9 +189,8 @@ def write_card(
 ) -> Iterator[str]:
     """Yield the lines of the model card, in Markdown."""
     encoder, features = payload["encoder"], payload["features"]
-    size = sum(w.numel() for n, w in payload["weights"].items() if not n.startswith("features."))
-    yield f"# {name}"
-    yield ""
+    size = count_parameters(payload["weights"])
+    yield from [f"# {name}", ""]
     yield (
         f"{encoder['layers']} layers of {encoder['hidden']} LSTM cells per direction "
         f"({encoder['kind'].replace('_', '-')}), {size / 1e6:.1f} M parameters; "
@@ -204,15 +201,12 @@ def write_card(
     if results:
         yield from ["", "## Word error rates", ""]
         yield from write_table(results)
-        yield ""
-        yield "In brackets: 95 % intervals from a bootstrap over the utterances."
-        yield ""
+        yield from ["", "In brackets: 95 % intervals from a bootstrap over the utterances.", ""]
         yield from write_rest(results)
     facts = {key: value for key, value in payload["facts"].items() if value not in ("", None)}
     if facts:
         yield from ["", "## Training", ""]
         yield from (f"- {key.replace('_', ' ')}: {value}" for key, value in facts.items())
     if notes:
-        yield ""
-        yield notes.rstrip()
+        yield from ["", notes.rstrip()]
     yield ""

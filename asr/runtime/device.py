@@ -1,8 +1,6 @@
 """Devices, cores and threads."""
 
-import contextlib
 import os
-from collections.abc import Iterator
 
 import torch
 
@@ -21,20 +19,6 @@ def count_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-@contextlib.contextmanager
-def flushing_denormals() -> Iterator[None]:
-    """A context in which this thread and those it starts treat numbers below 1e-38 as zero.
-
-    Early in training many gradients of an LSTM are that small, and a CPU computes with them many
-    times slower. Zeros in their place give the same weights.
-    """
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
 
 
 def choose_device(name: str) -> str:

@@ -13,24 +13,22 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
 from asr import errors
 from asr.errors import AsrError, ConfigError, TrainingError
-from asr.runtime.device import check_count, count_cores, flushing_denormals
-from asr.runtime.signals import (
-    SignalForwarder,
-    end_with_torchrun,
-    is_orphan,
-    shield_children_from_sigusr2,
-)
+from asr.runtime import signals
+from asr.runtime.device import check_count, choose_device, count_cores
 
 # How long a process waits after another one is lost, so that the error of that one is seen first.
 CAUSE_SECONDS = 1.0
 MOST_MINUTES = 10_000
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -76,9 +74,7 @@ class RuntimeConfig:
 
     def resolve(self) -> "RuntimeConfig":
         """A copy in which every automatic value is replaced by the value for this machine."""
-        device = self.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = choose_device(self.device)
         gpus = torch.cuda.device_count() if device == "cuda" else 0
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or self.processes or max(1, gpus)
         if gpus and processes > gpus:
@@ -119,8 +115,13 @@ def process_group(runtime: RuntimeConfig) -> Iterator[Process]:
 
     Raises TrainingError if another process is lost meanwhile.
     """
-    with flushing_denormals():
+    # Early in training many gradients of an LSTM are below 1e-38, and a CPU computes with them many
+    # times slower. Zeros in their place, in this thread and those it starts, give the same weights.
+    torch.set_flush_denormal(True)
+    try:
         yield from _connect(runtime)
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def _connect(runtime: RuntimeConfig) -> Iterator[Process]:
@@ -135,7 +136,7 @@ def _connect(runtime: RuntimeConfig) -> Iterator[Process]:
     if world_size == 1:
         yield Process(rank, world_size, device)
         return
-    end_with_torchrun()
+    signals.end_with_torchrun()
     try:
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
@@ -143,8 +144,8 @@ def _connect(runtime: RuntimeConfig) -> Iterator[Process]:
         )
         yield Process(rank, world_size, device)
     except RuntimeError as error:
-        if not is_lost_peer(error):
-            raise
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise  # this is no sign of another process that has ended or does not answer
         time.sleep(CAUSE_SECONDS)  # so that the parent sees the end of the lost process first
         reason = str(error).splitlines()[0].split(". ")[0]
         raise TrainingError(
@@ -157,11 +158,6 @@ def _connect(runtime: RuntimeConfig) -> Iterator[Process]:
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         # The next job of a sweep meets at another port, because this one may still be closing.
         os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
-
-
-def is_lost_peer(error: RuntimeError) -> bool:
-    """Returns whether an error means that another process has ended or does not answer."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def cannot_replace_machines() -> bool:
@@ -178,7 +174,7 @@ def cannot_replace_machines() -> bool:
     )
 
 
-def launch(function: Callable[[Any], Any], argument: Any, processes: int) -> Any:
+def launch(function: Callable[[Argument], Result], argument: Argument, processes: int) -> Result:
     """Run `function(argument)` in `processes` processes and return the result of rank 0.
 
     It runs in this process if one is enough, or if an outer launcher has set RANK. `function` must be
@@ -203,12 +199,12 @@ def launch(function: Callable[[Any], Any], argument: Any, processes: int) -> Any
     # They would log a child's traceback; its error is raised below.
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    signals = SignalForwarder()
+    forwarder = signals.SignalForwarder()
     try:
-        with signals, shield_children_from_sigusr2():
-            return elastic_launch(config, _work)(function, argument)[0]
+        with signals.handling_stops(forwarder.pass_on), signals.shield_children_from_sigusr2():
+            return cast(Result, elastic_launch(config, _work)(function, argument)[0])
     except ChildFailedError as error:
-        if signals.interrupted:  # before the children had anything to save
+        if forwarder.interrupted:  # before the children had anything to save
             raise KeyboardInterrupt from None
         rank, failure = error.get_first_failure()
         message = failure.error_file_data.get("message", "")
@@ -227,7 +223,7 @@ def launch(function: Callable[[Any], Any], argument: Any, processes: int) -> Any
 def _work(function: Callable[[Any], Any], argument: Any) -> Any:
     """Run `function` in a child process, which exits if its parent has died."""
     result = function(argument)
-    if is_orphan():
+    if signals.is_orphan():
         os._exit(1)
     return result
 

@@ -9,14 +9,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
 
 # The signals that request training to stop; for SIGUSR2 see `stopping_on_sigusr2`.
-STOPPING = [
-    signal.SIGINT,
-    signal.SIGTERM,
-    *([signal.SIGUSR2] if hasattr(signal, "SIGUSR2") else []),
-]
+STOPPING = [signal.SIGINT, signal.SIGTERM]
+if hasattr(signal, "SIGUSR2"):
+    STOPPING.append(signal.SIGUSR2)
 SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
 
@@ -96,23 +93,27 @@ def shield_children_from_sigusr2() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextlib.contextmanager
+def handling_stops(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """A context in which `handler` receives Ctrl-C and SIGTERM, if this is the main thread."""
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if is_main else ()
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
 class SignalForwarder:
     """Passes Ctrl-C and SIGTERM on to the children; a second Ctrl-C ends them and this process."""
 
     def __init__(self) -> None:
         self.interrupted = False
-        self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._pass_on)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _pass_on(self, number: int, _frame: FrameType | None) -> None:
+    def pass_on(self, number: int, _frame: FrameType | None) -> None:
+        """Send the signal to each child process."""
         if self.interrupted and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.interrupted = True

@@ -16,19 +16,9 @@ def adopt_slurm() -> None:
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
     if "RANK" in os.environ or tasks == 1:
         return
-    step = {
-        name: os.environ.get(f"SLURM_{name}", "")
-        for name in (
-            "PROCID",
-            "LOCALID",
-            "NODEID",
-            "STEP_TASKS_PER_NODE",
-            "STEP_NODELIST",
-            "JOB_ID",
-        )
-    }
-    missing = [f"SLURM_{name}" for name, value in step.items() if not value]
-    if missing:
+    names = "PROCID LOCALID NODEID STEP_TASKS_PER_NODE STEP_NODELIST JOB_ID".split()
+    step = {name: os.environ.get(f"SLURM_{name}", "") for name in names}
+    if missing := [f"SLURM_{name}" for name, value in step.items() if not value]:
         raise ConfigError(
             f"SLURM_STEP_NUM_TASKS is {tasks}, but {missing[0]} is not set; start the tasks with srun"
         )
@@ -46,10 +36,8 @@ def adopt_slurm() -> None:
 
 def expand_counts(counts: str) -> list[int]:
     """Expand the number of tasks on each node: "2(x3),1" -> [2, 2, 2, 1]."""
-    expanded: list[int] = []
-    for count, repeats in re.findall(r"(\d+)(?:\(x(\d+)\))?", counts):
-        expanded += [int(count)] * int(repeats or 1)
-    return expanded
+    pairs = re.findall(r"(\d+)(?:\(x(\d+)\))?", counts)
+    return [int(count) for count, repeats in pairs for _ in range(int(repeats or 1))]
 
 
 def first_host(nodes: str) -> str:

@@ -70,35 +70,18 @@ class TrainingConfig:
     consistency: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.precision not in ("auto", "float32", "bf16"):
-            raise ConfigError(
-                f"training.precision is {self.precision!r}; it must be auto, float32 or bf16"
-            )
-        for key, least in (
-            ("epochs", 1),
-            ("accumulate", 1),
-            ("warmup_steps", 0),
-            ("bad_steps_limit", 1),
-            ("checkpoint_steps", 1),
-            ("keep", 0),
+        for keys, is_valid, wanted in (
+            ("precision", lambda v: v in ("auto", "float32", "bf16"), "auto, float32 or bf16"),
+            ("epochs accumulate bad_steps_limit checkpoint_steps", lambda v: v >= 1, "at least 1"),
+            ("warmup_steps keep", lambda v: v >= 0, "at least 0"),
+            ("batch_seconds learning_rate clip_norm", lambda v: 0 < v < math.inf, "above 0"),
+            ("average_decay", lambda v: 0 <= v < 1, "at least 0 and below 1"),
+            ("consistency weight_decay seed", lambda v: 0 <= v < math.inf, "0 or more"),
         ):
-            if getattr(self, key) < least:
-                raise ConfigError(
-                    f"training.{key} is {getattr(self, key)}; it must be at least {least}"
-                )
-        for key in ("batch_seconds", "learning_rate", "clip_norm"):
-            if not 0 < getattr(self, key) < math.inf:
-                raise ConfigError(f"training.{key} is {getattr(self, key)}; it must be above 0")
-        if not 0 <= self.average_decay < 1:
-            raise ConfigError(
-                f"training.average_decay is {self.average_decay}; it must be at least 0 and below 1"
-            )
-        if not 0 <= self.consistency < math.inf:
-            raise ConfigError(f"training.consistency is {self.consistency}; it must be 0 or more")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ConfigError(f"training.weight_decay is {self.weight_decay}; it must be 0 or more")
-        if self.seed < 0:
-            raise ConfigError(f"training.seed is {self.seed}; it must be 0 or more")
+            for key in keys.split():
+                value = getattr(self, key)
+                if not is_valid(value):
+                    raise ConfigError(f"training.{key} is {value!r}; it must be {wanted}")
 
 
 class TrainingCallbacks:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from asr.files import write_atomically
+from asr.files import save_figure
 from asr.training.metrics import read_metrics
 
 
-def draw_curves(folder: Path) -> Path:
+def draw_curves(folder: Path) -> None:
     """Draw loss, error rates, learning rate and gradient norm of a run into `folder/curves.png`."""
     from matplotlib.figure import Figure
 
@@ -29,14 +29,10 @@ def draw_curves(folder: Path) -> Path:
     errors.plot(ends, [100 * row["cer"] for row in epochs], "o-", ms=3, label="CER")
     if epochs:
         best = min(epochs, key=lambda row: row["wer"])
-        errors.plot(best["step"], 100 * best["wer"], "k*", ms=10)
-        errors.annotate(
-            f"best {100 * best['wer']:.1f} %",
-            (best["step"], 100 * best["wer"]),
-            textcoords="offset points",
-            xytext=(-4, 10),
-            ha="right",
-        )
+        point = (best["step"], 100 * best["wer"])
+        errors.plot(*point, "k*", ms=10)
+        label = f"best {point[1]:.1f} %"
+        errors.annotate(label, point, (-4, 10), textcoords="offset points", ha="right")
     errors.set(title="dev errors in %", ylim=(0, None))
     errors.legend()
 
@@ -47,6 +43,4 @@ def draw_curves(folder: Path) -> Path:
     for axis in axes.flat:
         axis.grid(alpha=0.3)
     figure.suptitle(folder.name)
-    path = folder / "curves.png"
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
-    return path
+    save_figure(folder / "curves.png", figure, dpi=110)

@@ -5,16 +5,15 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from asr.errors import FileError
-from asr.files import advise
+from asr.files import reporting_disk_errors
 
 
-class Metrics:
+class Metrics(contextlib.AbstractContextManager["Metrics"]):
     """Writes one JSON object per line to `folder/metrics.jsonl`, and its numbers to TensorBoard.
 
     `resume_at` is the size of the file in bytes at the checkpoint (`position`): later lines belong to
@@ -28,7 +27,7 @@ class Metrics:
         self.epochs: list[dict[str, Any]] = []
         self.lost = False
         self._path = folder / "metrics.jsonl"
-        with self._wrap_os_errors():
+        with self._reporting_errors():
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("ab+")
             self._file.seek(0)
@@ -49,57 +48,48 @@ class Metrics:
         row = {"kind": kind, "step": step, **values}
         if kind == "epoch":
             self.epochs.append(row)
-        with self._wrap_os_errors():
+        with self._reporting_errors():
             self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
             for name, value in values.items():
                 if isinstance(value, int | float) and name != "epoch":
-                    self._board.write_number(f"{kind}/{name}", value, step)
+                    self._board.write_value(step, f"{kind}/{name}", simple_value=value)
 
     def write_samples(self, step: int, samples: Iterable[tuple[str, str, str]]) -> None:
         """Show some utterances in TensorBoard, each as (id, reference, hypothesis)."""
-        with self._wrap_os_errors():
+        with self._reporting_errors():
             for number, (name, reference, hypothesis) in enumerate(samples, start=1):
-                text = f"{name}\n\n    {reference}\n    {hypothesis}"  # as Markdown
-                self._board.write_text(f"dev/sample {number}", text, step)
+                markdown = f"{name}\n\n    {reference}\n    {hypothesis}"
+                self._board.write_value(
+                    step,
+                    f"dev/sample {number}",
+                    metadata={"plugin_data": {"plugin_name": "text"}},
+                    tensor={"dtype": "DT_STRING", "string_val": [markdown.encode()]},
+                )
 
     def position(self) -> int:
         """Sync everything to the disk and return the size of metrics.jsonl in bytes."""
-        with self._wrap_os_errors():
-            self._board.flush()
+        with self._reporting_errors():
+            self._board.records.flush()
             self._file.flush()
             os.fsync(self._file.fileno())
             return self._file.tell()
 
     def close(self) -> None:
         """Flush and close both files."""
-        with (
-            self._wrap_os_errors(),
-            contextlib.closing(self._board),
-            contextlib.closing(self._file),
-        ):
-            pass
+        with self._reporting_errors(), contextlib.closing(self._board.records):
+            self._file.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
+    def __exit__(self, _type: object, error: object, _traceback: object) -> None:
         # An error while closing is suppressed if another is being raised: data up to the last
         # checkpoint is already on disk.
         with contextlib.suppress(FileError) if error else contextlib.nullcontext():
             self.close()
 
-    @contextlib.contextmanager
-    def _wrap_os_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise FileError(
-                f"{self._path} or the TensorBoard files beside it could not be written "
-                f"({error.strerror}); {advise(error)}, and run the same command again to resume from "
-                "the last checkpoint, which is intact"
-            ) from error
+    def _reporting_errors(self) -> contextlib.AbstractContextManager[None]:
+        return reporting_disk_errors(
+            f"{self._path} or the TensorBoard files beside it could not be written",
+            ", and run the same command again to resume from the last checkpoint, which is intact",
+        )
 
 
 class _Board:
@@ -110,49 +100,23 @@ class _Board:
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
-        from tensorboard.compat.proto import (  # type: ignore[import-untyped]
-            event_pb2,
-            summary_pb2,
-            tensor_pb2,
-        )
-        from tensorboard.summary.writer.record_writer import (  # type: ignore[import-untyped]
-            RecordWriter,
-        )
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._events, self._summaries, self._tensors = event_pb2, summary_pb2, tensor_pb2
+        self._new_event = Event
         folder.mkdir(parents=True, exist_ok=True)
         # TensorBoard reads files in the order of their names, so the name starts with the time.
         name = f"events.out.tfevents.{time.time():020.9f}.{socket.gethostname()}.{os.getpid()}"
-        self._records = RecordWriter((folder / name).open("wb"))
+        self.records = RecordWriter((folder / name).open("wb"))
         self._write(file_version="brain.Event:2")
-        log = event_pb2.SessionLog
-        self._write(step=first_step, session_log=log(status=log.START))
+        self._write(step=first_step, session_log={"status": "START"})
 
-    def write_number(self, name: str, value: float, step: int) -> None:
-        self._write_value(step, tag=name, simple_value=value)
-
-    def write_text(self, name: str, value: str, step: int) -> None:
-        metadata = self._summaries.SummaryMetadata
-        self._write_value(
-            step,
-            tag=name,
-            metadata=metadata(plugin_data=metadata.PluginData(plugin_name="text")),
-            tensor=self._tensors.TensorProto(dtype="DT_STRING", string_val=[value.encode()]),
-        )
-
-    def flush(self) -> None:
-        self._records.flush()
-
-    def close(self) -> None:
-        self._records.close()
-
-    def _write_value(self, step: int, **content: Any) -> None:
-        summary = self._summaries.Summary
-        self._write(step=step, summary=summary(value=[summary.Value(**content)]))
+    def write_value(self, step: int, name: str, **content: Any) -> None:
+        self._write(step=step, summary={"value": [{"tag": name, **content}]})
 
     def _write(self, **content: Any) -> None:
-        event = self._events.Event(wall_time=time.time(), **content)
-        self._records.write(event.SerializeToString())
+        event = self._new_event(wall_time=time.time(), **content)
+        self.records.write(event.SerializeToString())
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -3,27 +3,24 @@
 import os
 from dataclasses import replace
 
-import torch
-
 from asr.audio.waveform import load_audio
 from asr.data.index import Index
 from asr.data.manifest import Utterance, summarize_rejects
 from asr.data.selection import select_trainable
-from asr.errors import ConfigError, DataError, TrainingError
+from asr.errors import ConfigError, DataError
+from asr.evaluation import sort_longest_first
 from asr.model import AcousticModel
 from asr.runtime.distributed import Process, broadcast_from_rank_zero
 from asr.text import normalize
 from asr.training.config import Task, TrainingCallbacks
-from asr.training.trainer import is_out_of_memory
+from asr.training.trainer import has_bf16, reporting_out_of_memory
 
 NORMALIZATION_UTTERANCES = 1000  # spread over the training set, to measure mean and deviation on
 
 
 def check_precision(task: Task, process: Process) -> None:
     """Raise ConfigError if the device does not compute well in the configured precision."""
-    if task.training.precision == "bf16" and (
-        process.device.type == "cpu" or not torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
+    if task.training.precision == "bf16" and not has_bf16(process.device):
         raise ConfigError(
             "training.precision is bf16, which is much slower than float32 on this device; "
             "use float32 or auto"
@@ -32,15 +29,11 @@ def check_precision(task: Task, process: Process) -> None:
 
 def make_model(task: Task) -> AcousticModel:
     """The model with random weights; TrainingError if it does not fit into memory."""
-    try:
+    with reporting_out_of_memory(
+        "the model does not fit into the memory of this machine; lower encoder.hidden, "
+        "encoder.layers or encoder.stack"
+    ):
         return AcousticModel(task.features, task.encoder, len(task.data.vocabulary))
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise TrainingError(
-            "the model does not fit into the memory of this machine; lower encoder.hidden, "
-            "encoder.layers or encoder.stack"
-        ) from error
 
 
 def check_dev_set(task: Task) -> list[Utterance]:
@@ -61,7 +54,7 @@ def check_dev_set(task: Task) -> list[Utterance]:
                 f"{utterance.audio}, the recording of {utterance.id} in the dev set, does not "
                 "exist; correct the manifest"
             )
-    return sorted(utterances, key=lambda u: -u.seconds)
+    return sort_longest_first(utterances)
 
 
 def select_training_set(task: Task, model: AcousticModel, callbacks: TrainingCallbacks) -> Index:
@@ -89,6 +82,4 @@ def fit_normalization(
         stride = -(-len(training_set) // NORMALIZATION_UTTERANCES)
         rate = task.features.sample_rate
         model.features.fit_normalization(load_audio(u.audio, rate) for u in training_set[::stride])
-    mean, std = broadcast_from_rank_zero((model.features.mean, model.features.std))
-    model.features.mean.copy_(mean)
-    model.features.std.copy_(std)
+    model.features.load_state_dict(broadcast_from_rank_zero(model.features.state_dict()))

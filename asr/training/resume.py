@@ -107,8 +107,7 @@ def start_from(model: AcousticModel, task: Task) -> str:
     Raises ConfigError if the checkpoint is of another architecture or vocabulary.
     """
     path = task.training.start_from
-    if path == "released":
-        path = str(RELEASED)
+    path = str(RELEASED) if path == "released" else path
     checkpoint = Checkpoint.read(path)
     differences = checkpoint.find_differences(task.features, task.encoder, task.data.vocabulary)
     characters = differences.pop("vocabulary", None)

@@ -22,34 +22,17 @@ from asr.data.loading import Batch, Example, SpeechDataset, collate, load_batche
 from asr.data.manifest import Utterance
 from asr.data.planning import EpochPlan, Indices, Planner, shard
 from asr.errors import TrainingError
-from asr.files import lock_folder, remove_leftovers, write_atomically
+from asr.files import lock_folder, remove_leftovers, write_text
 from asr.recognizer import Recognizer
-from asr.runtime.distributed import (
-    Process,
-    all_reduce_sum,
-    broadcast_from_rank_zero,
-    gather,
-    process_group,
-)
+from asr.runtime import distributed
+from asr.runtime.distributed import Process, gather
+from asr.runtime.signals import handling_stops
+from asr.training import preparation, resume
 from asr.training.config import Outcome, Task, TrainingCallbacks
 from asr.training.curves import draw_curves
 from asr.training.diagnosis import diagnose
 from asr.training.interruption import Interruption
 from asr.training.metrics import Metrics
-from asr.training.preparation import (
-    check_dev_set,
-    check_precision,
-    fit_normalization,
-    make_model,
-    select_training_set,
-)
-from asr.training.resume import (
-    Counters,
-    compare_processes,
-    compute_fingerprint,
-    read_last,
-    start_from,
-)
 from asr.training.trainer import Trainer
 from asr.training.validation import Validation, validate
 
@@ -71,7 +54,7 @@ def train(task: Task) -> Outcome:
     Raises:
         AsrError: If the data, the configuration or the loss does not allow training.
     """
-    with process_group(task.runtime) as process, contextlib.ExitStack() as stack:
+    with distributed.process_group(task.runtime) as process, contextlib.ExitStack() as stack:
         if process.first:  # only rank 0 reads and writes in the folder
             stack.enter_context(lock_folder(task.folder, task.callbacks.say))
         return prepare(task, process).run()
@@ -84,36 +67,35 @@ def prepare(task: Task, process: Process) -> "Run":
     contains another run.
     """
     callbacks = task.callbacks if process.first else TrainingCallbacks()
-    check_precision(task, process)
+    preparation.check_precision(task, process)
     augmenter = Augmenter(task.augment, task.features.sample_rate)
     torch.manual_seed(task.training.seed)
-    model = make_model(task)
-    dev_set = check_dev_set(task)
-    training_set = select_training_set(task, model, callbacks)
-    fingerprint = compute_fingerprint(task, training_set, dev_set, augmenter)
-    compare_processes(fingerprint)
+    model = preparation.make_model(task)
+    dev_set = preparation.check_dev_set(task)
+    training_set = preparation.select_training_set(task, model, callbacks)
+    fingerprint = resume.compute_fingerprint(task, training_set, dev_set, augmenter)
+    resume.compare_processes(fingerprint)
     # All processes resume from what rank 0 reads, while the file may be replaced or out of reach.
-    saved = broadcast_from_rank_zero(read_last(task.folder, fingerprint) if process.first else None)
-    if saved is not None:
-        model.load_state_dict(saved["training"]["weights"])
+    saved = distributed.broadcast_from_rank_zero(
+        resume.read_last(task.folder, fingerprint) if process.first else None
+    )
+    state: dict[str, Any] = saved["training"] if saved else {"counters": {}, "metrics": 0}
+    if saved:
+        model.load_state_dict(state["weights"])
     elif task.training.start_from:
-        callbacks.say(f"Starting from the weights of {start_from(model, task)}.")
+        callbacks.say(f"Starting from the weights of {resume.start_from(model, task)}.")
     else:
-        fit_normalization(task, model, training_set, process)
+        preparation.fit_normalization(task, model, training_set, process)
     trainer = Trainer(model, task.training, process)
-    counters = Counters()
-    if saved is not None:
+    counters = resume.Counters(**state["counters"])
+    if saved:
         trainer.result.load_state_dict(saved["weights"])
-        trainer.optimizer.load_state_dict(saved["training"]["optimizer"])
-        counters = Counters(**saved["training"]["counters"])
+        trainer.optimizer.load_state_dict(state["optimizer"])
         callbacks.say(
             f"Resuming in {task.folder} after {counters.epoch} epochs and "
             f"{counters.step_in_epoch} steps."
         )
-    metrics = None
-    if process.first:
-        position = saved["training"]["metrics"] if saved is not None else 0
-        metrics = _open_metrics(task, position, counters.step)
+    metrics = _open_metrics(task, state["metrics"], counters.step) if process.first else None
     size = sum(p.numel() for p in model.parameters())
     callbacks.say(
         f"Model: {size / 1e6:.1f} M parameters. Training set: {len(training_set)} utterances, "
@@ -131,8 +113,7 @@ def _open_metrics(task: Task, position: int, step: int) -> Metrics:
     """Clean the folder up, write config.yaml, and rewind the metrics to the last checkpoint."""
     remove_leftovers(task.folder)
     if task.record:
-        path = task.folder / "config.yaml"
-        write_atomically(path, lambda file: file.write(task.record.encode()))
+        write_text(task.folder / "config.yaml", task.record)
     metrics = Metrics(task.folder, position, step)
     if metrics.lost:
         task.callbacks.say(
@@ -144,11 +125,8 @@ def _open_metrics(task: Task, position: int, step: int) -> Metrics:
 
 def largest_batch(plan: EpochPlan) -> Indices:
     """The batch of a plan with the most audio, padding included."""
-
-    def padded_seconds(batch: Indices) -> float:
-        return float(len(batch) * plan.seconds[batch[0]])  # the first utterance is the longest
-
-    return max(plan.batches, key=padded_seconds)
+    # The first utterance of a batch is its longest.
+    return max(plan.batches, key=lambda batch: len(batch) * plan.seconds[batch[0]])
 
 
 @dataclass(frozen=True)
@@ -157,16 +135,14 @@ class _PendingStep:
 
     losses: Tensor
     norm: Tensor
-    learning_rate: float
+    rate: float  # the learning rate
     symbols: int
     ids: list[str]
 
     def find_suspects(self) -> list[str]:
         """This process's utterances whose own loss is not finite."""
-        losses = self.losses.tolist()[: len(self.ids)]  # an empty share has one loss of zero
-        return [
-            name for name, loss in zip(self.ids, losses, strict=True) if not math.isfinite(loss)
-        ]
+        losses = zip(self.ids, self.losses.tolist(), strict=False)  # no ids: one loss of zero
+        return [name for name, loss in losses if not math.isfinite(loss)]
 
 
 @dataclass
@@ -181,17 +157,17 @@ class Run:
     dev_set: list[Utterance]
     augmenter: Augmenter
     fingerprint: dict[str, str]
-    counters: Counters
+    counters: resume.Counters
     metrics: Metrics | None  # on rank 0 only
     drawn_at: float = -math.inf  # when the curves were last drawn
 
     def run(self) -> Outcome:
         """Train to the last epoch or an interruption."""
-        folder, epochs = self.task.folder, self.task.training.epochs
-        counters = self.counters
+        folder, counters = self.task.folder, self.counters
         with self.metrics or contextlib.nullcontext():
             self._run_epochs()
-        if counters.epoch == epochs and self.process.first:
+        interrupted = counters.epoch < self.task.training.epochs
+        if self.process.first and not interrupted:
             curves = folder / "curves.png"
             if not curves.exists():  # an earlier process was killed while it drew them
                 draw_curves(folder)
@@ -199,26 +175,15 @@ class Run:
                 f"Trained. Best dev WER: {100 * counters.best_wer:.2f} %. Model: "
                 f"{folder / 'best.pt'}, curves: {curves}"
             )
-        interrupted = counters.epoch < epochs
         return Outcome(folder, counters.epoch, counters.step, counters.best_wer, interrupted)
 
     def _run_epochs(self) -> None:
         task, config, counters = self.task, self.task.training, self.counters
-        planner = Planner(
-            self.training_set.seconds,
-            self.training_set.hashes,
-            config.batch_seconds,
-            task.augment,
-            config.seed,
-        )
+        index, seed = self.training_set, config.seed
+        planner = Planner(index.seconds, index.hashes, config.batch_seconds, task.augment, seed)
+        vocabulary, log_mel = task.data.vocabulary, self.trainer.model.features
         dataset = SpeechDataset(
-            self.training_set,
-            self.training_set.symbols,
-            task.data.vocabulary,
-            self.trainer.model.features,
-            self.augmenter,
-            config.seed,
-            two_views=config.consistency > 0,
+            index, index.symbols, vocabulary, log_mel, self.augmenter, seed, config.consistency > 0
         )
         if self.process.device.type in MEMORY_CHECKED_DEVICES and counters.epoch < config.epochs:
             self._check_memory(planner.epoch(counters.epoch), dataset)
@@ -232,7 +197,7 @@ class Run:
             workers=task.runtime.resolve().workers,
         )
         interruption = Interruption(self.process.device)
-        with interruption, contextlib.closing(batches):
+        with handling_stops(interruption.request), contextlib.closing(batches):
             while counters.epoch < config.epochs and not interruption.agreed:
                 self._run_epoch(len(planner.epoch(counters.epoch)), batches, interruption)
 
@@ -241,12 +206,10 @@ class Run:
 
         A batch that does not fit into memory then stops training at its start.
         """
-        batch = largest_batch(plan)
-        log_mel = self.trainer.model.features
+        batch, log_mel = largest_batch(plan), self.trainer.model.features
         examples = []
         for index in shard(batch, self.process.rank, self.process.world_size):
-            utterance = self.training_set[index]
-            tempo = plan.tempos[index]
+            utterance, tempo = self.training_set[index], plan.tempos[index]
             samples = math.ceil(plan.seconds[index] * tempo * log_mel.config.sample_rate)
             frames = math.ceil(log_mel.frames(samples) / tempo)
             features = torch.zeros(frames, log_mel.config.mels)  # (T, F)
@@ -269,9 +232,8 @@ class Run:
         if interruption.agreed:
             return
         seconds = time.monotonic() - started
-        recognizer = Recognizer(
-            self.trainer.result.eval(), self.task.data.vocabulary, self.task.decoder
-        )
+        model, vocabulary = self.trainer.result.eval(), self.task.data.vocabulary
+        recognizer = Recognizer(model, vocabulary, self.task.decoder)
         validation = validate(recognizer, self.dev_set, self.process, interruption)
         if validation is None:
             return
@@ -313,11 +275,10 @@ class Run:
         """
         counters = self.counters
         parts = torch.stack([step.losses.sum() for step in pending])  # (steps,)
-        losses = all_reduce_sum(parts).tolist()
+        losses = distributed.all_reduce_sum(parts).tolist()
         norms = torch.stack([step.norm for step in pending]).tolist()
-        first = counters.step - len(pending)
-        for offset, (step, loss, norm) in enumerate(zip(pending, losses, norms, strict=True)):
-            number = first + offset + 1
+        results = zip(pending, losses, norms, strict=True)
+        for number, (step, loss, norm) in enumerate(results, counters.step - len(pending) + 1):
             if not math.isfinite(norm):
                 self._log_skipped(step, number, loss, norm, limit)
                 continue
@@ -326,17 +287,7 @@ class Run:
             counters.epoch_symbols += step.symbols
             counters.epoch_norm += norm
             counters.epoch_steps += 1
-            if self.metrics is not None:
-                self.metrics.write(
-                    "step",
-                    number,
-                    {
-                        "epoch": counters.epoch + 1,
-                        "loss": loss,
-                        "gradient_norm": norm,
-                        "learning_rate": step.learning_rate,
-                    },
-                )
+            self._write("step", number, loss=loss, gradient_norm=norm, learning_rate=step.rate)
         self.callbacks.steps_done(len(pending), losses[-1])
 
     def _log_skipped(
@@ -347,17 +298,8 @@ class Run:
         names = [name for part in gather(step.find_suspects()) for name in part]
         # Finite losses with a gradient that is not cannot be attributed to single utterances.
         names = names or [name for part in gather(step.ids) for name in part]
-        if self.metrics is not None:
-            self.metrics.write(
-                "skipped",
-                number,
-                {
-                    "epoch": self.counters.epoch + 1,
-                    "loss": str(loss),  # JSON cannot express NaN and infinity
-                    "gradient_norm": str(norm),
-                    "utterances": names,
-                },
-            )
+        # As strings, because JSON cannot express NaN and infinity.
+        self._write("skipped", number, loss=str(loss), gradient_norm=str(norm), utterances=names)
         shown = ", ".join(names[:NAMES_SHOWN])
         if len(names) > NAMES_SHOWN:
             shown += f" and {len(names) - NAMES_SHOWN} more"
@@ -371,25 +313,23 @@ class Run:
 
     def _report(self, validation: Validation, seconds: float) -> None:
         """Write the epoch's metrics and show them, with a diagnosis if training goes wrong."""
+        if self.metrics is None:
+            return
         counters, report = self.counters, validation.report
         train_loss = counters.epoch_loss / counters.epoch_symbols
-        if self.metrics is not None:
-            self.metrics.write(
-                "epoch",
-                counters.step,
-                {
-                    "epoch": counters.epoch + 1,
-                    "train_loss": train_loss,
-                    "gradient_norm": counters.epoch_norm / counters.epoch_steps,
-                    "dev_loss": validation.loss,
-                    "wer": report.wer,
-                    "cer": report.cer,
-                    "blank_ratio": validation.blank_ratio,
-                    "empty_ratio": validation.empty_ratio,
-                    "hours": float(self.training_set.seconds.sum()) / 3600,  # audio in the epoch
-                },
-            )
-            self.metrics.write_samples(counters.step, validation.samples)
+        self._write(
+            "epoch",
+            counters.step,
+            train_loss=train_loss,
+            gradient_norm=counters.epoch_norm / counters.epoch_steps,
+            dev_loss=validation.loss,
+            wer=report.wer,
+            cer=report.cer,
+            blank_ratio=validation.blank_ratio,
+            empty_ratio=validation.empty_ratio,
+            hours=float(self.training_set.seconds.sum()) / 3600,  # audio in the epoch
+        )
+        self.metrics.write_samples(counters.step, validation.samples)
         self.callbacks.say(
             f"Epoch {counters.epoch + 1}/{self.task.training.epochs}: loss {train_loss:.3f}, "
             f"dev loss {validation.loss:.3f}, WER {100 * report.wer:.2f} %, "
@@ -397,27 +337,27 @@ class Run:
             f"{' (best)' if report.wer < counters.best_wer else ''}, "
             f"{100 * validation.blank_ratio:.1f} % of the frames blank, {seconds:.0f} s"
         )
+        for line in diagnose(self.metrics.epochs):
+            self.callbacks.say(line)
+
+    def _write(self, kind: str, step: int, **values: object) -> None:
+        """Write a line of metrics of the current epoch, on rank 0."""
         if self.metrics is not None:
-            for line in diagnose(self.metrics.epochs):
-                self.callbacks.say(line)
+            self.metrics.write(kind, step, {"epoch": self.counters.epoch + 1, **values})
 
     def _keep_models(self, wer: float) -> None:
         """Save the model if it is the best so far, and among those of the last epochs."""
-        epoch, keep = self.counters.epoch + 1, self.task.training.keep
-        if wer < self.counters.best_wer:
-            self.counters.best_wer = wer
-            self._save_result("best.pt", wer)
+        counters, keep = self.counters, self.task.training.keep
+        epoch, is_best = counters.epoch + 1, wer < counters.best_wer
+        counters.best_wer = min(counters.best_wer, wer)
+        if not self.process.first:
+            return
+        facts = {"epoch": epoch, "step": counters.step, "dev_wer": wer}
+        if is_best:
+            self._save("best.pt", facts)
         if keep:
-            self._save_result(checkpoint.name_epoch(epoch), wer)
-            if self.process.first:
-                checkpoint.remove_epochs(self.task.folder, epoch - keep)
-
-    def _save_result(self, name: str, wer: float) -> None:
-        """Save the validated model, whose WER on the dev set is `wer`."""
-        counters = self.counters
-        if self.process.first:
-            facts = {"epoch": counters.epoch + 1, "step": counters.step, "dev_wer": wer}
-            self._save(name, facts)
+            self._save(checkpoint.name_epoch(epoch), facts)
+            checkpoint.remove_epochs(self.task.folder, epoch - keep)
 
     def _save_last(self) -> None:
         """Save last.pt, from which a later call resumes exactly here."""
@@ -438,11 +378,5 @@ class Run:
     def _save(
         self, name: str, facts: dict[str, Any], training: dict[str, Any] | None = None
     ) -> None:
-        checkpoint.save_model(
-            self.task.folder / name,
-            self.trainer.result,
-            self.task.data.vocabulary,
-            facts,
-            training,
-            self.task.decoder,
-        )
+        path, model, data = self.task.folder / name, self.trainer.result, self.task.data
+        checkpoint.save_model(path, model, data.vocabulary, facts, training, self.task.decoder)

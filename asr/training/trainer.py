@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,26 +38,20 @@ class Trainer:
         self.model = model.to(process.device)
         self._parallel: nn.Module = self.model
         if process.world_size > 1:
-            on_gpu = process.device.type == "cuda"
-            self._parallel = DistributedDataParallel(
-                self.model, device_ids=[process.device] if on_gpu else None
-            )
+            devices = [process.device] if process.device.type == "cuda" else None
+            self._parallel = DistributedDataParallel(self.model, device_ids=devices)
         self.bf16 = config.precision == "bf16" or (
-            config.precision == "auto"
-            and process.device.type == "cuda"
-            and torch.cuda.is_bf16_supported(including_emulation=False)
+            config.precision == "auto" and has_bf16(process.device)
         )
         self.half = self.bf16 and process.device.type == "cuda"  # recurrent layers in float16
-        matrices = [p for p in self.model.parameters() if p.ndim > 1]
-        vectors = [p for p in self.model.parameters() if p.ndim <= 1]
-        self.optimizer = AdamW(
-            [
-                {"params": matrices, "weight_decay": config.weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
-            lr=config.learning_rate,
-            fused=True,
-        )
+        parameters = list(self.model.parameters())
+        matrices = [p for p in parameters if p.ndim > 1]
+        vectors = [p for p in parameters if p.ndim <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": matrices, "weight_decay": config.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        self.optimizer = AdamW(groups, lr=config.learning_rate, fused=True)
         self.result = self.model
         if config.average_decay:
             # Moving it to the device where it already is lays its weights out as cuDNN expects.
@@ -124,8 +119,17 @@ class Trainer:
         # In float16 the gradients of a loss per character underflow, but not those per batch.
         scale = batch.symbols if self.half else 1
         for number, part in enumerate(parts, start=1):
+            without_sum: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
             is_local = alone or number < len(parts)
-            with self._without_sum() if is_local else contextlib.nullcontext(), self._fitting(part):
+            if is_local and isinstance(self._parallel, DistributedDataParallel):
+                without_sum = self._parallel.no_sync()
+            message = (
+                f"{len(part.ids)} utterance(s) of {part.features.shape[1]} feature frames, a part of "
+                f"the batch, do not fit into the memory of {self.process.device}; lower "
+                f"training.batch_seconds (now {self.config.batch_seconds:g}), or raise "
+                f"training.accumulate (now {self.config.accumulate}) for smaller parts"
+            )
+            with without_sum, reporting_out_of_memory(message):
                 losses = self.losses(part, context)
                 loss = losses.sum()
                 # DistributedDataParallel averages gradients over processes, but the loss is a sum.
@@ -136,27 +140,6 @@ class Trainer:
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
             torch._foreach_div_(gradients, scale)
         return torch.cat(found)
-
-    def _without_sum(self) -> contextlib.AbstractContextManager[None]:
-        """A context in which gradients are not summed over the processes."""
-        if isinstance(self._parallel, DistributedDataParallel):
-            return self._parallel.no_sync()
-        return contextlib.nullcontext()
-
-    @contextlib.contextmanager
-    def _fitting(self, part: Batch) -> Iterator[None]:
-        """Re-raises out-of-memory errors as TrainingError."""
-        try:
-            yield
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise TrainingError(
-                f"{len(part.ids)} utterance(s) of {part.features.shape[1]} feature frames, a part of "
-                f"the batch, do not fit into the memory of {self.process.device}; lower "
-                f"training.batch_seconds (now {self.config.batch_seconds:g}), or raise "
-                f"training.accumulate (now {self.config.accumulate}) for smaller parts"
-            ) from error
 
     @torch.no_grad()
     def _average(self, step: int, good: Tensor) -> None:
@@ -178,13 +161,10 @@ class Trainer:
         device = self.process.device
         if not batch.ids:  # fewer utterances than processes: take part with a zero loss
             frame = torch.zeros(1, 1, self.model.features.config.mels, device=device)
-            unused: Emissions = self._parallel(
-                frame, torch.ones(1, dtype=torch.int64, device=device)
-            )
+            one = torch.ones(1, dtype=torch.int64, device=device)
+            unused: Emissions = self._parallel(frame, one)
             return unused.log_probs.sum(dim=(1, 2)) * 0
-        views = (
-            [batch.features] if batch.second_view is None else [batch.features, batch.second_view]
-        )
+        views = [view for view in (batch.features, batch.second_view) if view is not None]
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             emissions: Emissions = self._parallel(
                 torch.cat(views).to(device),
@@ -200,14 +180,19 @@ class Trainer:
         return losses / batch.symbols
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Returns whether a device computes faster in bf16 than in float32."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def split(batch: Batch, parts: int) -> list[Batch]:
     """Divide the utterances of a batch, in order, into at most `parts` batches of about equal size.
 
     Each is padded only as far as it needs; its `symbols` are still those of the whole batch.
     """
-    count = len(batch.ids)
-    parts = max(1, min(parts, count))
-    if parts == 1:
+    count, second = len(batch.ids), batch.second_view
+    parts = min(parts, count)
+    if parts <= 1:
         return [batch]
     pieces = []
     for start, end in pairwise(count * part // parts for part in range(parts + 1)):
@@ -221,9 +206,7 @@ def split(batch: Batch, parts: int) -> list[Batch]:
                 targets=batch.targets[start:end, :symbols],
                 target_lengths=batch.target_lengths[start:end],
                 ids=batch.ids[start:end],
-                second_view=None
-                if batch.second_view is None
-                else batch.second_view[start:end, :frames],
+                second_view=None if second is None else second[start:end, :frames],
             )
         )
     return pieces
@@ -235,6 +218,17 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     # The wording of torch on a CPU, and of GPU libraries (CUDNN_STATUS_ALLOC_FAILED).
     return any(words in str(error).lower() for words in ("allocate memory", "alloc_failed"))
+
+
+@contextlib.contextmanager
+def reporting_out_of_memory(message: str) -> Iterator[None]:
+    """A context in which out-of-memory errors become a TrainingError with this message."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(message) from error
 
 
 def _seed(*parts: int) -> int:

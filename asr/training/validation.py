@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -58,12 +57,13 @@ def validate(
         return None
     shares = gather(own)
     texts = {name: text for share in shares for name, text in share.texts.items()}
+    frames = sum(share.frames for share in shares)
+    symbols = sum(share.symbols for share in shares)
     stride = -(-len(dev_set) // SAMPLES)
     return Validation(
         report=score({u.id: u.text for u in dev_set}, texts),
-        loss=sum(share.loss for share in shares) / max(1, sum(share.symbols for share in shares)),
-        blank_ratio=sum(share.blanks for share in shares)
-        / max(1, sum(share.frames for share in shares)),
+        loss=sum(share.loss for share in shares) / max(1, symbols),
+        blank_ratio=sum(share.blanks for share in shares) / max(1, frames),
         empty_ratio=sum(not text for text in texts.values()) / len(texts),
         samples=[(u.id, u.text, texts[u.id]) for u in dev_set[::stride]],
     )
@@ -89,19 +89,12 @@ def _measure_share(
         totals.texts[utterance.id] = recognizer.decode(segments).text
         target = recognizer.vocabulary.encode(utterance.text, utterance.id)
         if len(log_probs) >= min_ctc_frames(target):
-            totals.loss += _ctc_loss(log_probs, target)
+            totals.loss += nn.functional.ctc_loss(
+                torch.from_numpy(log_probs),
+                torch.tensor(target),
+                torch.tensor(len(log_probs)),
+                torch.tensor(len(target)),
+                reduction="sum",
+            ).item()
             totals.symbols += len(target)
     return totals
-
-
-def _ctc_loss(log_probs: npt.NDArray[np.float32], target: Sequence[int]) -> float:
-    """Minus log P(target | log_probs (T', V)) of one utterance."""
-    return float(
-        nn.functional.ctc_loss(
-            torch.from_numpy(log_probs),
-            torch.tensor(target),
-            torch.tensor(len(log_probs)),
-            torch.tensor(len(target)),
-            reduction="sum",
-        )
-    )
