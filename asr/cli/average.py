@@ -3,9 +3,9 @@
 import argparse
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from asr.cli.options import add_output_option
 from asr.errors import AsrError
 from asr.progress import Bar, say
 
@@ -23,9 +23,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="two or more checkpoints of one training run, such as the epoch-*.pt of training.keep",
     )
-    command.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FILE", help="the averaged model"
-    )
+    add_output_option(command, "FILE", "the averaged model", required=True)
     command.add_argument(
         "--manifest",
         metavar="FILE",

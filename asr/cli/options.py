@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -63,29 +64,17 @@ def add_decoder_options(command: argparse.ArgumentParser) -> None:
         help="words or phrases to favor, one per line, with an optional weight after a tab",
     )
     group.add_argument(
-        "--hotword",
-        action="append",
-        metavar="TEXT",
-        help="a word or phrase to favor; may be repeated",
-    )
-    group.add_argument(
-        "--hotword-weight", type=float, metavar="X", help="bonus per word of a hotword"
+        "--hotword", action="append", metavar="TEXT", help="a word or phrase to favor; repeatable"
     )
     group.add_argument("--beam", type=positive, metavar="N", help="beam width")
-    group.add_argument("--alpha", type=float, metavar="X", help="weight of the language model")
-    group.add_argument("--beta", type=float, metavar="X", help="bonus per word")
-    group.add_argument(
-        "--unknown",
-        type=float,
-        metavar="X",
-        help="additional bonus per word that is not in the lexicon, usually negative",
-    )
-    group.add_argument(
-        "--prior",
-        type=float,
-        metavar="X",
-        help="weight of the symbol priors that are subtracted from the acoustic scores",
-    )
+    for option, purpose in {
+        "--hotword-weight": "bonus per word of a hotword",
+        "--alpha": "weight of the language model",
+        "--beta": "bonus per word",
+        "--unknown": "additional bonus per word that is not in the lexicon, usually negative",
+        "--prior": "weight of the symbol priors that are subtracted from the acoustic scores",
+    }.items():
+        group.add_argument(option, type=float, metavar="X", help=purpose)
 
 
 def add_latency_options(
@@ -124,6 +113,20 @@ def add_profile_option(command: argparse.ArgumentParser, default: str, purpose: 
 def add_compared_profile_option(command: argparse.ArgumentParser) -> None:
     """Add `--profile` for a command that compares texts."""
     add_profile_option(command, "plain", "how both texts are normalized before they are compared")
+
+
+def add_output_option(
+    command: argparse.ArgumentParser, metavar: str, purpose: str, required: bool = False
+) -> None:
+    """Add `--output`, the file or folder to write."""
+    command.add_argument(
+        "-o", "--output", type=Path, metavar=metavar, help=purpose, required=required
+    )
+
+
+def add_picture_option(command: argparse.ArgumentParser, purpose: str) -> None:
+    """Add `--picture`, a PNG file to write; see `check_picture`."""
+    command.add_argument("--picture", type=Path, metavar="FILE.png", help=purpose)
 
 
 def thread_count(text: str) -> int:
@@ -227,12 +230,11 @@ def load_recognizer(
 
 
 def prepare(recognizer: "Recognizer") -> None:
-    """Compile the beam decoder in advance, with a progress bar if this takes long."""
-    from asr.decoder.beam import BeamDecoder
-
-    if not isinstance(recognizer.decoder, BeamDecoder):
+    """Compile a beam decoder in advance, with a progress bar if this takes long."""
+    warm_up = getattr(recognizer.decoder, "warm_up", None)
+    if warm_up is None:  # the greedy decoder is not compiled
         return
-    thread = Thread(target=recognizer.decoder.warm_up)
+    thread = Thread(target=warm_up)
     thread.start()
     thread.join(NOTICE_SECONDS)
     if thread.is_alive():

@@ -1,12 +1,11 @@
 """The command `asr score`: measure the word errors of existing transcripts."""
 
 import argparse
-import json
 from pathlib import Path
 
 from asr.cli.inputs import read_texts
 from asr.cli.options import add_compared_profile_option
-from asr.cli.output import print_report
+from asr.cli.output import print_report, to_json
 from asr.progress import say
 
 
@@ -34,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.profile,
     )
     if arguments.json:
-        say(json.dumps(report.to_dict(), indent=1, ensure_ascii=False))
+        say(to_json(report.to_dict(), indent=1))
     else:
         print_report(report)
     return 0

@@ -3,6 +3,14 @@
 import argparse
 
 RECIPES = ("folder", "digits", "librispeech", "english")  # files of conf/
+VALUES = {  # option -> configuration key, placeholder and help
+    "train": ("data.train", "FILE", "manifest of the training set (JSONL)"),
+    "dev": ("data.dev", "FILE", "manifest of the dev set (JSONL)"),
+    "device": ("runtime.device", "NAME", "auto, cpu or cuda"),
+    "threads": ("runtime.threads", "N", "CPU threads of each process"),
+    "processes": ("runtime.processes", "N", "processes that train together"),
+    "workers": ("runtime.workers", "N", "data loaders of each process"),
+}
 EXAMPLES = """
 Every value of the configuration can be set as key=value; --cfg job prints all of them.
 
@@ -29,12 +37,8 @@ def declare(command: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"the configuration to start from: {', '.join(RECIPES)} (default: %(default)s)",
     )
-    command.add_argument("--train", metavar="FILE", help="manifest of the training set (JSONL)")
-    command.add_argument("--dev", metavar="FILE", help="manifest of the dev set (JSONL)")
-    command.add_argument("--device", metavar="NAME", help="auto, cpu or cuda")
-    command.add_argument("--threads", metavar="N", help="CPU threads of each process")
-    command.add_argument("--processes", metavar="N", help="processes that train together")
-    command.add_argument("--workers", metavar="N", help="data loaders of each process")
+    for name, (_, metavar, purpose) in VALUES.items():
+        command.add_argument(f"--{name}", metavar=metavar, help=purpose)
     command.add_argument(
         "-m",
         "--multirun",
@@ -61,15 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     if bool(arguments.train) != bool(arguments.dev):
         parser.error("--train and --dev must be given together")
     words = ["--multirun"] if arguments.multirun else []
-    for key, value in {
-        "data.train": arguments.train,
-        "data.dev": arguments.dev,
-        "runtime.device": arguments.device,
-        "runtime.threads": arguments.threads,
-        "runtime.processes": arguments.processes,
-        "runtime.workers": arguments.workers,
-    }.items():
-        if value is not None:
+    for name, (key, *_) in VALUES.items():
+        if (value := getattr(arguments, name)) is not None:
             words.append(f"{key}={_quote(value)}")
     words += values
     if arguments.cfg:

@@ -6,16 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr.cli.options import (
-    WEIGHTS,
-    add_compared_profile_option,
-    add_decoder_options,
-    add_model_options,
-    load_recognizer,
-    positive,
-)
+from asr.cli import options
 from asr.cli.output import check_picture
 from asr.errors import AsrError
+from asr.files import check_writable, save_figure
 from asr.progress import Bar, say
 
 if TYPE_CHECKING:
@@ -28,34 +22,23 @@ if TYPE_CHECKING:
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     command.add_argument("manifest", metavar="MANIFEST", help="a dev set (JSONL), not a test set")
-    add_model_options(command)
-    add_decoder_options(command)
-    add_compared_profile_option(command)
-    command.add_argument(
-        "--trials",
-        type=positive,
-        default=100,
-        metavar="N",
-        help="number of settings to try (default: 100)",
+    options.add_model_options(command)
+    options.add_decoder_options(command)
+    options.add_compared_profile_option(command)
+    trials = "number of settings to try (default: %(default)s)"
+    command.add_argument("--trials", type=options.positive, default=100, metavar="N", help=trials)
+    options.add_output_option(
+        command,
+        "CHECKPOINT",
+        "save the weights in this copy of the checkpoint (default: in the checkpoint itself)",
     )
-    command.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="CHECKPOINT",
-        help="save the weights in this copy of the checkpoint (default: in the checkpoint itself)",
-    )
-    command.add_argument(
-        "--picture", type=Path, metavar="FILE.png", help="draw the trials' word error rates"
-    )
+    options.add_picture_option(command, "draw the trials' word error rates")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code. Raises AsrError."""
     from asr.checkpoint import Checkpoint
-    from asr.cli.options import choose_decoder, prepare
     from asr.data.manifest import read_manifest
-    from asr.files import check_writable
     from asr.runtime.device import count_cores
 
     check_picture(arguments.picture)
@@ -68,21 +51,21 @@ def run(arguments: argparse.Namespace) -> int:
     check_writable(output)
     utterances = read_manifest(arguments.manifest)
     checkpoint = Checkpoint.read(arguments.checkpoint)
-    config, hotwords = choose_decoder(arguments, checkpoint)
+    config, hotwords = options.choose_decoder(arguments, checkpoint)
     if config.kind != "beam":
         raise AsrError("only the beam decoder has weights to tune; add a model with --lm")
-    recognizer = load_recognizer(arguments, checkpoint, config, hotwords)
-    prepare(recognizer)
+    recognizer = options.load_recognizer(arguments, checkpoint, config, hotwords)
+    options.prepare(recognizer)
     threads = arguments.threads or count_cores()
     tuning = tune_decoder(recognizer, utterances, arguments.trials, threads, arguments.profile)
     if arguments.picture:
         _draw_trials(tuning.trials, tuning.config, arguments.picture)
     checkpoint.write(output, decoder=tuning.config)
     _say_result(tuning)
-    use = ["asr transcribe", f"--checkpoint {output}"]
-    use += [f"--lm {config.language_model}"] if config.language_model else []
-    use += [f"--lexicon {config.lexicon}"] if config.lexicon else []
-    say(f"saved in {output}: {' '.join(use)} uses these weights")
+    use = f"asr transcribe --checkpoint {output}"
+    use += f" --lm {config.language_model}" if config.language_model else ""
+    use += f" --lexicon {config.lexicon}" if config.lexicon else ""
+    say(f"saved in {output}: {use} uses these weights")
     if arguments.picture:
         say(f"picture: {arguments.picture}")
     return 0
@@ -137,7 +120,7 @@ def _say_result(tuning: "Tuning") -> None:
 
 
 def _list_weights(source: "Trial | DecoderConfig") -> str:
-    return ", ".join(f"{name} {getattr(source, name):g}" for name in WEIGHTS)
+    return ", ".join(f"{name} {getattr(source, name):g}" for name in options.WEIGHTS)
 
 
 def _draw_trials(trials: "Sequence[Trial]", winner: "DecoderConfig", path: Path) -> None:
@@ -146,8 +129,6 @@ def _draw_trials(trials: "Sequence[Trial]", winner: "DecoderConfig", path: Path)
     """
     import numpy as np
     from matplotlib.figure import Figure
-
-    from asr.files import save_figure
 
     wers = 100 * np.array([trial.wer for trial in trials])
     order = np.argsort(-wers)  # the best on top
