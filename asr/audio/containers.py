@@ -40,11 +40,9 @@ class Recording:
     @property
     def seconds(self) -> float | None:
         """The duration stated in the header, or None if it is known only after decoding."""
-        return (
-            self.estimated_seconds or None
-            if self.frames is None
-            else self.frames / self.sample_rate
-        )
+        if self.frames is None:
+            return self.estimated_seconds or None
+        return self.frames / self.sample_rate
 
     def check_length(self, decoded: int, sample_rate: int | None = None) -> None:
         """Raise AudioError if fewer frames were `decoded` than the header declares.
@@ -53,9 +51,8 @@ class Recording:
         """
         if 2 * decoded * (sample_rate or self.sample_rate) < self.sample_rate:  # soxr rounds to 0
             raise AudioError(f"{self.name} contains no samples; record or export it again")
-        promised, tolerance = self.estimated_seconds, MEDIA_TOLERANCE_SECONDS
-        if self.frames is not None:
-            promised, tolerance = self.frames / self.sample_rate, TOLERANCE_SECONDS
+        promised = self.seconds or 0.0
+        tolerance = MEDIA_TOLERANCE_SECONDS if self.frames is None else TOLERANCE_SECONDS
         seconds = decoded / self.sample_rate
         if promised - seconds > tolerance:
             raise AudioError(
@@ -382,15 +379,9 @@ def _open_media(file: BinaryIO, container_format: str, name: str, stack: ExitSta
         seconds = float(stream.duration * stream.time_base)
     elif container.duration is not None and len(container.streams) == 1:
         seconds = container.duration / 1_000_000  # the audio is the only stream
+    codec, blocks = stream.codec_context, decode()
     return Recording(
-        name=name,
-        sample_rate=rate,
-        channels=stream.codec_context.channels,
-        format=container.format.name,
-        subtype=stream.codec_context.name,
-        blocks=decode(),
-        frames=None,
-        estimated_seconds=seconds,
+        name, rate, codec.channels, container.format.name, codec.name, blocks, None, seconds
     )
 
 

@@ -17,13 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from asr.audio.containers import (
-    TOLERANCE_SECONDS,
-    AudioSource,
-    Recording,
-    Waveform,
-    open_recording,
-)
+from asr.audio.containers import TOLERANCE_SECONDS, AudioSource, Recording, Waveform, open_recording
 from asr.audio.mp3 import Block
 from asr.errors import AudioError
 
