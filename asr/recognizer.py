@@ -32,7 +32,7 @@ from asr.errors import AsrError, ConfigError
 from asr.model import AcousticModel, group_by_seconds
 from asr.release import RELEASED
 from asr.runtime.device import check_count, choose_device
-from asr.stream import Segment, SegmentStream, Stream, advance_segments
+from asr.stream import NewEndpointer, Segment, SegmentStream, Stream, advance_segments
 from asr.text import Vocabulary, normalize
 
 Waveform = npt.NDArray[np.float32]  # (N,)
@@ -247,12 +247,11 @@ class Recognizer:
         `decoder` replaces the recognizer's own one.
         """
         decoder = decoder or self.decoder
-        return join_hypotheses(
-            [
-                decoder.decode(log_probs).shifted(first_frame * self.model.frame_seconds)
-                for first_frame, log_probs in segments
-            ]
-        )
+        parts = [
+            decoder.decode(log_probs).shifted(first_frame * self.model.frame_seconds)
+            for first_frame, log_probs in segments
+        ]
+        return join_hypotheses(parts)
 
     def align(
         self,
@@ -385,10 +384,9 @@ class Recognizer:
         if rows:
             yield Segment(first_frame, np.concatenate(rows))
 
-    def _new_endpointer(self, config: EndpointConfig | None) -> Callable[[], Endpointer] | None:
-        if config is None:
-            return None
-        return partial(Endpointer, config, self.vocabulary, self.model.frame_seconds)
+    def _new_endpointer(self, config: EndpointConfig | None) -> NewEndpointer | None:
+        settings = (self.vocabulary, self.model.frame_seconds)
+        return partial(Endpointer, config, *settings) if config else None
 
     def _whole_frames(self, point: OperatingPoint) -> float:
         """The encoder frames above which a recording is read chunk by chunk, not in a batch."""

@@ -21,6 +21,7 @@ FIGURES = """
     sentence_error_rate sentence_errors
 """.split()  # of a report, as JSON
 COUNTS = "words substitutions insertions deletions characters character_errors".split()
+Chunks = list[jiwer.AlignmentChunk]
 LINE_WIDTH = 100  # columns of the alignment view
 RESAMPLES = 10_000  # bootstrap resamples of a confidence interval
 
@@ -110,10 +111,7 @@ class Report(_Counts):
         Returns:
             The lower and the upper end, as fractions.
         """
-        return _bootstrap(
-            [utterance.errors for utterance in self.utterances],
-            [utterance.words for utterance in self.utterances],
-        )
+        return _bootstrap([u.errors for u in self.utterances], [u.words for u in self.utterances])
 
     @property
     def sentence_errors(self) -> int:
@@ -256,11 +254,7 @@ def _bootstrap(errors: Sequence[int], words: Sequence[int]) -> tuple[float, floa
 
 
 def _score_utterance(
-    id: str,
-    reference: str,
-    hypothesis: str,
-    word_chunks: list[jiwer.AlignmentChunk],
-    character_chunks: list[jiwer.AlignmentChunk],
+    id: str, reference: str, hypothesis: str, word_chunks: Chunks, character_chunks: Chunks
 ) -> UtteranceScore:
     expected, recognized = reference.split(), hypothesis.split()
     alignment: list[tuple[str, str]] = []
@@ -307,10 +301,8 @@ def _format_alignment(utterance: UtteranceScore) -> str:
             lines += [row.rstrip() for row in rows]
             rows = ["  REF", "  HYP", "     "]
         mark = "I" if not reference else "D" if not hypothesis else "S"
-        cells = (
-            reference or "*" * width,
-            hypothesis or "*" * width,
-            mark if reference != hypothesis else "",
-        )
+        if reference == hypothesis:
+            mark = ""
+        cells = (reference or "*" * width, hypothesis or "*" * width, mark)
         rows = [f"{row} {cell:<{width}}" for row, cell in zip(rows, cells, strict=True)]
     return "\n".join([*lines, *(row.rstrip() for row in rows)])

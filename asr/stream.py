@@ -32,6 +32,7 @@ from asr.model import AcousticModel, advance_models
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000  # hertz, as for files
 LogProbs = npt.NDArray[np.float32]  # (T', V)
+NewEndpointer = Callable[[], Endpointer]  # makes the endpointer of a segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +69,7 @@ class SegmentStream:
     """The log-probs of a signal at the model's rate, cut into segments where speech pauses."""
 
     def __init__(
-        self,
-        model: AcousticModel,
-        context: Context,
-        new_endpointer: Callable[[], Endpointer] | None,
+        self, model: AcousticModel, context: Context, new_endpointer: NewEndpointer | None
     ) -> None:
         self._new_endpointer = new_endpointer
         self._endpointer = new_endpointer() if new_endpointer else None
@@ -102,10 +100,7 @@ def advance_segments(streams: Sequence[SegmentStream]) -> list[tuple[Segment, bo
     """
     last = [not stream.emissions.has_right_context for stream in streams]
     chunks = advance_models([stream.emissions for stream in streams])
-    return [
-        stream.cut(rows, is_last)
-        for stream, rows, is_last in zip(streams, chunks, last, strict=True)
-    ]
+    return list(map(SegmentStream.cut, streams, chunks, last))
 
 
 class Stream:
@@ -135,7 +130,7 @@ class Stream:
         model: AcousticModel,
         decoder: Decoder,
         context: Context,
-        new_endpointer: Callable[[], Endpointer] | None = None,
+        new_endpointer: NewEndpointer | None = None,
     ) -> None:
         self._model_rate = model.features.config.sample_rate
         self._frame_seconds = model.frame_seconds

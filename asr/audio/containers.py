@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -310,11 +311,11 @@ def _check_ogg(file: BinaryIO, name: str) -> None:
     tail = file.read()
     page = tail[tail.rfind(b"OggS") :]
     segments = page[26] if len(page) > 26 else 0
-    if len(page) < 27 or len(page) < 27 + segments + sum(page[27 : 27 + segments]):
+    if len(page) < 27 + segments + sum(page[27 : 27 + segments]):
         raise AudioError(
             f"{name} is cut short (its last page is incomplete); copy or export it again"
         )
-    if page[:4] == b"OggS" and page[14:18] != serial:
+    if page[14:18] != serial:
         raise AudioError(
             f"{name} joins several recordings, and only the first can be decoded; split it or"
             " export it again"
@@ -366,11 +367,9 @@ def _open_media(file: BinaryIO, container_format: str, name: str, stack: ExitSta
     def decode() -> Iterator[Block]:
         resampler: Any = av.AudioResampler("fltp", stream.codec_context.layout, rate, BLOCK_FRAMES)
         try:
-            for frame in container.decode(stream):
+            for frame in chain(container.decode(stream), [None]):  # None: the end
                 for block in resampler.resample(frame):
                     yield block.to_ndarray().T  # (n, channels)
-            for block in resampler.resample(None):
-                yield block.to_ndarray().T
         except av.FFmpegError as error:
             raise _media_error(name, error) from error
 

@@ -13,8 +13,9 @@ from asr.progress import say
 
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    command.add_argument("audio", metavar="AUDIO", help="a recording, or - for standard input")
-    command.add_argument(
+    add = command.add_argument
+    add("audio", metavar="AUDIO", help="a recording, or - for standard input")
+    add(
         "text",
         metavar="TEXT",
         help="transcript of the recording: the words in quotes, a .txt file, or - for standard "
@@ -24,9 +25,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     options.add_profile_option(
         command, "english", "how the text is normalized before it is aligned"
     )
-    command.add_argument(
-        "--format", choices=ALIGNED_FORMATS, default="json", help="output format (default: json)"
-    )
+    add("--format", choices=ALIGNED_FORMATS, default="json", help="output format (default: json)")
     options.add_output_option(command, "FILE", "write to this file (default: to stdout)")
 
 

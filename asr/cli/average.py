@@ -2,17 +2,10 @@
 
 import argparse
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from asr.cli.options import add_output_option
 from asr.errors import AsrError
 from asr.progress import Bar, say
-
-if TYPE_CHECKING:
-    from asr.checkpoint import Checkpoint
-    from asr.data.manifest import Utterance
-    from asr.scoring import Report
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -38,6 +31,9 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from asr.checkpoint import Checkpoint, average_checkpoints
     from asr.data.manifest import read_manifest
+    from asr.decoder.config import DecoderConfig
+    from asr.evaluation import compute_hypotheses, score_hypotheses
+    from asr.recognizer import Recognizer
 
     names, output = arguments.checkpoints, arguments.output
     if len(names) < 2:
@@ -60,23 +56,11 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoints = [Checkpoint.read(name) for name in names]
     average = average_checkpoints(checkpoints, output)
     for checkpoint in [*checkpoints, average] if arguments.manifest else []:
-        report = measure(checkpoint, utterances)
+        recognizer = Recognizer.load(checkpoint, "auto", decoder=DecoderConfig())
+        with Bar(f"measuring {checkpoint.path}", len(utterances), "utterances") as bar:
+            found = compute_hypotheses(recognizer, utterances, on_progress=bar.advance)
+            hypotheses = {utterance.id: hypothesis for utterance, hypothesis in found}
+        report = score_hypotheses(utterances, hypotheses, {}).report
         say(f"WER {100 * report.wer:6.2f} %, CER {100 * report.cer:6.2f} %: {checkpoint.path}")
     say(f"The average of {len(names)} checkpoints is saved in {output}.")
     return 0
-
-
-def measure(checkpoint: "Checkpoint", utterances: "Sequence[Utterance]") -> "Report":
-    """Measure a checkpoint's errors, decoded greedily, on a GPU if there is one.
-
-    Raises AsrError if one of the recordings cannot be read.
-    """
-    from asr.decoder.config import DecoderConfig
-    from asr.evaluation import compute_hypotheses, score_hypotheses
-    from asr.recognizer import Recognizer
-
-    recognizer = Recognizer.load(checkpoint, "auto", decoder=DecoderConfig())
-    with Bar(f"measuring {checkpoint.path}", len(utterances), "utterances") as bar:
-        found = compute_hypotheses(recognizer, utterances, on_progress=bar.advance)
-        hypotheses = {utterance.id: hypothesis for utterance, hypothesis in found}
-    return score_hypotheses(utterances, hypotheses, {}).report

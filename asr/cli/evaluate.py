@@ -24,17 +24,16 @@ if TYPE_CHECKING:
 
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    command.add_argument(
-        "manifest", metavar="MANIFEST", help="a manifest (JSONL) with the reference texts"
-    )
+    add = command.add_argument
+    add("manifest", metavar="MANIFEST", help="a manifest (JSONL) with the reference texts")
     options.add_model_options(command)
     options.add_latency_options(command)
     options.add_decoder_options(command)
-    options.add_compared_profile_option(command)
+    options.add_profile_option(command)
     options.add_output_option(
         command, "FOLDER", "write hypotheses.jsonl and report.json into this folder"
     )
-    command.add_argument(
+    add(
         "--processes",
         type=options.thread_count,
         default=1,

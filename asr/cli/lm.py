@@ -14,8 +14,8 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from asr.cli import options
 from asr.cli.inputs import check_standard_input
-from asr.cli.options import add_output_option, positive
 from asr.cli.output import print_facts
 from asr.errors import AsrError
 from asr.files import check_writable
@@ -56,12 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _declare_train(command: argparse.ArgumentParser) -> None:
     _add_texts(command)
-    command.add_argument(
-        "--order",
-        type=positive,
-        default=3,
-        metavar="N",
-        help="number of words in the longest n-grams, 1 to 5 (default: 3)",
+    options.add_count_option(
+        command, "--order", "number of words in the longest n-grams, 1 to 5 (default: 3)", default=3
     )
     command.add_argument(
         "--prune",
@@ -72,13 +68,11 @@ def _declare_train(command: argparse.ArgumentParser) -> None:
         help="drop n-grams that occur at most N times; give one count per order, such as 0 0 1; "
         "the last one applies to all higher orders (default: 0, drop none)",
     )
-    command.add_argument(
-        "--vocabulary-limit",
-        type=positive,
-        metavar="N",
-        help="keep only the N most frequent words (default: all)",
+    options.add_count_option(
+        command, "--vocabulary-limit", "keep only the N most frequent words (default: all)"
     )
-    add_output_option(command, "FILE", f"file of the model: {OUTPUT_FORMATS}", required=True)
+    purpose = f"file of the model: {OUTPUT_FORMATS}"
+    options.add_output_option(command, "FILE", purpose, required=True)
     _add_quantize_option(command)
 
 

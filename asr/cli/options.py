@@ -26,18 +26,17 @@ NOTICE_SECONDS = 1.0  # a compilation that takes longer is announced
 
 def add_model_options(command: argparse.ArgumentParser) -> None:
     """Add the options that choose a model, a device and a number of threads."""
-    command.add_argument(
+    add = command.add_argument
+    add(
         "--checkpoint",
         default=str(RELEASED),
         metavar="FILE",
         help="trained model (default: the English model that comes with asr)",
     )
-    command.add_argument(
+    add(
         "--device", default="auto", help="auto (a GPU if there is one), cpu or cuda (default: auto)"
     )
-    command.add_argument(
-        "--threads", type=thread_count, metavar="N", help="CPU threads (default: one per core)"
-    )
+    add("--threads", type=thread_count, metavar="N", help="CPU threads (default: one per core)")
 
 
 def add_decoder_options(command: argparse.ArgumentParser) -> None:
@@ -48,25 +47,17 @@ def add_decoder_options(command: argparse.ArgumentParser) -> None:
         "language model, as the English one does: then a beam search is used. Weights that are not "
         "given are read from the checkpoint, where `asr tune` stores them.",
     )
-    group.add_argument("--decoder", choices=("greedy", "beam"), help="which decoder to use")
-    group.add_argument(
-        "--lm", metavar="FILE", help="n-gram language model, made by `asr lm` or in ARPA format"
-    )
-    group.add_argument(
-        "--lexicon",
-        metavar="FILE",
-        help="known words, one per line (default: those of the language model)",
-    )
-    group.add_argument("--strict", action="store_true", help="write only words of the lexicon")
-    group.add_argument(
-        "--hotwords",
-        metavar="FILE",
-        help="words or phrases to favor, one per line, with an optional weight after a tab",
-    )
-    group.add_argument(
-        "--hotword", action="append", metavar="TEXT", help="a word or phrase to favor; repeatable"
-    )
-    group.add_argument("--beam", type=positive, metavar="N", help="beam width")
+    add = group.add_argument
+    add("--decoder", choices=("greedy", "beam"), help="which decoder to use")
+    for option, purpose in {
+        "--lm": "n-gram language model, made by `asr lm` or in ARPA format",
+        "--lexicon": "known words, one per line (default: those of the language model)",
+        "--hotwords": "words or phrases to favor, one per line, with an optional weight after a tab",
+    }.items():
+        add(option, metavar="FILE", help=purpose)
+    add("--strict", action="store_true", help="write only words of the lexicon")
+    add("--hotword", action="append", metavar="TEXT", help="a word or phrase to favor; repeatable")
+    add("--beam", type=positive, metavar="N", help="beam width")
     for option, purpose in {
         "--hotword-weight": "bonus per word of a hotword",
         "--alpha": "weight of the language model",
@@ -99,7 +90,11 @@ def add_latency_options(
     )
 
 
-def add_profile_option(command: argparse.ArgumentParser, default: str, purpose: str) -> None:
+def add_profile_option(
+    command: argparse.ArgumentParser,
+    default: str = "plain",
+    purpose: str = "how both texts are normalized before they are compared",
+) -> None:
     """Add `--profile`, the normalization of texts."""
     profiles = "; ".join(f"{name}: {description}" for name, description in PROFILES.items())
     command.add_argument(
@@ -110,9 +105,11 @@ def add_profile_option(command: argparse.ArgumentParser, default: str, purpose: 
     )
 
 
-def add_compared_profile_option(command: argparse.ArgumentParser) -> None:
-    """Add `--profile` for a command that compares texts."""
-    add_profile_option(command, "plain", "how both texts are normalized before they are compared")
+def add_count_option(
+    command: argparse.ArgumentParser, name: str, purpose: str, **settings: Any
+) -> None:
+    """Add an option that takes a whole number above 0; `settings` as of `add_argument`."""
+    command.add_argument(name, type=positive, help=purpose, **{"metavar": "N", **settings})
 
 
 def add_output_option(

@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Iterable, Iterator
-from functools import partial
 from io import BufferedReader
 from queue import Queue
 from time import monotonic, sleep
@@ -31,7 +30,8 @@ FILES = (b"RIFF", b"fLaC", b"OggS", b"\x1aE\xdf\xa3")  # first bytes of audio fi
 
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    command.add_argument(
+    add = command.add_argument
+    add(
         "input",
         metavar="FILE|-",
         nargs="?",
@@ -41,20 +41,15 @@ def declare(command: argparse.ArgumentParser) -> None:
     options.add_model_options(command)
     options.add_latency_options(command, f"default: {STREAM_LATENCY_MS:g}")
     options.add_decoder_options(command)
-    command.add_argument(
-        "--rate",
-        type=options.positive,
-        metavar="HZ",
-        help=f"sample rate of standard input (default: {DEFAULT_RATE})",
+    options.add_count_option(
+        command, "--rate", f"sample rate of standard input (default: {DEFAULT_RATE})", metavar="HZ"
     )
-    command.add_argument(
+    add(
         "--microphone",
         action="store_true",
         help="transcribe the microphone until Ctrl-C (pip install 'lstm-asr[microphone]')",
     )
-    command.add_argument(
-        "--realtime", action="store_true", help="read the recording at the speed of speech"
-    )
+    add("--realtime", action="store_true", help="read the recording at the speed of speech")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -75,15 +70,13 @@ def run(arguments: argparse.Namespace) -> int:
     stream = recognizer.stream(latency_ms, options.choose_endpoint(arguments))
     options.prepare(recognizer)
     rate = arguments.rate or (DEFAULT_RATE if is_piped else recognizer.sample_rate)
-    pieces: Iterator[npt.NDArray[Any]]
-    if arguments.microphone:
-        pieces = read_microphone(rate)
-    elif is_piped:
-        pieces = read_samples(sys.stdin.buffer, rate)
-    else:
-        pieces = read_pieces(arguments.input, rate, arguments.realtime)
     try:
-        show_stream(stream, pieces, rate)
+        if arguments.microphone:
+            show_stream(stream, read_microphone(rate), rate)
+        elif is_piped:
+            show_stream(stream, read_samples(sys.stdin.buffer, rate), rate)
+        else:
+            show_stream(stream, read_pieces(arguments.input, rate, arguments.realtime), rate)
     except AudioError as error:
         return report_failures([to_sentence(error)], 1)
     except KeyboardInterrupt:
@@ -100,9 +93,10 @@ def read_samples(file: BinaryIO, sample_rate: int) -> "Iterator[npt.NDArray[np.i
     import numpy as np
 
     size = SAMPLE_BYTES * round(sample_rate * PIECE_SECONDS)
+    reader = cast(BufferedReader, file)
     rest = b""
-    arriving = partial(cast(BufferedReader, file).read1, size)  # without waiting for more
-    for number, data in enumerate(iter(arriving, b"")):
+    # read1 does not wait for more than has arrived.
+    for number, data in enumerate(iter(lambda: reader.read1(size), b"")):
         if number == 0 and (data[:4] in FILES or data[4:8] == b"ftyp"):
             raise AudioError(
                 "standard input is an audio file, not raw samples; pass its name instead of -, or "
@@ -205,11 +199,9 @@ def _show_partials(stream: "Stream", pieces: "Iterable[npt.NDArray[Any]]", line:
 
 def _show_segments(segments: Iterable[Hypothesis], line: LiveLine) -> None:
     for hypothesis in segments:
-        if not hypothesis.text:
-            continue
-        if line.is_live:
+        if hypothesis.text and line.is_live:
             line.print(hypothesis.text)
-        else:
+        elif hypothesis.text:
             say(to_json({"segment": True, **hypothesis.to_dict()}))
 
 
@@ -217,8 +209,7 @@ def _show_final(stream: "Stream", line: LiveLine) -> None:
     hypothesis = stream.finish()
     _show_segments(stream.take_segments(), line)
     line.close()
-    if line.is_live:
-        if hypothesis.text:
-            say(hypothesis.text)
-    else:
+    if not line.is_live:
         say(to_json({"final": True, **hypothesis.to_dict()}))
+    elif hypothesis.text:
+        say(hypothesis.text)

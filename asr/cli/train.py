@@ -30,7 +30,8 @@ def declare(command: argparse.ArgumentParser) -> None:
     )
     command.formatter_class = argparse.RawDescriptionHelpFormatter
     command.epilog = EXAMPLES
-    command.add_argument(
+    add = command.add_argument
+    add(
         "--recipe",
         choices=RECIPES,
         default="folder",
@@ -38,18 +39,16 @@ def declare(command: argparse.ArgumentParser) -> None:
         help=f"the configuration to start from: {', '.join(RECIPES)} (default: %(default)s)",
     )
     for name, (_, metavar, purpose) in VALUES.items():
-        command.add_argument(f"--{name}", metavar=metavar, help=purpose)
-    command.add_argument(
+        add(f"--{name}", metavar=metavar, help=purpose)
+    add(
         "-m",
         "--multirun",
         action="store_true",
         help="train once for each combination of values, such as training.seed=1,2",
     )
-    command.add_argument(
-        "--cfg", choices=("job",), help="print the configuration and exit; for example --cfg job"
-    )
+    add("--cfg", choices=("job",), help="print the configuration and exit; for example --cfg job")
     # Options may stand between values, so everything after the first value is parsed in `run`.
-    command.add_argument("values", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    add("values", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
 
 def run(arguments: argparse.Namespace) -> int:

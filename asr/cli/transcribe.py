@@ -22,7 +22,8 @@ LONG_SECONDS = 60.0  # a single recording that is longer gets a bar
 
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    command.add_argument(
+    add = command.add_argument
+    add(
         "inputs",
         nargs="+",
         metavar="FILE|FOLDER|-",
@@ -31,15 +32,10 @@ def declare(command: argparse.ArgumentParser) -> None:
     options.add_model_options(command)
     options.add_latency_options(command)
     options.add_decoder_options(command)
-    command.add_argument(
-        "--nbest",
-        type=options.positive,
-        metavar="N",
-        help="number of best texts to write (beam decoder and --format json only)",
+    options.add_count_option(
+        command, "--nbest", "number of best texts to write (beam decoder and --format json only)"
     )
-    command.add_argument(
-        "--format", choices=FORMATS, default="txt", help="format of the transcripts (default: txt)"
-    )
+    add("--format", choices=FORMATS, default="txt", help="format of the transcripts (default: txt)")
     options.add_output_option(
         command, "FOLDER", "write one file per recording into this folder (default: all to stdout)"
     )

@@ -24,9 +24,10 @@ def declare(command: argparse.ArgumentParser) -> None:
     command.add_argument("manifest", metavar="MANIFEST", help="a dev set (JSONL), not a test set")
     options.add_model_options(command)
     options.add_decoder_options(command)
-    options.add_compared_profile_option(command)
-    trials = "number of settings to try (default: %(default)s)"
-    command.add_argument("--trials", type=options.positive, default=100, metavar="N", help=trials)
+    options.add_profile_option(command)
+    options.add_count_option(
+        command, "--trials", "number of settings to try (default: 100)", default=100
+    )
     options.add_output_option(
         command,
         "CHECKPOINT",
@@ -39,7 +40,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code. Raises AsrError."""
     from asr.checkpoint import Checkpoint
     from asr.data.manifest import read_manifest
-    from asr.runtime.device import count_cores
 
     check_picture(arguments.picture)
     output = arguments.output or Path(arguments.checkpoint)
@@ -56,12 +56,15 @@ def run(arguments: argparse.Namespace) -> int:
         raise AsrError("only the beam decoder has weights to tune; add a model with --lm")
     recognizer = options.load_recognizer(arguments, checkpoint, config, hotwords)
     options.prepare(recognizer)
-    threads = arguments.threads or count_cores()
-    tuning = tune_decoder(recognizer, utterances, arguments.trials, threads, arguments.profile)
+    tuning = _tune(recognizer, utterances, arguments)
     if arguments.picture:
-        _draw_trials(tuning.trials, tuning.config, arguments.picture)
+        _draw_trials(tuning, arguments.picture)
     checkpoint.write(output, decoder=tuning.config)
-    _say_result(tuning)
+    first, best = tuning.trials[0], tuning.config
+    say(f"Lowest WER (%) of the trials, by weights:\n\n{tuning.surface()}\n")
+    say(f"before:  {_list_weights(first)}: WER {100 * first.wer:.2f} %")
+    say(f"winner:  {_list_weights(best)}: {tuning.report.summary()}")
+    say(f"confidence: slope {best.confidence_slope:g}, offset {best.confidence_offset:g}")
     use = f"asr transcribe --checkpoint {output}"
     use += f" --lm {config.language_model}" if config.language_model else ""
     use += f" --lexicon {config.lexicon}" if config.lexicon else ""
@@ -71,22 +74,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def tune_decoder(
-    recognizer: "Recognizer",
-    utterances: "Sequence[Utterance]",
-    trials: int,
-    threads: int,
-    profile: str,
+def _tune(
+    recognizer: "Recognizer", utterances: "Sequence[Utterance]", arguments: argparse.Namespace
 ) -> "Tuning":
-    """Tune the recognizer's beam decoder on utterances.
-
-    Raises AsrError if one of the recordings cannot be read.
-    """
+    """Tune the recognizer's beam decoder; AsrError if one of the recordings cannot be read."""
     import numpy as np
 
     from asr.decoder.beam import BeamDecoder
     from asr.decoder.tuning import tune
     from asr.evaluation import compute_emissions
+    from asr.runtime.device import count_cores
 
     assert isinstance(recognizer.decoder, BeamDecoder)
     with Bar("computing log-probabilities", len(utterances), "utterances") as bar:
@@ -97,7 +94,7 @@ def tune_decoder(
             )
         }
     references = {utterance.id: utterance.text for utterance in utterances}
-    with Bar("tuning", trials, "trials") as bar:
+    with Bar("tuning", arguments.trials, "trials") as bar:
         lowest = math.inf
 
         def show(trial: "Trial") -> None:
@@ -106,30 +103,28 @@ def tune_decoder(
             bar.advance(1, f"WER {100 * lowest:.2f} %")
 
         return tune(
-            recognizer.decoder, log_probs, references, trials, threads, profile, on_trial=show
+            recognizer.decoder,
+            log_probs,
+            references,
+            arguments.trials,
+            arguments.threads or count_cores(),
+            arguments.profile,
+            on_trial=show,
         )
-
-
-def _say_result(tuning: "Tuning") -> None:
-    first, best = tuning.trials[0], tuning.config
-    say("Lowest WER (%) of the trials, by weights:\n")
-    say(f"{tuning.surface()}\n")
-    say(f"before:  {_list_weights(first)}: WER {100 * first.wer:.2f} %")
-    say(f"winner:  {_list_weights(best)}: {tuning.report.summary()}")
-    say(f"confidence: slope {best.confidence_slope:g}, offset {best.confidence_offset:g}")
 
 
 def _list_weights(source: "Trial | DecoderConfig") -> str:
     return ", ".join(f"{name} {getattr(source, name):g}" for name in options.WEIGHTS)
 
 
-def _draw_trials(trials: "Sequence[Trial]", winner: "DecoderConfig", path: Path) -> None:
+def _draw_trials(tuning: "Tuning", path: Path) -> None:
     """Draw all trials: two weights on the axes of each panel, the WER as color, a cross at the
     winner.
     """
     import numpy as np
     from matplotlib.figure import Figure
 
+    trials, winner = tuning.trials, tuning.config
     wers = 100 * np.array([trial.wer for trial in trials])
     order = np.argsort(-wers)  # the best on top
     figure = Figure(figsize=(16, 4), layout="constrained")
