@@ -14,9 +14,10 @@ def declare(command: argparse.ArgumentParser) -> None:
         "checkpoints",
         nargs="+",
         metavar="CHECKPOINT",
-        help="two or more checkpoints of one training run, such as the epoch-*.pt of training.keep",
+        help="two or more checkpoints of one training run, such as epoch-0008.pt, epoch-0009.pt and "
+        "epoch-0010.pt: a run with training.keep=3 keeps the models of its last 3 epochs",
     )
-    add_output_option(command, "FILE", "the averaged model", required=True)
+    add_output_option(command, "FILE", "file of the averaged model", required=True)
     command.add_argument(
         "--manifest",
         metavar="FILE",

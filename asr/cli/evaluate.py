@@ -26,7 +26,9 @@ def declare(command: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add = command.add_argument
     add("manifest", metavar="MANIFEST", help="a manifest (JSONL) with the reference texts")
-    options.add_model_options(command)
+    options.add_model_options(
+        command, "CPU threads of each process (default: number of cores / number of processes)"
+    )
     options.add_latency_options(command)
     options.add_decoder_options(command)
     options.add_profile_option(command)
@@ -38,7 +40,8 @@ def declare(command: argparse.ArgumentParser) -> None:
         type=options.thread_count,
         default=1,
         metavar="N",
-        help="number of processes that share the utterances; on GPUs, one per GPU (default: 1)",
+        help="number of processes, each of which transcribes a part of the manifest; on several "
+        "GPUs use one process per GPU (default: 1)",
     )
 
 

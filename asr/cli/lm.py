@@ -66,7 +66,8 @@ def _declare_train(command: argparse.ArgumentParser) -> None:
         default=[0],
         metavar="N",
         help="drop n-grams that occur at most N times; give one count per order, such as 0 0 1; "
-        "the last one applies to all higher orders (default: 0, drop none)",
+        "the last one applies to all higher orders (default: 0, drop none). TEXT must stand before "
+        "this option, which takes all words up to the next option",
     )
     options.add_count_option(
         command, "--vocabulary-limit", "keep only the N most frequent words (default: all)"
@@ -106,7 +107,6 @@ def _add_texts(command: argparse.ArgumentParser) -> None:
 def _add_quantize_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--quantize",
-        "--quantise",
         action="store_true",
         help="write a smaller binary with quantized probabilities",
     )
@@ -114,7 +114,9 @@ def _add_quantize_option(command: argparse.ArgumentParser) -> None:
 
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a count; end the list with an option")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a count, 0 or more; put TEXT before --prune"
+        )
     return int(text)
 
 

@@ -1,6 +1,7 @@
 """Options that several commands share, and the objects that they choose."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -24,48 +25,57 @@ FILES = {"language_model": "lm", "lexicon": "lexicon", "hotwords": "hotwords"}  
 NOTICE_SECONDS = 1.0  # a compilation that takes longer is announced
 
 
-def add_model_options(command: argparse.ArgumentParser) -> None:
+def add_model_options(
+    command: argparse.ArgumentParser, threads: str = "CPU threads (default: one per core)"
+) -> None:
     """Add the options that choose a model, a device and a number of threads."""
     add = command.add_argument
     add(
         "--checkpoint",
         default=str(RELEASED),
         metavar="FILE",
-        help="trained model (default: the English model that comes with asr)",
+        help="a checkpoint, or the folder of a released model (default: the English model that "
+        "comes with asr)",
     )
     add(
         "--device", default="auto", help="auto (a GPU if there is one), cpu or cuda (default: auto)"
     )
-    add("--threads", type=thread_count, metavar="N", help="CPU threads (default: one per core)")
+    add("--threads", type=thread_count, metavar="N", help=threads)
 
 
-def add_decoder_options(command: argparse.ArgumentParser) -> None:
+def add_decoder_options(
+    command: argparse.ArgumentParser, decoders: Sequence[str] = ("greedy", "beam")
+) -> None:
     """Add the options of the decoder."""
     group = command.add_argument_group(
         "decoder",
-        "Decoding is greedy unless one of these options is given or the model comes with its own "
-        "language model, as the English one does: then a beam search is used. Weights that are not "
-        "given are read from the checkpoint, where `asr tune` stores them.",
+        "A beam search is used if one of these options is given or the model comes with its own "
+        "language model, as the English one does; otherwise decoding is greedy. `asr tune` tunes the "
+        "beam search and stores its numbers in the checkpoint, from which those that are not given "
+        "are read; the defaults below are those of a checkpoint that was not tuned.",
     )
     add = group.add_argument
-    add("--decoder", choices=("greedy", "beam"), help="which decoder to use")
+    add("--decoder", choices=decoders, help="which decoder to use")
     for option, purpose in {
         "--lm": "n-gram language model, made by `asr lm` or in ARPA format",
         "--lexicon": "known words, one per line (default: those of the language model)",
         "--hotwords": "words or phrases to favor, one per line, with an optional weight after a tab",
     }.items():
         add(option, metavar="FILE", help=purpose)
-    add("--strict", action="store_true", help="write only words of the lexicon")
+    strict = "write only words of the lexicon; requires --lexicon or a language model"
+    add("--strict", action="store_true", help=strict)
     add("--hotword", action="append", metavar="TEXT", help="a word or phrase to favor; repeatable")
-    add("--beam", type=positive, metavar="N", help="beam width")
+    add("--beam", type=positive, metavar="N", help="beam width (default: 32)")
     for option, purpose in {
-        "--hotword-weight": "bonus per word of a hotword",
-        "--alpha": "weight of the language model",
-        "--beta": "bonus per word",
-        "--unknown": "additional bonus per word that is not in the lexicon, usually negative",
-        "--prior": "weight of the symbol priors that are subtracted from the acoustic scores",
+        "--hotword-weight": "bonus per word of a hotword that has no weight in the file (default: 3)",
+        "--alpha": "weight of the language model, which it requires (default: 0.4)",
+        "--beta": "bonus per word; requires --lexicon or a language model (default: 3)",
+        "--unknown": "additional bonus per word that is not in the lexicon, usually negative; "
+        "requires --lexicon or a language model (default: -2.5)",
+        "--prior": "weight of the symbol priors that are subtracted from the acoustic scores; "
+        "requires --lexicon or a language model, and a tuned checkpoint (default: 0)",
     }.items():
-        group.add_argument(option, type=float, metavar="X", help=purpose)
+        add(option, type=float, metavar="X", help=purpose)
 
 
 def add_latency_options(

@@ -17,7 +17,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         help="folder of a training run, whose best.pt is used, or a checkpoint",
     )
     add("output", type=Path, metavar="FOLDER", help="folder to write the released model to")
-    add("--lm", type=Path, metavar="FILE", help="binary language model to include in the folder")
+    add("--lm", type=Path, metavar="FILE.lm", help="binary language model to include, named *.lm")
     add(
         "--results",
         type=Path,

@@ -4,15 +4,16 @@ import argparse
 
 RECIPES = ("folder", "digits", "librispeech", "english")  # files of conf/
 VALUES = {  # option -> configuration key, placeholder and help
-    "train": ("data.train", "FILE", "manifest of the training set (JSONL)"),
-    "dev": ("data.dev", "FILE", "manifest of the dev set (JSONL)"),
+    "train": ("data.train", "FILE", "manifest of the training set, JSONL (default: the recipe's)"),
+    "dev": ("data.dev", "FILE", "manifest of the dev set, JSONL (default: the recipe's)"),
     "device": ("runtime.device", "NAME", "auto, cpu or cuda"),
     "threads": ("runtime.threads", "N", "CPU threads of each process"),
     "processes": ("runtime.processes", "N", "processes that train together"),
     "workers": ("runtime.workers", "N", "data loaders of each process"),
 }
 EXAMPLES = """
-Every value of the configuration can be set as key=value; --cfg job prints all of them.
+Every value of the configuration can be set as key=value. What is not given is the recipe's:
+asr train --recipe NAME --cfg job prints the whole configuration.
 
   asr train --train train.jsonl --dev dev.jsonl training.epochs=20
   asr train --train train.jsonl --dev dev.jsonl folder=runs/small encoder.hidden=128 augment=none
@@ -46,7 +47,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="train once for each combination of values, such as training.seed=1,2",
     )
-    add("--cfg", choices=("job",), help="print the configuration and exit; for example --cfg job")
+    add("--cfg", choices=("job",), help="print the configuration that would be used, and exit")
     # Options may stand between values, so everything after the first value is parsed in `run`.
     add("values", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 

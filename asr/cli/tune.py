@@ -23,7 +23,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     command.add_argument("manifest", metavar="MANIFEST", help="a dev set (JSONL), not a test set")
     options.add_model_options(command)
-    options.add_decoder_options(command)
+    options.add_decoder_options(command, decoders=["beam"])
     options.add_profile_option(command)
     options.add_count_option(
         command, "--trials", "number of settings to try (default: 100)", default=100
@@ -31,7 +31,8 @@ def declare(command: argparse.ArgumentParser) -> None:
     options.add_output_option(
         command,
         "CHECKPOINT",
-        "save the weights in this copy of the checkpoint (default: in the checkpoint itself)",
+        "save a copy of the checkpoint with the weights in this file (default: change the checkpoint "
+        "itself); required for a released model, which is never changed",
     )
     options.add_picture_option(command, "draw the trials' word error rates")
 
