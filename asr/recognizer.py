@@ -119,11 +119,10 @@ class Recognizer:
         self.decoder = load_decoder(
             decoder or DecoderConfig(), vocabulary, model.frame_seconds, hotwords
         )
-        frames = max(1, round(CHUNK_SECONDS / model.frame_seconds))
         # A forward encoder sees nothing beyond its chunk.
-        is_forward = model.encoder.config.kind == "forward"
-        right = 0 if is_forward else round(RIGHT_SECONDS / model.frame_seconds)
-        self.long_context = Context(frames, right)
+        right = 0.0 if model.encoder.config.kind == "forward" else RIGHT_SECONDS
+        frame = model.frame_seconds
+        self.long_context = Context(max(1, round(CHUNK_SECONDS / frame)), round(right / frame))
 
     @classmethod
     def load(
@@ -197,9 +196,7 @@ class Recognizer:
             AudioError: If the recording cannot be read.
             ConfigError: If the model cannot work at this operating point.
         """
-        [(_, result)] = self.transcribe_many(
-            [source], operating_point=operating_point, on_progress=on_progress
-        )
+        [(_, result)] = self.transcribe_many([source], BATCH_SECONDS, operating_point, on_progress)
         if isinstance(result, AsrError):
             raise result
         return result
@@ -238,7 +235,8 @@ class Recognizer:
         the model together, in batches of at most `batch_seconds`, padding included: sources sorted
         by length are processed fastest. Sources are consumed lazily.
         """
-        found = self._emit_all(sources, batch_seconds, self._resolve(operating_point))
+        point = self._resolve(operating_point)
+        found = self._emit_all(sources, batch_seconds, point, None, {})
         return _finish_each(found, lambda _, segments: list(segments))
 
     def decode(self, segments: Iterable[Segment], decoder: Decoder | None = None) -> Hypothesis:
@@ -280,7 +278,7 @@ class Recognizer:
         """
         text = normalize(transcript, profile)
         durations: dict[int, float] = {}
-        [(_, segments)] = self._emit_all([source], BATCH_SECONDS, WHOLE, durations=durations)
+        [(_, segments)] = self._emit_all([source], BATCH_SECONDS, WHOLE, None, durations)
         if isinstance(segments, AsrError):
             raise segments
         [(_, log_probs)] = segments  # (T', V)
@@ -326,16 +324,14 @@ class Recognizer:
         sources: Iterable[Source],
         batch_seconds: float,
         point: OperatingPoint,
-        on_progress: OnProgress | None = None,
-        durations: dict[int, float] | None = None,
+        on_progress: OnProgress | None,
+        durations: dict[int, float],
     ) -> Iterator[tuple[int, Iterable[Segment] | AsrError]]:
         """Yield the segments of each recording; those of a long one are computed when drawn.
 
         `durations` receives the seconds of each recording once it has been read to its end.
         """
-        read = self._read(
-            sources, self._whole_frames(point), {} if durations is None else durations
-        )
+        read = self._read(sources, self._whole_frames(point), durations)
         items = ((seconds, (index, audio)) for index, (seconds, audio) in enumerate(read))
         for batch in group_by_seconds(items, batch_seconds):
             waveforms = [audio for _, audio in batch if isinstance(audio, np.ndarray)]

@@ -153,19 +153,14 @@ class Report(_Counts):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data: all figures, the 20 most frequent errors, every utterance."""
+        keys = ("reference", "hypothesis", "count")
+        names = ("id", "reference", "hypothesis", *COUNTS)
         return {
             **{name: getattr(self, name) for name in FIGURES},
             "sentences": len(self.utterances),
-            "confusions": [
-                {"reference": reference, "hypothesis": hypothesis, "count": count}
-                for reference, hypothesis, count in self.confusions(20)
-            ],
+            "confusions": [dict(zip(keys, row, strict=True)) for row in self.confusions(20)],
             "utterances": [
-                {
-                    name: getattr(utterance, name)
-                    for name in ["id", "reference", "hypothesis", *COUNTS]
-                }
-                for utterance in self.utterances
+                {name: getattr(utterance, name) for name in names} for utterance in self.utterances
             ],
         }
 

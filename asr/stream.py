@@ -219,9 +219,6 @@ class Stream:
         best = self._decoder.best(self._state)
         return best.shifted(self._first_frame * self._frame_seconds) if self._first_frame else best
 
-    def _partial(self) -> Partial:
-        return Partial(*self._text, self.seconds, self.take_segments())
-
     def _require_open(self) -> None:
         if self._finished:
             raise AudioError("this stream is finished; start another one for more samples")
@@ -269,20 +266,20 @@ def advance_streams(
         except AsrError as error:
             errors[index] = error
     _decode_ready(streams, errors)
-    return [errors.get(index) or stream._partial() for index, stream in enumerate(streams)]
+    return [
+        errors.get(index) or Partial(*stream._text, stream.seconds, stream.take_segments())
+        for index, stream in enumerate(streams)
+    ]
 
 
 def _decode_ready(streams: Sequence[Stream], errors: dict[int, AsrError]) -> None:
     """Decode all chunks that are ready in streams without an error; add those that fail to `errors`,
     by index.
     """
+    segments = [stream._segments for stream in streams]
     advanced: set[int] = set()
-    while ready := [
-        index
-        for index, stream in enumerate(streams)
-        if stream._segments.emissions.ready and index not in errors
-    ]:
-        chunks = advance_segments([streams[index]._segments for index in ready])
+    while ready := [i for i, s in enumerate(segments) if s.emissions.ready and i not in errors]:
+        chunks = advance_segments([segments[index] for index in ready])
         for index, (segment, ends) in zip(ready, chunks, strict=True):
             advanced.add(index)
             try:

@@ -256,9 +256,7 @@ def _find_samples(file: BinaryIO, magic: bytes) -> tuple[int, int] | None:
         return start, size
     if magic == b"NIST":
         return _read_sphere(file)
-    if magic in _CHUNKS:
-        return _find_chunk(file, magic)
-    return None
+    return _find_chunk(file, magic) if magic in _CHUNKS else None
 
 
 def _read_sphere(file: BinaryIO) -> tuple[int, int] | None:

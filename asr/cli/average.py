@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     from asr.evaluation import compute_hypotheses, score_hypotheses
     from asr.recognizer import Recognizer
 
-    names, output = arguments.checkpoints, arguments.output
+    names, output, manifest = arguments.checkpoints, arguments.output, arguments.manifest
     if len(names) < 2:
         raise AsrError(f"only {names[0]} was given; averaging needs at least two checkpoints")
     if any(os.path.realpath(name) == os.path.realpath(output) for name in names):
@@ -48,15 +48,13 @@ def run(arguments: argparse.Namespace) -> int:
             f"--output {output} is a resumable checkpoint and would be overwritten; choose "
             "another file"
         )
-    utterances = read_manifest(arguments.manifest) if arguments.manifest else []
+    utterances = read_manifest(manifest) if manifest else []
     for utterance in utterances:
         if not os.path.isfile(utterance.audio):
-            raise AsrError(
-                f"{utterance.audio} of {arguments.manifest} does not exist; fix the manifest"
-            )
+            raise AsrError(f"{utterance.audio} of {manifest} does not exist; fix the manifest")
     checkpoints = [Checkpoint.read(name) for name in names]
     average = average_checkpoints(checkpoints, output)
-    for checkpoint in [*checkpoints, average] if arguments.manifest else []:
+    for checkpoint in [*checkpoints, average] if manifest else []:
         recognizer = Recognizer.load(checkpoint, "auto", decoder=DecoderConfig())
         with Bar(f"measuring {checkpoint.path}", len(utterances), "utterances") as bar:
             found = compute_hypotheses(recognizer, utterances, on_progress=bar.advance)

@@ -92,15 +92,13 @@ def _describe_manifest(path: Path, picture: Path | None) -> None:
     speakers = {utterance.speaker for utterance in utterances} - {""}
     characters = Counter(character for utterance in utterances for character in utterance.text)
     marks = (0, 5, 25, 50, 75, 95, 100)
-    percentiles = np.percentile(seconds, marks).tolist()
+    percentiles = zip(marks, np.percentile(seconds, marks).tolist(), strict=True)
     print_facts(
         {
             "utterances": len(utterances),
             "hours": round(seconds.sum() / 3600, 3),
             "speakers": len(speakers) or "not stated",
-            "seconds": {
-                f"{mark} %": round(value, 2) for mark, value in zip(marks, percentiles, strict=True)
-            },
+            "seconds": {f"{mark} %": round(value, 2) for mark, value in percentiles},
             "words": sum(len(utterance.text.split()) for utterance in utterances),
             "characters": {repr(mark): count for mark, count in characters.most_common()},
         }

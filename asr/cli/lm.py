@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from asr.lm.model import LanguageModel
 
 ARPA_ENDINGS = (".arpa", ".arpa.gz")
-OUTPUT_FORMATS = "ARPA if its name ends in .arpa or .arpa.gz, otherwise binary"
+FORMATS = "ARPA if its name ends in .arpa or .arpa.gz, otherwise binary"
 RESERVED_WORDS = 3  # <unk>, <s> and </s> are in every vocabulary
 MANY_SENTENCES = 10_000  # number of sentences after which progress is shown
 
@@ -72,8 +72,7 @@ def _declare_train(command: argparse.ArgumentParser) -> None:
     options.add_count_option(
         command, "--vocabulary-limit", "keep only the N most frequent words (default: all)"
     )
-    purpose = f"file of the model: {OUTPUT_FORMATS}"
-    options.add_output_option(command, "FILE", purpose, required=True)
+    options.add_output_option(command, "FILE", f"file of the model: {FORMATS}", required=True)
     _add_quantize_option(command)
 
 
@@ -84,9 +83,7 @@ def _declare_perplexity(command: argparse.ArgumentParser) -> None:
 
 def _declare_convert(command: argparse.ArgumentParser) -> None:
     _add_model(command, "IN")
-    command.add_argument(
-        "output", type=Path, metavar="OUT", help=f"file to write: {OUTPUT_FORMATS}"
-    )
+    command.add_argument("output", type=Path, metavar="OUT", help=f"file to write: {FORMATS}")
     _add_quantize_option(command)
 
 

@@ -80,10 +80,8 @@ def _build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     named = next((word for word in argv if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
-        description = f"{summary[0].upper()}{summary[1:]}."
-        command = commands.add_parser(
-            name, help=summary, description=description, allow_abbrev=False
-        )
+        sentence = f"{summary[0].upper()}{summary[1:]}."
+        command = commands.add_parser(name, help=summary, description=sentence, allow_abbrev=False)
         if name == named:
             module: Any = import_module(f"asr.cli.{name}")
             command.set_defaults(run=module.run, parser=command)

@@ -37,9 +37,7 @@ def add_model_options(
         help="a checkpoint, or the folder of a released model (default: the English model that "
         "comes with asr)",
     )
-    add(
-        "--device", default="auto", help="auto (a GPU if there is one), cpu or cuda (default: auto)"
-    )
+    add("--device", default="auto", help="auto (the default: a GPU if there is one), cpu or cuda")
     add("--threads", type=thread_count, metavar="N", help=threads)
 
 

@@ -61,13 +61,9 @@ def print_report(report: "Report", unread: int = 0) -> None:
             "words are counted as deleted."
         )
     say("")
-    rows = {
-        "substitutions": report.substitutions,
-        "insertions": report.insertions,
-        "deletions": report.deletions,
-        "word errors": report.errors,
-    }
-    for name, count in rows.items():
+    names = ("substitutions", "insertions", "deletions", "word errors")
+    counts = (report.substitutions, report.insertions, report.deletions, report.errors)
+    for name, count in zip(names, counts, strict=True):
         say(f"{name:<14}{count:>9,}{100 * count / max(report.words, 1):>9.2f} %")
     if report.errors:
         say(f"\nThe worst utterances:\n\n{report.alignment(5)}")

@@ -88,14 +88,15 @@ def _tune(
 
     assert isinstance(recognizer.decoder, BeamDecoder)
     with Bar("computing log-probabilities", len(utterances), "utterances") as bar:
+        found = compute_emissions(recognizer, utterances, on_progress=bar.advance)
         log_probs = {
             utterance.id: np.concatenate([segment.log_probs for segment in segments])  # (T', V)
-            for utterance, segments in compute_emissions(
-                recognizer, utterances, on_progress=bar.advance
-            )
+            for utterance, segments in found
         }
     references = {utterance.id: utterance.text for utterance in utterances}
-    with Bar("tuning", arguments.trials, "trials") as bar:
+    trials, profile = arguments.trials, arguments.profile
+    threads = arguments.threads or count_cores()
+    with Bar("tuning", trials, "trials") as bar:
         lowest = math.inf
 
         def show(trial: "Trial") -> None:
@@ -104,13 +105,7 @@ def _tune(
             bar.advance(1, f"WER {100 * lowest:.2f} %")
 
         return tune(
-            recognizer.decoder,
-            log_probs,
-            references,
-            arguments.trials,
-            arguments.threads or count_cores(),
-            arguments.profile,
-            on_trial=show,
+            recognizer.decoder, log_probs, references, trials, threads, profile, on_trial=show
         )
 
 
