@@ -48,15 +48,14 @@ class EndpointConfig:
     confidence: float = 0.8
 
     def __post_init__(self) -> None:
-        for key in ("silence", "longest"):
-            if not 0 < getattr(self, key) < math.inf:
-                raise ConfigError(f"endpoint.{key} is {getattr(self, key)}; it must be above 0")
-        if not 0 <= self.margin <= 1:
-            raise ConfigError(f"endpoint.margin is {self.margin}; it must be from 0 to 1")
-        if not 0 < self.confidence <= 1:
-            raise ConfigError(
-                f"endpoint.confidence is {self.confidence}; it must be above 0 and at most 1"
-            )
+        for key, is_valid, rule in (
+            ("silence", 0 < self.silence < math.inf, "above 0"),
+            ("longest", 0 < self.longest < math.inf, "above 0"),
+            ("margin", 0 <= self.margin <= 1, "from 0 to 1"),
+            ("confidence", 0 < self.confidence <= 1, "above 0 and at most 1"),
+        ):
+            if not is_valid:
+                raise ConfigError(f"endpoint.{key} is {getattr(self, key)}; it must be {rule}")
 
 
 class Cut(NamedTuple):
@@ -64,9 +63,8 @@ class Cut(NamedTuple):
 
     kept: int  # number of first frames that belong to the current segment
     ends: bool  # whether the current segment ends after them
-    begin: (
-        int | None
-    )  # first frame of the next segment, negative if before the chunk; None if later
+    # First frame of the next segment, negative if before the chunk; None if later.
+    begin: int | None
 
 
 class Endpointer:

@@ -29,19 +29,14 @@ def to_json(hypothesis: Hypothesis, name: str, seconds: float) -> str:
 
 def to_srt(hypothesis: Hypothesis) -> str:
     """SubRip subtitles: a new one starts at a long pause or if the line is full."""
-    blocks = [
-        f"{number}\n{_span(cue, ',')}\n{_text(cue)}\n"
-        for number, cue in enumerate(_cut_cues(hypothesis.words), start=1)
-    ]
-    return "\n".join(blocks)
+    cues = enumerate(_cut_cues(hypothesis.words), start=1)
+    return "\n".join(f"{number}\n{_span(cue, ',')}\n{_text(cue)}\n" for number, cue in cues)
 
 
 def to_vtt(hypothesis: Hypothesis) -> str:
     """WebVTT subtitles, divided like those of `to_srt`."""
-    blocks = [
-        f"{_span(cue, '.')}\n{escape(_text(cue), quote=False)}\n"
-        for cue in _cut_cues(hypothesis.words)
-    ]
+    cues = _cut_cues(hypothesis.words)
+    blocks = [f"{_span(cue, '.')}\n{escape(_text(cue), quote=False)}\n" for cue in cues]
     return "\n".join(["WEBVTT\n", *blocks])
 
 
@@ -86,13 +81,12 @@ def _cut_cues(words: Sequence[Word]) -> list[list[Word]]:
     cues: list[list[Word]] = []
     for word in words:
         if (
-            cues
-            and word.start - cues[-1][-1].end <= CUE_PAUSE_SECONDS
-            and len(_text([*cues[-1], word])) <= CUE_CHARACTERS
+            not cues
+            or word.start - cues[-1][-1].end > CUE_PAUSE_SECONDS
+            or len(_text([*cues[-1], word])) > CUE_CHARACTERS
         ):
-            cues[-1].append(word)
-        else:
-            cues.append([word])
+            cues.append([])
+        cues[-1].append(word)
     return cues
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import chain
 from os import PathLike, fspath
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ from asr.errors import AsrError, ConfigError
 from asr.model import AcousticModel, group_by_seconds
 from asr.release import RELEASED
 from asr.runtime.device import check_count, choose_device
-from asr.stream import Segment, SegmentStream, Stream, advance_segments
+from asr.stream import NewEndpointer, Segment, SegmentStream, Stream, advance_segments
 from asr.text import Vocabulary, normalize
 
 Waveform = npt.NDArray[np.float32]  # (N,)
@@ -50,6 +50,8 @@ CHUNK_SECONDS, RIGHT_SECONDS = 2.0, 1.0
 
 _READERS = 2  # threads that read recordings while the model computes
 _AHEAD = 4  # recordings that are read before they are needed
+
+_Loaded = tuple[float, Waveform | Iterator[Waveform] | AsrError]  # the seconds, and the audio
 
 T = TypeVar("T")
 
@@ -87,13 +89,6 @@ WHOLE = OperatingPoint(endpoint=None)
 """Without endpoints: every recording is one segment, and every frame is kept."""
 
 
-class _ResolvedOperatingPoint(NamedTuple):
-    """An operating point for one model; without a context, short recordings are encoded whole."""
-
-    context: Context | None
-    endpoint: EndpointConfig | None
-
-
 class Recognizer:
     """A model in evaluation mode, its vocabulary and a decoder; `load` makes one from a file.
 
@@ -124,7 +119,10 @@ class Recognizer:
         self.decoder = load_decoder(
             decoder or DecoderConfig(), vocabulary, model.frame_seconds, hotwords
         )
-        self.long_context = self._seconds_to_context(CHUNK_SECONDS, RIGHT_SECONDS)
+        # A forward encoder sees nothing beyond its chunk.
+        right = 0.0 if model.encoder.config.kind == "forward" else RIGHT_SECONDS
+        frame = model.frame_seconds
+        self.long_context = Context(max(1, round(CHUNK_SECONDS / frame)), round(right / frame))
 
     @classmethod
     def load(
@@ -198,9 +196,7 @@ class Recognizer:
             AudioError: If the recording cannot be read.
             ConfigError: If the model cannot work at this operating point.
         """
-        [(_, result)] = self.transcribe_many(
-            [source], operating_point=operating_point, on_progress=on_progress
-        )
+        [(_, result)] = self.transcribe_many([source], BATCH_SECONDS, operating_point, on_progress)
         if isinstance(result, AsrError):
             raise result
         return result
@@ -218,10 +214,14 @@ class Recognizer:
         cannot be read, which does not stop the others. Raises ConfigError, before anything is read,
         if the model cannot work at the operating point.
         """
-        reach = self._resolve(operating_point)
         durations: dict[int, float] = {}
-        found = self._emit_all(sources, batch_seconds, reach, on_progress, durations)
-        return _add_seconds(_finish_each(found, self.decode), durations)
+        point = self._resolve(operating_point)
+        found = self._emit_all(sources, batch_seconds, point, on_progress, durations)
+
+        def finish(index: int, segments: Iterable[Segment]) -> Hypothesis:
+            return replace(self.decode(segments), seconds=durations.pop(index))
+
+        return _finish_each(found, finish)
 
     def emissions(
         self,
@@ -235,8 +235,9 @@ class Recognizer:
         the model together, in batches of at most `batch_seconds`, padding included: sources sorted
         by length are processed fastest. Sources are consumed lazily.
         """
-        found = self._emit_all(sources, batch_seconds, self._resolve(operating_point))
-        return _finish_each(found, list)
+        point = self._resolve(operating_point)
+        found = self._emit_all(sources, batch_seconds, point, None, {})
+        return _finish_each(found, lambda _, segments: list(segments))
 
     def decode(self, segments: Iterable[Segment], decoder: Decoder | None = None) -> Hypothesis:
         """Decode a recording's segments of log-probs, as `emissions` gives them.
@@ -244,12 +245,11 @@ class Recognizer:
         `decoder` replaces the recognizer's own one.
         """
         decoder = decoder or self.decoder
-        return join_hypotheses(
-            [
-                decoder.decode(log_probs).shifted(first_frame * self.model.frame_seconds)
-                for first_frame, log_probs in segments
-            ]
-        )
+        parts = [
+            decoder.decode(log_probs).shifted(first_frame * self.model.frame_seconds)
+            for first_frame, log_probs in segments
+        ]
+        return join_hypotheses(parts)
 
     def align(
         self,
@@ -278,8 +278,7 @@ class Recognizer:
         """
         text = normalize(transcript, profile)
         durations: dict[int, float] = {}
-        found = self._emit_all([source], BATCH_SECONDS, self._resolve(WHOLE), durations=durations)
-        [(_, segments)] = _finish_each(found, list)
+        [(_, segments)] = self._emit_all([source], BATCH_SECONDS, WHOLE, None, durations)
         if isinstance(segments, AsrError):
             raise segments
         [(_, log_probs)] = segments  # (T', V)
@@ -308,34 +307,35 @@ class Recognizer:
         self.model.encoder.require_streaming()
         self._resolve(operating_point)
 
-    def _resolve(self, operating_point: OperatingPoint | None) -> _ResolvedOperatingPoint:
-        """Check an operating point; ConfigError if the model cannot work there."""
+    def _resolve(self, operating_point: OperatingPoint | None) -> OperatingPoint:
+        """The operating point with a context for its latency; without both, short recordings are
+        encoded whole. Raises ConfigError if the model cannot work there.
+        """
         point = operating_point or OperatingPoint()
-        context = point.context
         if point.latency_ms is not None:
             context = self.model.context(point.latency_ms)
-        if context is not None:
+            point = OperatingPoint(endpoint=point.endpoint, context=context)
+        if point.context is not None:
             self.model.encoder.require_streaming()
-        return _ResolvedOperatingPoint(context, point.endpoint)
+        return point
 
     def _emit_all(
         self,
         sources: Iterable[Source],
         batch_seconds: float,
-        reach: _ResolvedOperatingPoint,
-        on_progress: OnProgress | None = None,
-        durations: dict[int, float] | None = None,
+        point: OperatingPoint,
+        on_progress: OnProgress | None,
+        durations: dict[int, float],
     ) -> Iterator[tuple[int, Iterable[Segment] | AsrError]]:
         """Yield the segments of each recording; those of a long one are computed when drawn.
 
         `durations` receives the seconds of each recording once it has been read to its end.
         """
-        whole_frames = self._whole_frames(reach)
-        read = self._read(sources, whole_frames, {} if durations is None else durations)
+        read = self._read(sources, self._whole_frames(point), durations)
         items = ((seconds, (index, audio)) for index, (seconds, audio) in enumerate(read))
         for batch in group_by_seconds(items, batch_seconds):
             waveforms = [audio for _, audio in batch if isinstance(audio, np.ndarray)]
-            log_probs = iter(self._emit_batch(waveforms, reach.context))
+            log_probs = iter(self._emit_batch(waveforms, point.context))
             for index, audio in batch:
                 if isinstance(audio, AsrError):
                     yield index, audio
@@ -344,7 +344,7 @@ class Recognizer:
                     if on_progress:
                         on_progress(len(audio) / self.sample_rate)
                 else:
-                    yield index, self._emit_long(audio, reach, on_progress)
+                    yield index, self._emit_long(audio, point, on_progress)
 
     def _emit_batch(self, waveforms: Sequence[Waveform], context: Context | None) -> list[LogProbs]:
         """The log-probs (T', V) of each waveform (N,), computed as one batch."""
@@ -356,22 +356,19 @@ class Recognizer:
         return [rows[:length] for rows, length in zip(log_probs, lengths, strict=True)]
 
     def _emit_long(
-        self,
-        blocks: Iterable[Waveform],
-        reach: _ResolvedOperatingPoint,
-        on_progress: OnProgress | None,
+        self, blocks: Iterable[Waveform], point: OperatingPoint, on_progress: OnProgress | None
     ) -> Iterator[Segment]:
         """Yield the segments of a recording that comes in blocks (n,)."""
-        context = reach.context or self.long_context
-        stream = SegmentStream(self.model, context, self._new_endpointer(reach.endpoint))
+        context = point.context or self.long_context
+        stream = SegmentStream(self.model, context, self._new_endpointer(point.endpoint))
         rows: list[LogProbs] = []
         first_frame = 0
         for block in chain(blocks, [None]):
             if block is None:
-                stream.end()
+                stream.emissions.end()
             else:
-                stream.accept(block)
-            while stream.ready:
+                stream.emissions.accept(block)
+            while stream.emissions.ready:
                 [((first_frame, log_probs), ends)] = advance_segments([stream])
                 if len(log_probs):  # otherwise in a pause
                     rows.append(log_probs)
@@ -383,37 +380,29 @@ class Recognizer:
         if rows:
             yield Segment(first_frame, np.concatenate(rows))
 
-    def _new_endpointer(self, config: EndpointConfig | None) -> Callable[[], Endpointer] | None:
-        if config is None:
-            return None
-        return partial(Endpointer, config, self.vocabulary, self.model.frame_seconds)
+    def _new_endpointer(self, config: EndpointConfig | None) -> NewEndpointer | None:
+        settings = (self.vocabulary, self.model.frame_seconds)
+        return partial(Endpointer, config, *settings) if config else None
 
-    def _seconds_to_context(self, chunk: float, right: float) -> Context:
-        frame = self.model.frame_seconds
-        context = Context(max(1, round(chunk / frame)), round(right / frame))
-        if self.model.encoder.config.kind == "forward":  # it sees nothing beyond its chunk
-            return Context(context.frames)
-        return context
-
-    def _whole_frames(self, reach: _ResolvedOperatingPoint) -> float:
+    def _whole_frames(self, point: OperatingPoint) -> float:
         """The encoder frames above which a recording is read chunk by chunk, not in a batch."""
         if self.model.encoder.config.kind == "bidirectional":
             return math.inf
-        if reach.context is None:
+        if point.context is None:
             return WHOLE_SECONDS / self.model.frame_seconds
-        if reach.endpoint is not None:
-            return reach.context.frames
-        return max(reach.context.frames, BATCH_SECONDS / self.model.frame_seconds)
+        if point.endpoint is not None:
+            return point.context.frames
+        return max(point.context.frames, BATCH_SECONDS / self.model.frame_seconds)
 
     def _read(
         self, sources: Iterable[Source], whole_frames: float, durations: dict[int, float]
-    ) -> Iterator[tuple[float, Waveform | Iterator[Waveform] | AsrError]]:
+    ) -> Iterator[_Loaded]:
         """Yield the seconds and the waveform (N,) of each recording, or its error.
 
         A recording of at least `whole_frames` comes as an iterator of blocks (n,).
         """
         pool = ThreadPoolExecutor(_READERS, thread_name_prefix="audio")
-        pending: deque[Future[tuple[float, Waveform | Iterator[Waveform] | AsrError]]] = deque()
+        pending: deque[Future[_Loaded]] = deque()
         try:
             for index, source in enumerate(sources):
                 on_end = partial(durations.__setitem__, index)
@@ -427,7 +416,7 @@ class Recognizer:
 
     def _load(
         self, source: Source, whole_frames: float, on_end: Callable[[float], object]
-    ) -> tuple[float, Waveform | Iterator[Waveform] | AsrError]:
+    ) -> _Loaded:
         # If the length is known beforehand, the recording counts with it in its batch, so that one
         # that cannot be read leaves the other batches unchanged.
         source, expected = source if isinstance(source, tuple) else (source, None)
@@ -447,27 +436,17 @@ class Recognizer:
 
 def _finish_each(
     found: Iterable[tuple[int, Iterable[Segment] | AsrError]],
-    finish: Callable[[Iterable[Segment]], T],
+    finish: Callable[[int, Iterable[Segment]], T],
 ) -> Iterator[tuple[int, T | AsrError]]:
-    """Yield what `finish` makes of each recording's segments, or the error that it meets."""
+    """Yield what `finish` makes of each recording's index and segments, or the error that it meets."""
     for index, segments in found:
         if isinstance(segments, AsrError):
             yield index, segments
             continue
         try:
-            yield index, finish(segments)
+            yield index, finish(index, segments)
         except AsrError as error:
             yield index, error
-
-
-def _add_seconds(
-    found: Iterable[tuple[int, Hypothesis | AsrError]], durations: dict[int, float]
-) -> Iterator[tuple[int, Hypothesis | AsrError]]:
-    """Add the duration of each recording, by index, to its hypothesis."""
-    for index, result in found:
-        if isinstance(result, Hypothesis):
-            result = replace(result, seconds=durations.pop(index))
-        yield index, result
 
 
 _default_recognizer = cache(Recognizer.default)

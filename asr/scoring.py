@@ -16,12 +16,33 @@ import numpy.typing as npt
 from asr.errors import ScoreError
 from asr.text import normalize
 
+FIGURES = """
+    profile wer words errors substitutions insertions deletions cer characters character_errors
+    sentence_error_rate sentence_errors
+""".split()  # of a report, as JSON
+COUNTS = "words substitutions insertions deletions characters character_errors".split()
+Chunks = list[jiwer.AlignmentChunk]
 LINE_WIDTH = 100  # columns of the alignment view
 RESAMPLES = 10_000  # bootstrap resamples of a confidence interval
 
 
 @dataclass(frozen=True, slots=True)
-class UtteranceScore:
+class _Counts:
+    words: int
+    substitutions: int
+    insertions: int
+    deletions: int
+    characters: int
+    character_errors: int
+
+    @property
+    def errors(self) -> int:
+        """Word errors."""
+        return self.substitutions + self.insertions + self.deletions
+
+
+@dataclass(frozen=True, slots=True)
+class UtteranceScore(_Counts):
     """The errors of one utterance.
 
     Attributes:
@@ -41,21 +62,10 @@ class UtteranceScore:
     reference: str
     hypothesis: str
     alignment: tuple[tuple[str, str], ...]
-    words: int
-    substitutions: int
-    insertions: int
-    deletions: int
-    characters: int
-    character_errors: int
-
-    @property
-    def errors(self) -> int:
-        """Word errors."""
-        return self.substitutions + self.insertions + self.deletions
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(_Counts):
     """The errors of a set of utterances; `score` computes it.
 
     Rates are fractions and may exceed 1. If there is no reference word at all, because every
@@ -80,17 +90,6 @@ class Report:
 
     profile: str
     utterances: tuple[UtteranceScore, ...]
-    words: int
-    substitutions: int
-    insertions: int
-    deletions: int
-    characters: int
-    character_errors: int
-
-    @property
-    def errors(self) -> int:
-        """Word errors."""
-        return self.substitutions + self.insertions + self.deletions
 
     @property
     def wer(self) -> float:
@@ -112,10 +111,7 @@ class Report:
         Returns:
             The lower and the upper end, as fractions.
         """
-        return _bootstrap(
-            [utterance.errors for utterance in self.utterances],
-            [utterance.words for utterance in self.utterances],
-        )
+        return _bootstrap([u.errors for u in self.utterances], [u.words for u in self.utterances])
 
     @property
     def sentence_errors(self) -> int:
@@ -132,12 +128,8 @@ class Report:
 
         The reference of an insertion and the hypothesis of a deletion are "".
         """
-        counts = Counter(
-            pair
-            for utterance in self.utterances
-            for pair in utterance.alignment
-            if pair[0] != pair[1]
-        )
+        pairs = (pair for utterance in self.utterances for pair in utterance.alignment)
+        counts = Counter(pair for pair in pairs if pair[0] != pair[1])
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         return [(reference, hypothesis, count) for (reference, hypothesis), count in ranked[:n]]
 
@@ -161,37 +153,14 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data: all figures, the 20 most frequent errors, every utterance."""
+        keys = ("reference", "hypothesis", "count")
+        names = ("id", "reference", "hypothesis", *COUNTS)
         return {
-            "profile": self.profile,
-            "wer": self.wer,
-            "words": self.words,
-            "errors": self.errors,
-            "substitutions": self.substitutions,
-            "insertions": self.insertions,
-            "deletions": self.deletions,
-            "cer": self.cer,
-            "characters": self.characters,
-            "character_errors": self.character_errors,
-            "sentence_error_rate": self.sentence_error_rate,
-            "sentence_errors": self.sentence_errors,
+            **{name: getattr(self, name) for name in FIGURES},
             "sentences": len(self.utterances),
-            "confusions": [
-                {"reference": reference, "hypothesis": hypothesis, "count": count}
-                for reference, hypothesis, count in self.confusions(20)
-            ],
+            "confusions": [dict(zip(keys, row, strict=True)) for row in self.confusions(20)],
             "utterances": [
-                {
-                    "id": utterance.id,
-                    "reference": utterance.reference,
-                    "hypothesis": utterance.hypothesis,
-                    "words": utterance.words,
-                    "substitutions": utterance.substitutions,
-                    "insertions": utterance.insertions,
-                    "deletions": utterance.deletions,
-                    "characters": utterance.characters,
-                    "character_errors": utterance.character_errors,
-                }
-                for utterance in self.utterances
+                {name: getattr(utterance, name) for name in names} for utterance in self.utterances
             ],
         }
 
@@ -223,29 +192,11 @@ def score(
 
     expected = [normalize(text, profile) for text in references.values()]
     recognized = [normalize(hypotheses[id], profile) for id in references]
-    words = jiwer.process_words(expected, recognized)
-    characters = jiwer.process_characters(expected, recognized)
-    utterances = tuple(
-        _score_utterance(*parts)
-        for parts in zip(
-            references,
-            expected,
-            recognized,
-            words.alignments,
-            map(_count_errors, characters.alignments),
-            strict=True,
-        )
-    )
-    return Report(
-        profile=profile,
-        utterances=utterances,
-        words=sum(utterance.words for utterance in utterances),
-        substitutions=words.substitutions,
-        insertions=words.insertions,
-        deletions=words.deletions,
-        characters=sum(utterance.characters for utterance in utterances),
-        character_errors=sum(utterance.character_errors for utterance in utterances),
-    )
+    words = jiwer.process_words(expected, recognized).alignments
+    characters = jiwer.process_characters(expected, recognized).alignments
+    utterances = tuple(map(_score_utterance, references, expected, recognized, words, characters))
+    totals = {name: sum(getattr(utterance, name) for utterance in utterances) for name in COUNTS}
+    return Report(profile=profile, utterances=utterances, **totals)
 
 
 def _require_same_ids(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> None:
@@ -298,16 +249,12 @@ def _bootstrap(errors: Sequence[int], words: Sequence[int]) -> tuple[float, floa
 
 
 def _score_utterance(
-    id: str,
-    reference: str,
-    hypothesis: str,
-    chunks: list[jiwer.AlignmentChunk],
-    character_errors: int,
+    id: str, reference: str, hypothesis: str, word_chunks: Chunks, character_chunks: Chunks
 ) -> UtteranceScore:
     expected, recognized = reference.split(), hypothesis.split()
     alignment: list[tuple[str, str]] = []
     counts = dict.fromkeys(("equal", "substitute", "insert", "delete"), 0)
-    for chunk in chunks:
+    for chunk in word_chunks:
         left = expected[chunk.ref_start_idx : chunk.ref_end_idx]
         right = recognized[chunk.hyp_start_idx : chunk.hyp_end_idx]
         size = _chunk_length(chunk)
@@ -323,12 +270,8 @@ def _score_utterance(
         insertions=counts["insert"],
         deletions=counts["delete"],
         characters=len(reference),
-        character_errors=character_errors,
+        character_errors=sum(_chunk_length(c) for c in character_chunks if c.type != "equal"),
     )
-
-
-def _count_errors(chunks: list[jiwer.AlignmentChunk]) -> int:
-    return sum(_chunk_length(chunk) for chunk in chunks if chunk.type != "equal")
 
 
 def _chunk_length(chunk: jiwer.AlignmentChunk) -> int:
@@ -353,10 +296,8 @@ def _format_alignment(utterance: UtteranceScore) -> str:
             lines += [row.rstrip() for row in rows]
             rows = ["  REF", "  HYP", "     "]
         mark = "I" if not reference else "D" if not hypothesis else "S"
-        cells = (
-            reference or "*" * width,
-            hypothesis or "*" * width,
-            mark if reference != hypothesis else "",
-        )
+        if reference == hypothesis:
+            mark = ""
+        cells = (reference or "*" * width, hypothesis or "*" * width, mark)
         rows = [f"{row} {cell:<{width}}" for row, cell in zip(rows, cells, strict=True)]
     return "\n".join([*lines, *(row.rstrip() for row in rows)])

@@ -32,6 +32,7 @@ from asr.model import AcousticModel, advance_models
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000  # hertz, as for files
 LogProbs = npt.NDArray[np.float32]  # (T', V)
+NewEndpointer = Callable[[], Endpointer]  # makes the endpointer of a segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,37 +69,20 @@ class SegmentStream:
     """The log-probs of a signal at the model's rate, cut into segments where speech pauses."""
 
     def __init__(
-        self,
-        model: AcousticModel,
-        context: Context,
-        new_endpointer: Callable[[], Endpointer] | None,
+        self, model: AcousticModel, context: Context, new_endpointer: NewEndpointer | None
     ) -> None:
         self._new_endpointer = new_endpointer
         self._endpointer = new_endpointer() if new_endpointer else None
         self._next_frame = self._first_frame = 0  # the next frame, and the first of its segment
         self.emissions = model.stream(context)
 
-    def accept(self, waveform: npt.NDArray[np.float32]) -> None:
-        """Append the next samples (N,)."""
-        self.emissions.accept(waveform)
-
-    def end(self) -> None:
-        """Declare the end of the signal."""
-        self.emissions.end()
-
-    @property
-    def ready(self) -> bool:
-        """Whether a chunk can be computed."""
-        return self.emissions.ready
-
     def cut(self, log_probs: LogProbs, is_last: bool) -> tuple[Segment, bool]:
         """The part of the chunk's log_probs (n, V) in the current segment, and whether that ends."""
         begin_of_chunk = self._next_frame
         self._next_frame += len(log_probs)
         first = self._first_frame
-        if not self._endpointer or not self._new_endpointer:
-            return Segment(first, log_probs), False
-        if is_last and not begin_of_chunk:  # a recording of one chunk is one segment
+        is_only_chunk = is_last and not begin_of_chunk  # such a recording is one segment
+        if not self._endpointer or not self._new_endpointer or is_only_chunk:
             return Segment(first, log_probs), False
         cut = self._endpointer.cut(log_probs)
         if cut.begin is not None:
@@ -116,10 +100,7 @@ def advance_segments(streams: Sequence[SegmentStream]) -> list[tuple[Segment, bo
     """
     last = [not stream.emissions.has_right_context for stream in streams]
     chunks = advance_models([stream.emissions for stream in streams])
-    return [
-        stream.cut(rows, is_last)
-        for stream, rows, is_last in zip(streams, chunks, last, strict=True)
-    ]
+    return list(map(SegmentStream.cut, streams, chunks, last))
 
 
 class Stream:
@@ -149,7 +130,7 @@ class Stream:
         model: AcousticModel,
         decoder: Decoder,
         context: Context,
-        new_endpointer: Callable[[], Endpointer] | None = None,
+        new_endpointer: NewEndpointer | None = None,
     ) -> None:
         self._model_rate = model.features.config.sample_rate
         self._frame_seconds = model.frame_seconds
@@ -162,7 +143,7 @@ class Stream:
         self._resampler = Resampler(self._model_rate, self._model_rate)
         self._samples = 0
         self._finished = False
-        self._stable = self._tail = ""
+        self._text = ("", "")  # the stable part and the tail
         self._ended: list[Hypothesis] = []  # segments that were not returned yet
 
     @property
@@ -197,10 +178,12 @@ class Stream:
         """
         self._require_open()
         self._finished = True
-        self._segments.accept(self._resampler.finish())
-        self._segments.end()
-        for error in _decode_ready([self]).values():
-            raise error
+        self._segments.emissions.accept(self._resampler.finish())
+        self._segments.emissions.end()
+        errors: dict[int, AsrError] = {}
+        _decode_ready([self], errors)
+        if errors:
+            raise errors[0]
         return self._best()
 
     def take_segments(self) -> tuple[Hypothesis, ...]:
@@ -218,7 +201,7 @@ class Stream:
             self._rate = rate
             self._resampler = Resampler(rate, self._model_rate)
         self._samples += len(waveform)
-        self._segments.accept(self._resampler.feed(waveform))
+        self._segments.emissions.accept(self._resampler.feed(waveform))
 
     def _decode(self, segment: Segment, ends: bool) -> None:
         """Decode the segment's next log-probs, the last ones if it `ends`."""
@@ -235,12 +218,6 @@ class Stream:
             return Hypothesis("", (), 1.0, 0.0)
         best = self._decoder.best(self._state)
         return best.shifted(self._first_frame * self._frame_seconds) if self._first_frame else best
-
-    def _update_text(self) -> None:
-        self._stable, self._tail = self._decoder.partial(self._state)
-
-    def _make_partial(self) -> Partial:
-        return Partial(self._stable, self._tail, self.seconds, self.take_segments())
 
     def _require_open(self) -> None:
         if self._finished:
@@ -263,9 +240,7 @@ class Stream:
 
 
 def advance_streams(
-    streams: Sequence[Stream],
-    pieces: Sequence[npt.NDArray[Any]],
-    sample_rate: int | None = None,
+    streams: Sequence[Stream], pieces: Sequence[npt.NDArray[Any]], sample_rate: int | None = None
 ) -> list[Partial | AsrError]:
     """`Stream.accept` for many streams, of which the encoder processes all in one batch.
 
@@ -284,24 +259,27 @@ def advance_streams(
     """
     if len(streams) != len(pieces):
         raise ValueError(f"{len(streams)} streams cannot take {len(pieces)} pieces")
-    failed: dict[int, AsrError] = {}
+    errors: dict[int, AsrError] = {}
     for index, (stream, piece) in enumerate(zip(streams, pieces, strict=True)):
         try:
             stream._take(piece, sample_rate)
         except AsrError as error:
-            failed[index] = error
-    good = [index for index in range(len(streams)) if index not in failed]
-    errors = _decode_ready([streams[index] for index in good])
-    failed.update({good[position]: error for position, error in errors.items()})
-    return [failed.get(index) or stream._make_partial() for index, stream in enumerate(streams)]
+            errors[index] = error
+    _decode_ready(streams, errors)
+    return [
+        errors.get(index) or Partial(*stream._text, stream.seconds, stream.take_segments())
+        for index, stream in enumerate(streams)
+    ]
 
 
-def _decode_ready(streams: Sequence[Stream]) -> dict[int, AsrError]:
-    """Decode all chunks that are ready; returns the error of each stream, by index, that fails."""
-    errors: dict[int, AsrError] = {}
+def _decode_ready(streams: Sequence[Stream], errors: dict[int, AsrError]) -> None:
+    """Decode all chunks that are ready in streams without an error; add those that fail to `errors`,
+    by index.
+    """
+    segments = [stream._segments for stream in streams]
     advanced: set[int] = set()
-    while ready := [i for i, s in enumerate(streams) if s._segments.ready and i not in errors]:
-        chunks = advance_segments([streams[index]._segments for index in ready])
+    while ready := [i for i, s in enumerate(segments) if s.emissions.ready and i not in errors]:
+        chunks = advance_segments([segments[index] for index in ready])
         for index, (segment, ends) in zip(ready, chunks, strict=True):
             advanced.add(index)
             try:
@@ -309,5 +287,4 @@ def _decode_ready(streams: Sequence[Stream]) -> dict[int, AsrError]:
             except AsrError as error:
                 errors[index] = error
     for index in advanced - errors.keys():
-        streams[index]._update_text()
-    return errors
+        streams[index]._text = streams[index]._decoder.partial(streams[index]._state)

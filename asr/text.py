@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from operator import eq
 
 from asr.errors import TextError
@@ -85,9 +86,7 @@ class Vocabulary:
         Raises:
             TextError: If there is no character, or white space other than the space.
         """
-        characters: set[str] = set()
-        for transcript in transcripts:
-            characters.update(transcript)
+        characters = set(chain.from_iterable(transcripts))
         if not characters:
             raise TextError(
                 "a vocabulary cannot be built from transcripts without a character; pass texts"

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,11 +41,9 @@ class Recording:
     @property
     def seconds(self) -> float | None:
         """The duration stated in the header, or None if it is known only after decoding."""
-        return (
-            self.estimated_seconds or None
-            if self.frames is None
-            else self.frames / self.sample_rate
-        )
+        if self.frames is None:
+            return self.estimated_seconds or None
+        return self.frames / self.sample_rate
 
     def check_length(self, decoded: int, sample_rate: int | None = None) -> None:
         """Raise AudioError if fewer frames were `decoded` than the header declares.
@@ -53,9 +52,8 @@ class Recording:
         """
         if 2 * decoded * (sample_rate or self.sample_rate) < self.sample_rate:  # soxr rounds to 0
             raise AudioError(f"{self.name} contains no samples; record or export it again")
-        promised, tolerance = self.estimated_seconds, MEDIA_TOLERANCE_SECONDS
-        if self.frames is not None:
-            promised, tolerance = self.frames / self.sample_rate, TOLERANCE_SECONDS
+        promised = self.seconds or 0.0
+        tolerance = MEDIA_TOLERANCE_SECONDS if self.frames is None else TOLERANCE_SECONDS
         seconds = decoded / self.sample_rate
         if promised - seconds > tolerance:
             raise AudioError(
@@ -258,9 +256,7 @@ def _find_samples(file: BinaryIO, magic: bytes) -> tuple[int, int] | None:
         return start, size
     if magic == b"NIST":
         return _read_sphere(file)
-    if magic in _CHUNKS:
-        return _find_chunk(file, magic)
-    return None
+    return _find_chunk(file, magic) if magic in _CHUNKS else None
 
 
 def _read_sphere(file: BinaryIO) -> tuple[int, int] | None:
@@ -313,11 +309,11 @@ def _check_ogg(file: BinaryIO, name: str) -> None:
     tail = file.read()
     page = tail[tail.rfind(b"OggS") :]
     segments = page[26] if len(page) > 26 else 0
-    if len(page) < 27 or len(page) < 27 + segments + sum(page[27 : 27 + segments]):
+    if len(page) < 27 + segments + sum(page[27 : 27 + segments]):
         raise AudioError(
             f"{name} is cut short (its last page is incomplete); copy or export it again"
         )
-    if page[:4] == b"OggS" and page[14:18] != serial:
+    if page[14:18] != serial:
         raise AudioError(
             f"{name} joins several recordings, and only the first can be decoded; split it or"
             " export it again"
@@ -369,11 +365,9 @@ def _open_media(file: BinaryIO, container_format: str, name: str, stack: ExitSta
     def decode() -> Iterator[Block]:
         resampler: Any = av.AudioResampler("fltp", stream.codec_context.layout, rate, BLOCK_FRAMES)
         try:
-            for frame in container.decode(stream):
+            for frame in chain(container.decode(stream), [None]):  # None: the end
                 for block in resampler.resample(frame):
                     yield block.to_ndarray().T  # (n, channels)
-            for block in resampler.resample(None):
-                yield block.to_ndarray().T
         except av.FFmpegError as error:
             raise _media_error(name, error) from error
 
@@ -382,15 +376,9 @@ def _open_media(file: BinaryIO, container_format: str, name: str, stack: ExitSta
         seconds = float(stream.duration * stream.time_base)
     elif container.duration is not None and len(container.streams) == 1:
         seconds = container.duration / 1_000_000  # the audio is the only stream
+    codec, blocks = stream.codec_context, decode()
     return Recording(
-        name=name,
-        sample_rate=rate,
-        channels=stream.codec_context.channels,
-        format=container.format.name,
-        subtype=stream.codec_context.name,
-        blocks=decode(),
-        frames=None,
-        estimated_seconds=seconds,
+        name, rate, codec.channels, container.format.name, codec.name, blocks, None, seconds
     )
 
 

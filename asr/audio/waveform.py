@@ -17,25 +17,18 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from asr.audio.containers import (
-    TOLERANCE_SECONDS,
-    AudioSource,
-    Recording,
-    Waveform,
-    open_recording,
-)
+from asr.audio.containers import TOLERANCE_SECONDS, AudioSource, Recording, Waveform, open_recording
 from asr.audio.mp3 import Block
 from asr.errors import AudioError
 
 SAMPLE_RATE = 16_000
 MAX_AMPLITUDE = 1e6  # full scale is 1; valid floats may reach 32,768, damaged ones any value
 
-# fmt: off
-EXTENSIONS = frozenset((
-    ".wav", ".wave", ".w64", ".rf64", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".sph", ".nist",
-    ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf",
-    ".m4a", ".m4b", ".mp4", ".mov", ".webm", ".mka", ".mkv",  # decoded by PyAV
-))
+# Those of the second line are decoded by PyAV.
+EXTENSIONS = frozenset(
+    """.wav .wave .w64 .rf64 .flac .mp3 .ogg .oga .opus .sph .nist .aiff .aif .aifc .au .snd .caf
+    .m4a .m4b .mp4 .mov .webm .mka .mkv""".split()
+)
 
 
 @dataclass(frozen=True)
@@ -51,10 +44,7 @@ class AudioInfo:
 
 
 def load_audio(
-    source: AudioSource,
-    sample_rate: int = SAMPLE_RATE,
-    *,
-    expected_seconds: float | None = None,
+    source: AudioSource, sample_rate: int = SAMPLE_RATE, *, expected_seconds: float | None = None
 ) -> Waveform:
     """Load a whole recording as one waveform, the concatenation of `read_blocks`.
 
@@ -86,7 +76,7 @@ def read_blocks(
     sample_rate: int = SAMPLE_RATE,
     *,
     expected_seconds: float | None = None,
-    on_end: Callable[[float], object] | None = None,
+    on_end: Callable[[float], object] = lambda _: None,
 ) -> Iterator[Waveform]:
     """Yield a recording as consecutive waveforms (n,), decoded in blocks of a fixed size.
 
@@ -110,8 +100,7 @@ def read_blocks(
         if not len(waveform):
             raise AudioError("the array contains no samples; pass at least one")
         _check_seconds("the array", len(waveform) / sample_rate, expected_seconds)
-        if on_end:
-            on_end(len(waveform) / sample_rate)
+        on_end(len(waveform) / sample_rate)
         yield waveform
         return
     with open_recording(source) as recording:
@@ -131,9 +120,8 @@ def read_blocks(
         if len(waveform):
             yield waveform
         _check_seconds(recording.name, samples / sample_rate, expected_seconds)
-        if on_end:
-            frames = decoded if recording.frames is None else recording.frames
-            on_end(frames / recording.sample_rate)
+        frames = decoded if recording.frames is None else recording.frames
+        on_end(frames / recording.sample_rate)
 
 
 def _mix_channels(block: Block, recording: Recording, before: int) -> Waveform:
@@ -181,7 +169,9 @@ def to_waveform(
     """
     if not isinstance(samples, np.ndarray) or samples.dtype not in (np.float32, np.int16):
         kind = samples.dtype if isinstance(samples, np.ndarray) else type(samples).__name__
-        raise AudioError(f"{name} must be a NumPy array of float32 or int16, not {kind}; convert it")
+        raise AudioError(
+            f"{name} must be a NumPy array of float32 or int16, not {kind}; convert it"
+        )
     if samples.ndim != 1:
         raise AudioError(
             f"samples of shape {samples.shape} are not one channel; pass an array of shape (N,)"
@@ -225,17 +215,12 @@ def inspect_audio(source: AudioSource) -> AudioInfo:
     that is read.
     """
     with open_recording(source) as recording:
-        frames = recording.frames
+        frames, rate = recording.frames, recording.sample_rate
         if frames is None:
             frames = sum(len(block) for block in recording.blocks)
         recording.check_length(frames)
         return AudioInfo(
-            seconds=frames / recording.sample_rate,
-            sample_rate=recording.sample_rate,
-            channels=recording.channels,
-            format=recording.format,
-            subtype=recording.subtype,
-            frames=frames,
+            frames / rate, rate, recording.channels, recording.format, recording.subtype, frames
         )
 
 

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
+from asr.cli import options
 from asr.cli.inputs import find_inputs, read_transcript
-from asr.cli.options import add_model_options, add_profile_option, load_recognizer
 from asr.cli.output import ALIGNED_FORMATS, render
 from asr.errors import AsrError, AudioError
 from asr.files import write_text
@@ -13,21 +13,20 @@ from asr.progress import say
 
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    command.add_argument("audio", metavar="AUDIO", help="a recording, or - for standard input")
-    command.add_argument(
+    add = command.add_argument
+    add("audio", metavar="AUDIO", help="a recording, or - for standard input")
+    add(
         "text",
         metavar="TEXT",
         help="transcript of the recording: the words in quotes, a .txt file, or - for standard "
         "input",
     )
-    add_model_options(command)
-    add_profile_option(command, "english", "how the text is normalized before it is aligned")
-    command.add_argument(
-        "--format", choices=ALIGNED_FORMATS, default="json", help="output format (default: json)"
+    options.add_model_options(command)
+    options.add_profile_option(
+        command, "english", "how the text is normalized before it is aligned"
     )
-    command.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="write to this file (default: to stdout)"
-    )
+    add("--format", choices=ALIGNED_FORMATS, default="json", help="output format (default: json)")
+    options.add_output_option(command, "FILE", "write to this file (default: to stdout)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -44,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     text = read_transcript(arguments.text)
     [given], _ = find_inputs([arguments.audio])
     checkpoint = Checkpoint.read(arguments.checkpoint)
-    recognizer = load_recognizer(arguments, checkpoint, DecoderConfig())  # it only aligns
+    recognizer = options.load_recognizer(arguments, checkpoint, DecoderConfig())  # it only aligns
     where = f"the transcript of {given.name}"
     hypothesis = recognizer.align(given.source, text, arguments.profile, where)
     document = render(given.name, hypothesis, arguments.format)

@@ -2,17 +2,10 @@
 
 import argparse
 import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
+from asr.cli.options import add_output_option
 from asr.errors import AsrError
 from asr.progress import Bar, say
-
-if TYPE_CHECKING:
-    from asr.checkpoint import Checkpoint
-    from asr.data.manifest import Utterance
-    from asr.scoring import Report
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -21,11 +14,10 @@ def declare(command: argparse.ArgumentParser) -> None:
         "checkpoints",
         nargs="+",
         metavar="CHECKPOINT",
-        help="two or more checkpoints of one training run, such as the epoch-*.pt of training.keep",
+        help="two or more checkpoints of one training run, such as epoch-0008.pt, epoch-0009.pt and "
+        "epoch-0010.pt: a run with training.keep=3 keeps the models of its last 3 epochs",
     )
-    command.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FILE", help="the averaged model"
-    )
+    add_output_option(command, "FILE", "file of the averaged model", required=True)
     command.add_argument(
         "--manifest",
         metavar="FILE",
@@ -40,8 +32,11 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from asr.checkpoint import Checkpoint, average_checkpoints
     from asr.data.manifest import read_manifest
+    from asr.decoder.config import DecoderConfig
+    from asr.evaluation import compute_hypotheses, score_hypotheses
+    from asr.recognizer import Recognizer
 
-    names, output = arguments.checkpoints, arguments.output
+    names, output, manifest = arguments.checkpoints, arguments.output, arguments.manifest
     if len(names) < 2:
         raise AsrError(f"only {names[0]} was given; averaging needs at least two checkpoints")
     if any(os.path.realpath(name) == os.path.realpath(output) for name in names):
@@ -53,32 +48,18 @@ def run(arguments: argparse.Namespace) -> int:
             f"--output {output} is a resumable checkpoint and would be overwritten; choose "
             "another file"
         )
-    utterances = read_manifest(arguments.manifest) if arguments.manifest else []
+    utterances = read_manifest(manifest) if manifest else []
     for utterance in utterances:
         if not os.path.isfile(utterance.audio):
-            raise AsrError(
-                f"{utterance.audio} of {arguments.manifest} does not exist; fix the manifest"
-            )
+            raise AsrError(f"{utterance.audio} of {manifest} does not exist; fix the manifest")
     checkpoints = [Checkpoint.read(name) for name in names]
     average = average_checkpoints(checkpoints, output)
-    for checkpoint in [*checkpoints, average] if arguments.manifest else []:
-        report = measure(checkpoint, utterances)
+    for checkpoint in [*checkpoints, average] if manifest else []:
+        recognizer = Recognizer.load(checkpoint, "auto", decoder=DecoderConfig())
+        with Bar(f"measuring {checkpoint.path}", len(utterances), "utterances") as bar:
+            found = compute_hypotheses(recognizer, utterances, on_progress=bar.advance)
+            hypotheses = {utterance.id: hypothesis for utterance, hypothesis in found}
+        report = score_hypotheses(utterances, hypotheses, {}).report
         say(f"WER {100 * report.wer:6.2f} %, CER {100 * report.cer:6.2f} %: {checkpoint.path}")
     say(f"The average of {len(names)} checkpoints is saved in {output}.")
     return 0
-
-
-def measure(checkpoint: "Checkpoint", utterances: "Sequence[Utterance]") -> "Report":
-    """Measure a checkpoint's errors, decoded greedily, on a GPU if there is one.
-
-    Raises AsrError if one of the recordings cannot be read.
-    """
-    from asr.decoder.config import DecoderConfig
-    from asr.evaluation import compute_hypotheses, score_hypotheses
-    from asr.recognizer import Recognizer
-
-    recognizer = Recognizer.load(checkpoint, "auto", decoder=DecoderConfig())
-    with Bar(f"measuring {checkpoint.path}", len(utterances), "utterances") as bar:
-        found = compute_hypotheses(recognizer, utterances, on_progress=bar.advance)
-        hypotheses = {utterance.id: hypothesis for utterance, hypothesis in found}
-    return score_hypotheses(utterances, hypotheses, {}).report

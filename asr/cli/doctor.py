@@ -55,8 +55,9 @@ def declare(command: argparse.ArgumentParser) -> None:
         type=float,
         default=max(SPEEDS),
         metavar="FACTOR",
-        help="highest factor by which augmentation speeds recordings up: the highest of "
-        f"augment.speeds times 1 + augment.tempo (default: {max(SPEEDS):g})",
+        help="greatest speed-up by augmentation, after which utterances must still be long enough "
+        "for their texts: the largest of augment.speeds times 1 + augment.tempo in the configuration "
+        f"of the training (default: {max(SPEEDS):g})",
     )
     command.add_argument(
         "--threads",

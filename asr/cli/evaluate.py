@@ -2,23 +2,14 @@
 
 import argparse
 import contextlib
-import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr.cli.options import (
-    add_compared_profile_option,
-    add_decoder_options,
-    add_latency_options,
-    add_model_options,
-    choose_operating_point,
-    thread_count,
-)
+from asr.cli import options
 from asr.cli.output import print_report, report_failures, to_json, to_sentence
 from asr.errors import AsrError
-from asr.files import write_text
+from asr.files import check_writable, write_text
 from asr.progress import Bar
 
 if TYPE_CHECKING:
@@ -33,26 +24,24 @@ if TYPE_CHECKING:
 
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    command.add_argument(
-        "manifest", metavar="MANIFEST", help="a manifest (JSONL) with the reference texts"
+    add = command.add_argument
+    add("manifest", metavar="MANIFEST", help="a manifest (JSONL) with the reference texts")
+    options.add_model_options(
+        command, "CPU threads of each process (default: number of cores / number of processes)"
     )
-    add_model_options(command)
-    add_latency_options(command)
-    add_decoder_options(command)
-    add_compared_profile_option(command)
-    command.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FOLDER",
-        help="write hypotheses.jsonl and report.json into this folder",
+    options.add_latency_options(command)
+    options.add_decoder_options(command)
+    options.add_profile_option(command)
+    options.add_output_option(
+        command, "FOLDER", "write hypotheses.jsonl and report.json into this folder"
     )
-    command.add_argument(
+    add(
         "--processes",
-        type=thread_count,
+        type=options.thread_count,
         default=1,
         metavar="N",
-        help="number of processes that share the utterances; on GPUs, one per GPU (default: 1)",
+        help="number of processes, each of which transcribes a part of the manifest; on several "
+        "GPUs use one process per GPU (default: 1)",
     )
 
 
@@ -71,10 +60,8 @@ class Task:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code. Raises AsrError."""
     from asr.checkpoint import Checkpoint
-    from asr.cli.options import choose_decoder
     from asr.data.manifest import read_manifest
     from asr.evaluation import group_batches, score_hypotheses
-    from asr.files import check_writable
     from asr.runtime.device import choose_device, count_cores
     from asr.runtime.distributed import RuntimeConfig, launch
 
@@ -91,8 +78,9 @@ def run(arguments: argparse.Namespace) -> int:
         processes=processes,
         threads=arguments.threads or max(1, count_cores() // processes),
     )
-    point = choose_operating_point(arguments)
-    task = Task(checkpoint, batches, runtime, *choose_decoder(arguments, checkpoint), point)
+    point = options.choose_operating_point(arguments)
+    decoder = options.choose_decoder(arguments, checkpoint)
+    task = Task(checkpoint, batches, runtime, *decoder, point)
     hypotheses, errors = launch(transcribe_share, task, processes)
     evaluation = score_hypotheses(utterances, hypotheses, errors, arguments.profile)
     if arguments.output:
@@ -104,7 +92,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def transcribe_share(task: Task) -> "tuple[dict[str, Hypothesis], dict[str, AsrError]]":
     """Transcribe this process's share; returns the hypotheses and errors of all processes by id."""
-    from asr.cli.options import prepare
     from asr.evaluation import compute_hypotheses, take_share
     from asr.recognizer import Recognizer
     from asr.runtime.distributed import gather, process_group
@@ -118,8 +105,7 @@ def transcribe_share(task: Task) -> "tuple[dict[str, Hypothesis], dict[str, AsrE
             recognizer.check_operating_point(task.operating_point)
         on_progress = None
         if process.first:
-            if task.decoder.kind == "beam":
-                prepare(recognizer)
+            options.prepare(recognizer)
             bar = stack.enter_context(Bar("transcribing", len(share), "utterances"))
             on_progress = bar.advance
         errors: dict[str, AsrError] = {}
@@ -139,19 +125,18 @@ def _write_results(
     """Write hypotheses.jsonl and report.json. Raises FileError."""
     lines = []
     for utterance in utterances:
-        if hypothesis := evaluation.hypotheses.get(utterance.id):
-            text, confidence = hypothesis.text, round(hypothesis.confidence, 4)
-            result: dict[str, object] = {"pred_text": text, "confidence": confidence}
-        else:
-            error = evaluation.errors[utterance.id]
-            result = {"pred_text": "", "error": to_sentence(error)}
-        facts = {
+        facts: dict[str, object] = {
             "id": utterance.id,
             "audio_filepath": os.path.abspath(utterance.audio),
             "duration": utterance.seconds,
             "text": utterance.text,
         }
-        lines.append(f"{to_json(facts | result)}\n")
+        if hypothesis := evaluation.hypotheses.get(utterance.id):
+            facts["pred_text"] = hypothesis.text
+            facts["confidence"] = round(hypothesis.confidence, 4)
+        else:
+            facts |= {"pred_text": "", "error": to_sentence(evaluation.errors[utterance.id])}
+        lines.append(f"{to_json(facts)}\n")
     write_text(arguments.output / "hypotheses.jsonl", "".join(lines))
     document = {
         "checkpoint": arguments.checkpoint,
@@ -159,4 +144,4 @@ def _write_results(
         "unread": {name: to_sentence(error) for name, error in evaluation.errors.items()},
         **evaluation.report.to_dict(),
     }
-    write_text(arguments.output / "report.json", json.dumps(document, indent=1, ensure_ascii=False))
+    write_text(arguments.output / "report.json", to_json(document, indent=1))

@@ -5,8 +5,9 @@ from collections import Counter
 from contextlib import ExitStack
 from math import log10
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from asr.cli.options import add_picture_option
 from asr.cli.output import check_picture, print_facts, save_picture
 from asr.errors import AsrError, AudioError
 from asr.progress import say
@@ -27,11 +28,9 @@ def declare(command: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT|MANIFEST|AUDIO",
         help="what to describe (default: the English model that comes with asr)",
     )
-    command.add_argument(
-        "--picture",
-        type=Path,
-        metavar="FILE.png",
-        help="draw a recording's waveform and spectrogram, or a histogram of a manifest's durations",
+    add_picture_option(
+        command,
+        "draw a recording's waveform and spectrogram, or a histogram of a manifest's durations",
     )
 
 
@@ -93,16 +92,13 @@ def _describe_manifest(path: Path, picture: Path | None) -> None:
     speakers = {utterance.speaker for utterance in utterances} - {""}
     characters = Counter(character for utterance in utterances for character in utterance.text)
     marks = (0, 5, 25, 50, 75, 95, 100)
-    percentiles = np.percentile(seconds, marks)
+    percentiles = zip(marks, np.percentile(seconds, marks).tolist(), strict=True)
     print_facts(
         {
             "utterances": len(utterances),
             "hours": round(seconds.sum() / 3600, 3),
             "speakers": len(speakers) or "not stated",
-            "seconds": {
-                f"{mark} %": round(float(value), 2)
-                for mark, value in zip(marks, percentiles, strict=True)
-            },
+            "seconds": {f"{mark} %": round(value, 2) for mark, value in percentiles},
             "words": sum(len(utterance.text.split()) for utterance in utterances),
             "characters": {repr(mark): count for mark, count in characters.most_common()},
         }
@@ -176,21 +172,10 @@ def _draw_recording(
     above.set_title(_plain(title), parse_math=False)
     hop = max(sample_rate // 100, len(waveform) // 4000)  # no more columns than can be seen
     window = 1 << (sample_rate // 40).bit_length()
-    power = librosa.feature.melspectrogram(
-        y=np.pad(waveform, (0, max(0, window - len(waveform)))),
-        sr=sample_rate,
-        n_fft=window,
-        hop_length=hop,
-        n_mels=80,
-    )  # (mels, columns)
-    image = librosa.display.specshow(
-        librosa.power_to_db(power, ref=np.max),
-        sr=sample_rate,
-        n_fft=window,
-        hop_length=hop,
-        x_axis="time",
-        y_axis="mel",
-        ax=below,
-    )
+    sizes: dict[str, Any] = {"sr": sample_rate, "n_fft": window, "hop_length": hop}
+    padded = np.pad(waveform, (0, max(0, window - len(waveform))))
+    power = librosa.feature.melspectrogram(y=padded, n_mels=80, **sizes)  # (mels, columns)
+    decibels = librosa.power_to_db(power, ref=np.max)
+    image = librosa.display.specshow(decibels, x_axis="time", y_axis="mel", ax=below, **sizes)
     figure.colorbar(image, ax=below, format="%+.0f dB")
     save_picture(figure, picture)

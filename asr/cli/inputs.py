@@ -13,12 +13,6 @@ from asr.errors import AsrError, DataError, TextError
 from asr.files import read_lines
 
 
-class _NamedBytes(io.BytesIO):
-    def __init__(self, content: bytes, name: str) -> None:
-        super().__init__(content)
-        self.name = name
-
-
 @dataclass(frozen=True)
 class Input:
     """A recording to transcribe; `output` is the path of its transcript without the ending."""
@@ -28,19 +22,26 @@ class Input:
     content: bytes | None = None  # the bytes of standard input or of a named pipe
 
     @property
-    def source(self) -> str | _NamedBytes:
+    def source(self) -> str | io.BytesIO:
         """The source of the audio: a path, or bytes that error messages can name."""
         if self.content is None:
             return self.name
-        return _NamedBytes(self.content, "standard input" if self.name == "-" else self.name)
+        file = io.BytesIO(self.content)
+        file.name = "standard input" if self.name == "-" else self.name
+        return file
+
+
+def check_standard_input(names: Sequence[str]) -> None:
+    """Raise AsrError if standard input (-) is among the names more than once."""
+    if names.count("-") > 1:
+        raise AsrError("standard input (-) can be read only once; pass it once")
 
 
 def find_inputs(names: list[str]) -> tuple[list[Input], list[str]]:
     """The recordings that are named, and a sentence for each folder that contains none."""
     from asr.audio.waveform import find_audio
 
-    if names.count("-") > 1:
-        raise AsrError("standard input (-) can be read only once; pass it once")
+    check_standard_input(names)
     inputs, failures = [], []
     for name in names:
         path = Path(name)

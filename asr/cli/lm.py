@@ -8,12 +8,14 @@ import argparse
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from asr.cli.options import positive
+from asr.cli import options
+from asr.cli.inputs import check_standard_input
 from asr.cli.output import print_facts
 from asr.errors import AsrError
 from asr.files import check_writable
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from asr.lm.model import LanguageModel
 
 ARPA_ENDINGS = (".arpa", ".arpa.gz")
+FORMATS = "ARPA if its name ends in .arpa or .arpa.gz, otherwise binary"
 RESERVED_WORDS = 3  # <unk>, <s> and </s> are in every vocabulary
 MANY_SENTENCES = 10_000  # number of sentences after which progress is shown
 
@@ -33,16 +36,11 @@ Facts = dict[str, object]
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the commands of `asr lm`."""
     commands = command.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, summary, declare_one, run_one in (
-        ("train", "train an n-gram model on text", _declare_train, _run_train),
-        ("info", "describe a language model", _declare_info, _run_info),
-        (
-            "perplexity",
-            "measure the perplexity of a model on text",
-            _declare_perplexity,
-            _run_perplexity,
-        ),
-        ("convert", "convert ARPA to a fast binary, or back", _declare_convert, _run_convert),
+    for name, declare_one, run_one, summary in (
+        ("train", _declare_train, _train, "train an n-gram model on text"),
+        ("info", _add_model, _describe, "describe a language model"),
+        ("perplexity", _declare_perplexity, _measure, "measure the perplexity of a model on text"),
+        ("convert", _declare_convert, _convert, "convert ARPA to a fast binary, or back"),
     ):
         description = f"{summary[0].upper()}{summary[1:]}."
         one = commands.add_parser(name, help=summary, description=description, allow_abbrev=False)
@@ -52,19 +50,14 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command of `asr lm` that was chosen and return the exit code. Raises AsrError."""
-    facts: Facts = arguments.run_lm(arguments)
-    print_facts(facts)
+    print_facts(arguments.run_lm(arguments))
     return 0
 
 
 def _declare_train(command: argparse.ArgumentParser) -> None:
     _add_texts(command)
-    command.add_argument(
-        "--order",
-        type=positive,
-        default=3,
-        metavar="N",
-        help="number of words in the longest n-grams, 1 to 5 (default: 3)",
+    options.add_count_option(
+        command, "--order", "number of words in the longest n-grams, 1 to 5 (default: 3)", default=3
     )
     command.add_argument(
         "--prune",
@@ -73,51 +66,30 @@ def _declare_train(command: argparse.ArgumentParser) -> None:
         default=[0],
         metavar="N",
         help="drop n-grams that occur at most N times; give one count per order, such as 0 0 1; "
-        "the last one applies to all higher orders (default: 0, drop none)",
+        "the last one applies to all higher orders (default: 0, drop none). TEXT must stand before "
+        "this option, which takes all words up to the next option",
     )
-    command.add_argument(
-        "--vocabulary-limit",
-        type=positive,
-        metavar="N",
-        help="keep only the N most frequent words (default: all)",
+    options.add_count_option(
+        command, "--vocabulary-limit", "keep only the N most frequent words (default: all)"
     )
-    command.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="file of the model: ARPA if its name ends in .arpa or .arpa.gz, otherwise binary",
-    )
+    options.add_output_option(command, "FILE", f"file of the model: {FORMATS}", required=True)
     _add_quantize_option(command)
 
 
-def _declare_info(command: argparse.ArgumentParser) -> None:
-    _add_language_model(command)
-
-
 def _declare_perplexity(command: argparse.ArgumentParser) -> None:
-    _add_language_model(command)
+    _add_model(command)
     _add_texts(command)
 
 
 def _declare_convert(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "source", type=Path, metavar="IN", help="language model: ARPA (also in gzip) or binary"
-    )
-    command.add_argument(
-        "output",
-        type=Path,
-        metavar="OUT",
-        help="file to write: ARPA if its name ends in .arpa or .arpa.gz, otherwise binary",
-    )
+    _add_model(command, "IN")
+    command.add_argument("output", type=Path, metavar="OUT", help=f"file to write: {FORMATS}")
     _add_quantize_option(command)
 
 
-def _add_language_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "model", type=Path, metavar="FILE", help="language model: ARPA (also in gzip) or binary"
-    )
+def _add_model(command: argparse.ArgumentParser, metavar: str = "FILE") -> None:
+    purpose = "language model: ARPA (also in gzip) or binary"
+    command.add_argument("model", type=Path, metavar=metavar, help=purpose)
 
 
 def _add_texts(command: argparse.ArgumentParser) -> None:
@@ -132,7 +104,6 @@ def _add_texts(command: argparse.ArgumentParser) -> None:
 def _add_quantize_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--quantize",
-        "--quantise",
         action="store_true",
         help="write a smaller binary with quantized probabilities",
     )
@@ -140,27 +111,17 @@ def _add_quantize_option(command: argparse.ArgumentParser) -> None:
 
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a count; end the list with an option")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a count, 0 or more; put TEXT before --prune"
+        )
     return int(text)
 
 
-def _run_train(arguments: argparse.Namespace) -> Facts:
+def _train(arguments: argparse.Namespace) -> Facts:
     from asr.lm.estimation import EstimationConfig
 
     config = EstimationConfig(arguments.order, arguments.prune, arguments.vocabulary_limit)
     return train(arguments.texts, config, arguments.output, arguments.quantize)
-
-
-def _run_info(arguments: argparse.Namespace) -> Facts:
-    return describe(arguments.model)
-
-
-def _run_perplexity(arguments: argparse.Namespace) -> Facts:
-    return measure(arguments.model, arguments.texts)
-
-
-def _run_convert(arguments: argparse.Namespace) -> Facts:
-    return convert(arguments.source, arguments.output, arguments.quantize)
 
 
 def train(
@@ -185,11 +146,7 @@ def train(
         stages = _Stages(bar)
         try:
             model = LanguageModel.estimate(
-                stages.count(sentences),
-                config.order,
-                config.prune,
-                config.vocabulary_limit,
-                on_progress=stages.begin,
+                stages.count(sentences), **asdict(config), on_progress=stages.begin
             )
         except MemoryError:
             raise AsrError(
@@ -209,12 +166,12 @@ def train(
     }
 
 
-def describe(path: Path) -> Facts:
-    """Facts about the model in a file: its format, order and size. Raises LanguageError."""
+def _describe(arguments: argparse.Namespace) -> Facts:
     from rich.filesize import decimal
 
     from asr.lm.model import LanguageModel, find_kind
 
+    path = arguments.model
     model = LanguageModel.read(path)
     return {
         "kind": find_kind(path),
@@ -226,12 +183,11 @@ def describe(path: Path) -> Facts:
     }
 
 
-def measure(path: Path, texts: Sequence[str]) -> Facts:
-    """The perplexity of a model on text files. Raises LanguageError and TextError."""
+def _measure(arguments: argparse.Namespace) -> Facts:
     from asr.lm.model import LanguageModel
 
-    sentences = _read_texts(texts)
-    measured = LanguageModel.read(path).perplexity(_track_many(sentences))
+    sentences = _read_texts(arguments.texts)
+    measured = LanguageModel.read(arguments.model).perplexity(_track_many(sentences))
     unknown = 100 * measured.unknown / measured.words
     return {
         "perplexity": measured.perplexity,
@@ -242,13 +198,12 @@ def measure(path: Path, texts: Sequence[str]) -> Facts:
     }
 
 
-def convert(source: Path, output: Path, quantize: bool = False) -> Facts:
-    """Write the model in a file to another one. Raises LanguageError, and AsrError as `train`."""
+def _convert(arguments: argparse.Namespace) -> Facts:
     from asr.lm.model import LanguageModel
 
-    _check_output(output, [str(source)], quantize)
-    model = LanguageModel.read(source)
-    _write_model(model, output, quantize)
+    source, output = arguments.model, arguments.output
+    _check_output(output, [str(source)], arguments.quantize)
+    _write_model(LanguageModel.read(source), output, arguments.quantize)
     return {"read": _describe_file(source), "written": _describe_file(output)}
 
 
@@ -289,8 +244,7 @@ def _track_many(sentences: Iterator[str]) -> Iterator[str]:
 def _read_texts(names: Sequence[str]) -> Iterator[str]:
     from asr.lm.estimation import read_sentences
 
-    if names.count("-") > 1:
-        raise AsrError("standard input (-) can be read only once; pass it once")
+    check_standard_input(names)
     return read_sentences(names)
 
 
@@ -309,8 +263,8 @@ def _check_output(output: Path, sources: Sequence[str], quantize: bool) -> None:
     if output.exists() and not output.is_file():
         raise AsrError(f"{output} is a folder or a device; specify a file")
     for source in sources:
-        both_exist = source != "-" and os.path.exists(source) and output.exists()
-        if both_exist and output.samefile(source):
+        is_file = source != "-" and os.path.exists(source)
+        if is_file and output.exists() and output.samefile(source):
             raise AsrError(f"{output} would be written over {source}; choose another file")
     check_writable(output)
 

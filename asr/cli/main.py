@@ -68,12 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_CODE
 
 
-class _Version(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        print(f"asr {__version__}")
-        parser.exit()
-
-
 def _build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     """The parser of all commands; only the module of the command in `argv` is imported."""
     parser = argparse.ArgumentParser(
@@ -81,16 +75,13 @@ def _build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         description="Speech recognition with an LSTM acoustic model and CTC.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    version, purpose = f"asr {__version__}", "show the version and exit"
+    parser.add_argument("--version", action="version", version=version, help=purpose)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     named = next((word for word in argv if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
-        command = commands.add_parser(
-            name,
-            help=summary,
-            description=f"{summary[0].upper()}{summary[1:]}.",
-            allow_abbrev=False,
-        )
+        sentence = f"{summary[0].upper()}{summary[1:]}."
+        command = commands.add_parser(name, help=summary, description=sentence, allow_abbrev=False)
         if name == named:
             module: Any = import_module(f"asr.cli.{name}")
             command.set_defaults(run=module.run, parser=command)

@@ -1,7 +1,9 @@
 """Options that several commands share, and the objects that they choose."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -23,69 +25,55 @@ FILES = {"language_model": "lm", "lexicon": "lexicon", "hotwords": "hotwords"}  
 NOTICE_SECONDS = 1.0  # a compilation that takes longer is announced
 
 
-def add_model_options(command: argparse.ArgumentParser) -> None:
+def add_model_options(
+    command: argparse.ArgumentParser, threads: str = "CPU threads (default: one per core)"
+) -> None:
     """Add the options that choose a model, a device and a number of threads."""
-    command.add_argument(
+    add = command.add_argument
+    add(
         "--checkpoint",
         default=str(RELEASED),
         metavar="FILE",
-        help="trained model (default: the English model that comes with asr)",
+        help="a checkpoint, or the folder of a released model (default: the English model that "
+        "comes with asr)",
     )
-    command.add_argument(
-        "--device", default="auto", help="auto (a GPU if there is one), cpu or cuda (default: auto)"
-    )
-    command.add_argument(
-        "--threads", type=thread_count, metavar="N", help="CPU threads (default: one per core)"
-    )
+    add("--device", default="auto", help="auto (the default: a GPU if there is one), cpu or cuda")
+    add("--threads", type=thread_count, metavar="N", help=threads)
 
 
-def add_decoder_options(command: argparse.ArgumentParser) -> None:
+def add_decoder_options(
+    command: argparse.ArgumentParser, decoders: Sequence[str] = ("greedy", "beam")
+) -> None:
     """Add the options of the decoder."""
     group = command.add_argument_group(
         "decoder",
-        "Decoding is greedy unless one of these options is given or the model comes with its own "
-        "language model, as the English one does: then a beam search is used. Weights that are not "
-        "given are read from the checkpoint, where `asr tune` stores them.",
+        "A beam search is used if one of these options is given or the model comes with its own "
+        "language model, as the English one does; otherwise decoding is greedy. `asr tune` tunes the "
+        "beam search and stores its numbers in the checkpoint, from which those that are not given "
+        "are read; the defaults below are those of a checkpoint that was not tuned.",
     )
-    group.add_argument("--decoder", choices=("greedy", "beam"), help="which decoder to use")
-    group.add_argument(
-        "--lm", metavar="FILE", help="n-gram language model, made by `asr lm` or in ARPA format"
-    )
-    group.add_argument(
-        "--lexicon",
-        metavar="FILE",
-        help="known words, one per line (default: those of the language model)",
-    )
-    group.add_argument("--strict", action="store_true", help="write only words of the lexicon")
-    group.add_argument(
-        "--hotwords",
-        metavar="FILE",
-        help="words or phrases to favor, one per line, with an optional weight after a tab",
-    )
-    group.add_argument(
-        "--hotword",
-        action="append",
-        metavar="TEXT",
-        help="a word or phrase to favor; may be repeated",
-    )
-    group.add_argument(
-        "--hotword-weight", type=float, metavar="X", help="bonus per word of a hotword"
-    )
-    group.add_argument("--beam", type=positive, metavar="N", help="beam width")
-    group.add_argument("--alpha", type=float, metavar="X", help="weight of the language model")
-    group.add_argument("--beta", type=float, metavar="X", help="bonus per word")
-    group.add_argument(
-        "--unknown",
-        type=float,
-        metavar="X",
-        help="additional bonus per word that is not in the lexicon, usually negative",
-    )
-    group.add_argument(
-        "--prior",
-        type=float,
-        metavar="X",
-        help="weight of the symbol priors that are subtracted from the acoustic scores",
-    )
+    add = group.add_argument
+    add("--decoder", choices=decoders, help="which decoder to use")
+    for option, purpose in {
+        "--lm": "n-gram language model, made by `asr lm` or in ARPA format",
+        "--lexicon": "known words, one per line (default: those of the language model)",
+        "--hotwords": "words or phrases to favor, one per line, with an optional weight after a tab",
+    }.items():
+        add(option, metavar="FILE", help=purpose)
+    strict = "write only words of the lexicon; requires --lexicon or a language model"
+    add("--strict", action="store_true", help=strict)
+    add("--hotword", action="append", metavar="TEXT", help="a word or phrase to favor; repeatable")
+    add("--beam", type=positive, metavar="N", help="beam width (default: 32)")
+    for option, purpose in {
+        "--hotword-weight": "bonus per word of a hotword that has no weight in the file (default: 3)",
+        "--alpha": "weight of the language model, which it requires (default: 0.4)",
+        "--beta": "bonus per word; requires --lexicon or a language model (default: 3)",
+        "--unknown": "additional bonus per word that is not in the lexicon, usually negative; "
+        "requires --lexicon or a language model (default: -2.5)",
+        "--prior": "weight of the symbol priors that are subtracted from the acoustic scores; "
+        "requires --lexicon or a language model, and a tuned checkpoint (default: 0)",
+    }.items():
+        add(option, type=float, metavar="X", help=purpose)
 
 
 def add_latency_options(
@@ -110,7 +98,11 @@ def add_latency_options(
     )
 
 
-def add_profile_option(command: argparse.ArgumentParser, default: str, purpose: str) -> None:
+def add_profile_option(
+    command: argparse.ArgumentParser,
+    default: str = "plain",
+    purpose: str = "how both texts are normalized before they are compared",
+) -> None:
     """Add `--profile`, the normalization of texts."""
     profiles = "; ".join(f"{name}: {description}" for name, description in PROFILES.items())
     command.add_argument(
@@ -121,9 +113,25 @@ def add_profile_option(command: argparse.ArgumentParser, default: str, purpose: 
     )
 
 
-def add_compared_profile_option(command: argparse.ArgumentParser) -> None:
-    """Add `--profile` for a command that compares texts."""
-    add_profile_option(command, "plain", "how both texts are normalized before they are compared")
+def add_count_option(
+    command: argparse.ArgumentParser, name: str, purpose: str, **settings: Any
+) -> None:
+    """Add an option that takes a whole number above 0; `settings` as of `add_argument`."""
+    command.add_argument(name, type=positive, help=purpose, **{"metavar": "N", **settings})
+
+
+def add_output_option(
+    command: argparse.ArgumentParser, metavar: str, purpose: str, required: bool = False
+) -> None:
+    """Add `--output`, the file or folder to write."""
+    command.add_argument(
+        "-o", "--output", type=Path, metavar=metavar, help=purpose, required=required
+    )
+
+
+def add_picture_option(command: argparse.ArgumentParser, purpose: str) -> None:
+    """Add `--picture`, a PNG file to write; see `check_picture`."""
+    command.add_argument("--picture", type=Path, metavar="FILE.png", help=purpose)
 
 
 def thread_count(text: str) -> int:
@@ -227,12 +235,11 @@ def load_recognizer(
 
 
 def prepare(recognizer: "Recognizer") -> None:
-    """Compile the beam decoder in advance, with a progress bar if this takes long."""
-    from asr.decoder.beam import BeamDecoder
-
-    if not isinstance(recognizer.decoder, BeamDecoder):
+    """Compile a beam decoder in advance, with a progress bar if this takes long."""
+    warm_up = getattr(recognizer.decoder, "warm_up", None)
+    if warm_up is None:  # the greedy decoder is not compiled
         return
-    thread = Thread(target=recognizer.decoder.warm_up)
+    thread = Thread(target=warm_up)
     thread.start()
     thread.join(NOTICE_SECONDS)
     if thread.is_alive():

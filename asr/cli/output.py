@@ -14,14 +14,8 @@ from asr.progress import complain, say
 if TYPE_CHECKING:
     from asr.scoring import Report
 
-FORMATS = {  # format of a transcript -> ending of its files
-    "txt": "txt",
-    "json": "json",
-    "srt": "srt",
-    "vtt": "vtt",
-    "ctm": "ctm",
-    "textgrid": "TextGrid",
-}
+# Format of a transcript -> ending of its files.
+FORMATS = {name: name for name in ("txt", "json", "srt", "vtt", "ctm")} | {"textgrid": "TextGrid"}
 ALIGNED_FORMATS = [name for name in FORMATS if name != "txt"]  # formats with times
 ALONE_FORMATS = ("srt", "vtt", "textgrid")  # formats that describe one recording per file
 
@@ -45,20 +39,15 @@ def report_failures(sentences: Sequence[str], total: int) -> int:
 
 def render(name: str, hypothesis: Hypothesis, kind: str) -> str:
     """The transcript of the recording `name` as the content of a file of this format."""
-    match kind:
-        case "json":
-            return formats.to_json(hypothesis, name, hypothesis.seconds or 0.0)
-        case "textgrid":
-            return formats.to_textgrid(hypothesis, hypothesis.seconds or 0.0)
-        case "ctm":
-            return formats.to_ctm(hypothesis, name)
-    plain = {"txt": formats.to_txt, "srt": formats.to_srt, "vtt": formats.to_vtt}
-    return plain[kind](hypothesis)
+    seconds = hypothesis.seconds or 0.0
+    others = {"json": (name, seconds), "ctm": (name,), "textgrid": (seconds,)}  # other arguments
+    document: str = getattr(formats, f"to_{kind}")(hypothesis, *others.get(kind, ()))
+    return document
 
 
-def to_json(value: object) -> str:
-    """A value as one line of JSON."""
-    return json.dumps(value, ensure_ascii=False)
+def to_json(value: object, indent: int | None = None) -> str:
+    """A value as JSON, on one line unless it is indented."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def print_report(report: "Report", unread: int = 0) -> None:
@@ -72,13 +61,9 @@ def print_report(report: "Report", unread: int = 0) -> None:
             "words are counted as deleted."
         )
     say("")
-    rows = {
-        "substitutions": report.substitutions,
-        "insertions": report.insertions,
-        "deletions": report.deletions,
-        "word errors": report.errors,
-    }
-    for name, count in rows.items():
+    names = ("substitutions", "insertions", "deletions", "word errors")
+    counts = (report.substitutions, report.insertions, report.deletions, report.errors)
+    for name, count in zip(names, counts, strict=True):
         say(f"{name:<14}{count:>9,}{100 * count / max(report.words, 1):>9.2f} %")
     if report.errors:
         say(f"\nThe worst utterances:\n\n{report.alignment(5)}")

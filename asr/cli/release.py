@@ -9,25 +9,22 @@ from asr.progress import say
 
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    command.add_argument(
+    add = command.add_argument
+    add(
         "checkpoint",
         type=Path,
         metavar="RUN",
         help="folder of a training run, whose best.pt is used, or a checkpoint",
     )
-    command.add_argument(
-        "output", type=Path, metavar="FOLDER", help="folder to write the released model to"
-    )
-    command.add_argument(
-        "--lm", type=Path, metavar="FILE", help="binary language model to include in the folder"
-    )
-    command.add_argument(
+    add("output", type=Path, metavar="FOLDER", help="folder to write the released model to")
+    add("--lm", type=Path, metavar="FILE.lm", help="binary language model to include, named *.lm")
+    add(
         "--results",
         type=Path,
         metavar="FILE",
         help="JSON that a recipe's evaluate.py wrote, for the tables of the model card",
     )
-    command.add_argument(
+    add(
         "--notes",
         type=Path,
         metavar="FILE",

@@ -1,27 +1,25 @@
 """The command `asr score`: measure the word errors of existing transcripts."""
 
 import argparse
-import json
 from pathlib import Path
 
 from asr.cli.inputs import read_texts
-from asr.cli.options import add_compared_profile_option
-from asr.cli.output import print_report
+from asr.cli.options import add_profile_option
+from asr.cli.output import print_report, to_json
 from asr.progress import say
 
 
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    command.add_argument(
-        "reference", metavar="REF", help="correct texts: a manifest (JSONL) or a Kaldi text file"
-    )
-    command.add_argument(
+    add = command.add_argument
+    add("reference", metavar="REF", help="correct texts: a manifest (JSONL) or a Kaldi text file")
+    add(
         "hypothesis",
         metavar="HYP",
         help='recognized texts in either format (JSONL: "pred_text" if there is one, otherwise "text")',
     )
-    add_compared_profile_option(command)
-    command.add_argument("--json", action="store_true", help="print the whole report as JSON")
+    add_profile_option(command)
+    add("--json", action="store_true", help="print the whole report as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -34,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.profile,
     )
     if arguments.json:
-        say(json.dumps(report.to_dict(), indent=1, ensure_ascii=False))
+        say(to_json(report.to_dict(), indent=1))
     else:
         print_report(report)
     return 0

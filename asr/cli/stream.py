@@ -8,16 +8,7 @@ from queue import Queue
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from asr.cli.options import (
-    add_decoder_options,
-    add_latency_options,
-    add_model_options,
-    choose_decoder,
-    choose_endpoint,
-    load_recognizer,
-    positive,
-    prepare,
-)
+from asr.cli import options
 from asr.cli.output import report_failures, to_json, to_sentence
 from asr.decoder.hypothesis import Hypothesis
 from asr.defaults import STREAM_LATENCY_MS
@@ -39,30 +30,26 @@ FILES = (b"RIFF", b"fLaC", b"OggS", b"\x1aE\xdf\xa3")  # first bytes of audio fi
 
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    command.add_argument(
+    add = command.add_argument
+    add(
         "input",
         metavar="FILE|-",
         nargs="?",
         help="a recording, or - for raw samples on standard input (one channel, 16 bits, "
         "little-endian), as in: ffmpeg -i ... -f s16le -ac 1 -ar 16000 - | asr stream -",
     )
-    add_model_options(command)
-    add_latency_options(command, f"default: {STREAM_LATENCY_MS:g}")
-    add_decoder_options(command)
-    command.add_argument(
-        "--rate",
-        type=positive,
-        metavar="HZ",
-        help=f"sample rate of standard input (default: {DEFAULT_RATE})",
+    options.add_model_options(command)
+    options.add_latency_options(command, f"default: {STREAM_LATENCY_MS:g}")
+    options.add_decoder_options(command)
+    options.add_count_option(
+        command, "--rate", f"sample rate of standard input (default: {DEFAULT_RATE})", metavar="HZ"
     )
-    command.add_argument(
+    add(
         "--microphone",
         action="store_true",
         help="transcribe the microphone until Ctrl-C (pip install 'lstm-asr[microphone]')",
     )
-    command.add_argument(
-        "--realtime", action="store_true", help="read the recording at the speed of speech"
-    )
+    add("--realtime", action="store_true", help="read the recording at the speed of speech")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -77,12 +64,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.rate and not is_piped:
         raise AsrError("--rate is for standard input (-); a recording states its own rate")
     checkpoint = Checkpoint.read(arguments.checkpoint)
-    decoder, hotwords = choose_decoder(arguments, checkpoint)
-    recognizer = load_recognizer(arguments, checkpoint, decoder, hotwords)
+    decoder = options.choose_decoder(arguments, checkpoint)
+    recognizer = options.load_recognizer(arguments, checkpoint, *decoder)
     latency_ms = STREAM_LATENCY_MS if arguments.latency is None else arguments.latency
-    stream = recognizer.stream(latency_ms, choose_endpoint(arguments))
-    if decoder.kind == "beam":
-        prepare(recognizer)
+    stream = recognizer.stream(latency_ms, options.choose_endpoint(arguments))
+    options.prepare(recognizer)
     rate = arguments.rate or (DEFAULT_RATE if is_piped else recognizer.sample_rate)
     try:
         if arguments.microphone:
@@ -106,16 +92,16 @@ def read_samples(file: BinaryIO, sample_rate: int) -> "Iterator[npt.NDArray[np.i
     """
     import numpy as np
 
-    size = SAMPLE_BYTES * _piece_samples(sample_rate)
+    size = SAMPLE_BYTES * round(sample_rate * PIECE_SECONDS)
+    reader = cast(BufferedReader, file)
     rest = b""
-    is_first = True
-    while data := cast(BufferedReader, file).read1(size):  # without waiting for more
-        if is_first and (data[:4] in FILES or data[4:8] == b"ftyp"):
+    # read1 does not wait for more than has arrived.
+    for number, data in enumerate(iter(lambda: reader.read1(size), b"")):
+        if number == 0 and (data[:4] in FILES or data[4:8] == b"ftyp"):
             raise AudioError(
                 "standard input is an audio file, not raw samples; pass its name instead of -, or "
                 "send samples, as ffmpeg -f s16le -ac 1 does"
             )
-        is_first = False
         data = rest + data
         samples = len(data) // SAMPLE_BYTES
         rest = data[samples * SAMPLE_BYTES :]
@@ -138,7 +124,7 @@ def read_pieces(
     from asr.audio.waveform import read_blocks
 
     begin, spoken = monotonic(), 0
-    size = _piece_samples(sample_rate)
+    size = round(sample_rate * PIECE_SECONDS)
     for block in read_blocks(source, sample_rate):
         for place in range(0, len(block), size):
             piece = block[place : place + size]
@@ -165,10 +151,9 @@ def read_microphone(sample_rate: int) -> "Iterator[npt.NDArray[np.int16]]":
     def keep(samples: "npt.NDArray[np.int16]", *_: object) -> None:  # (n, 1), in another thread
         pieces.put(samples[:, 0].copy())
 
+    size = round(sample_rate * PIECE_SECONDS)
     try:
-        with sounddevice.InputStream(
-            sample_rate, _piece_samples(sample_rate), channels=1, dtype="int16", callback=keep
-        ):
+        with sounddevice.InputStream(sample_rate, size, channels=1, dtype="int16", callback=keep):
             while True:
                 yield pieces.get()
     except sounddevice.PortAudioError as error:
@@ -201,25 +186,22 @@ def _show_partials(stream: "Stream", pieces: "Iterable[npt.NDArray[Any]]", line:
     for samples in pieces:
         partial = stream.accept(samples)
         _show_segments(partial.segments, line)
-        if partial.segments:
-            shown = ("", "")
-        if (partial.stable, partial.tail) == shown:
-            continue
+        before = ("", "") if partial.segments else shown
         shown = (partial.stable, partial.tail)
+        if shown == before:
+            continue
         if line.is_live:
             line.show(*shown)
         else:
             seconds = round(partial.seconds, 3)
-            say(to_json({"seconds": seconds, "stable": shown[0], "tail": shown[1]}))
+            say(to_json({"seconds": seconds, "stable": partial.stable, "tail": partial.tail}))
 
 
 def _show_segments(segments: Iterable[Hypothesis], line: LiveLine) -> None:
     for hypothesis in segments:
-        if not hypothesis.text:
-            continue
-        if line.is_live:
+        if hypothesis.text and line.is_live:
             line.print(hypothesis.text)
-        else:
+        elif hypothesis.text:
             say(to_json({"segment": True, **hypothesis.to_dict()}))
 
 
@@ -227,12 +209,7 @@ def _show_final(stream: "Stream", line: LiveLine) -> None:
     hypothesis = stream.finish()
     _show_segments(stream.take_segments(), line)
     line.close()
-    if line.is_live:
-        if hypothesis.text:
-            say(hypothesis.text)
-    else:
+    if not line.is_live:
         say(to_json({"final": True, **hypothesis.to_dict()}))
-
-
-def _piece_samples(sample_rate: int) -> int:
-    return round(sample_rate * PIECE_SECONDS)
+    elif hypothesis.text:
+        say(hypothesis.text)

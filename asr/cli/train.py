@@ -3,8 +3,17 @@
 import argparse
 
 RECIPES = ("folder", "digits", "librispeech", "english")  # files of conf/
+VALUES = {  # option -> configuration key, placeholder and help
+    "train": ("data.train", "FILE", "manifest of the training set, JSONL (default: the recipe's)"),
+    "dev": ("data.dev", "FILE", "manifest of the dev set, JSONL (default: the recipe's)"),
+    "device": ("runtime.device", "NAME", "auto, cpu or cuda"),
+    "threads": ("runtime.threads", "N", "CPU threads of each process"),
+    "processes": ("runtime.processes", "N", "processes that train together"),
+    "workers": ("runtime.workers", "N", "data loaders of each process"),
+}
 EXAMPLES = """
-Every value of the configuration can be set as key=value; --cfg job prints all of them.
+Every value of the configuration can be set as key=value. What is not given is the recipe's:
+asr train --recipe NAME --cfg job prints the whole configuration.
 
   asr train --train train.jsonl --dev dev.jsonl training.epochs=20
   asr train --train train.jsonl --dev dev.jsonl folder=runs/small encoder.hidden=128 augment=none
@@ -22,30 +31,25 @@ def declare(command: argparse.ArgumentParser) -> None:
     )
     command.formatter_class = argparse.RawDescriptionHelpFormatter
     command.epilog = EXAMPLES
-    command.add_argument(
+    add = command.add_argument
+    add(
         "--recipe",
         choices=RECIPES,
         default="folder",
         metavar="NAME",
         help=f"the configuration to start from: {', '.join(RECIPES)} (default: %(default)s)",
     )
-    command.add_argument("--train", metavar="FILE", help="manifest of the training set (JSONL)")
-    command.add_argument("--dev", metavar="FILE", help="manifest of the dev set (JSONL)")
-    command.add_argument("--device", metavar="NAME", help="auto, cpu or cuda")
-    command.add_argument("--threads", metavar="N", help="CPU threads of each process")
-    command.add_argument("--processes", metavar="N", help="processes that train together")
-    command.add_argument("--workers", metavar="N", help="data loaders of each process")
-    command.add_argument(
+    for name, (_, metavar, purpose) in VALUES.items():
+        add(f"--{name}", metavar=metavar, help=purpose)
+    add(
         "-m",
         "--multirun",
         action="store_true",
         help="train once for each combination of values, such as training.seed=1,2",
     )
-    command.add_argument(
-        "--cfg", choices=("job",), help="print the configuration and exit; for example --cfg job"
-    )
+    add("--cfg", choices=("job",), help="print the configuration that would be used, and exit")
     # Options may stand between values, so everything after the first value is parsed in `run`.
-    command.add_argument("values", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    add("values", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -61,15 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     if bool(arguments.train) != bool(arguments.dev):
         parser.error("--train and --dev must be given together")
     words = ["--multirun"] if arguments.multirun else []
-    for key, value in {
-        "data.train": arguments.train,
-        "data.dev": arguments.dev,
-        "runtime.device": arguments.device,
-        "runtime.threads": arguments.threads,
-        "runtime.processes": arguments.processes,
-        "runtime.workers": arguments.workers,
-    }.items():
-        if value is not None:
+    for name, (key, *_) in VALUES.items():
+        if (value := getattr(arguments, name)) is not None:
             words.append(f"{key}={_quote(value)}")
     words += values
     if arguments.cfg:

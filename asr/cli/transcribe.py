@@ -1,22 +1,13 @@
 """The command `asr transcribe`: transcribe recordings."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from asr.cli import options
 from asr.cli.inputs import Input, find_inputs
-from asr.cli.options import (
-    add_decoder_options,
-    add_latency_options,
-    add_model_options,
-    choose_decoder,
-    choose_operating_point,
-    load_recognizer,
-    positive,
-    prepare,
-)
 from asr.cli.output import ALONE_FORMATS, FORMATS, render, report_failures, to_sentence
 from asr.decoder.hypothesis import Hypothesis
 from asr.errors import AsrError, AudioError
@@ -31,30 +22,22 @@ LONG_SECONDS = 60.0  # a single recording that is longer gets a bar
 
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    command.add_argument(
+    add = command.add_argument
+    add(
         "inputs",
         nargs="+",
         metavar="FILE|FOLDER|-",
         help="recordings, folders that are searched for recordings, or - for standard input",
     )
-    add_model_options(command)
-    add_latency_options(command)
-    add_decoder_options(command)
-    command.add_argument(
-        "--nbest",
-        type=positive,
-        metavar="N",
-        help="number of best texts to write (beam decoder and --format json only)",
+    options.add_model_options(command)
+    options.add_latency_options(command)
+    options.add_decoder_options(command)
+    options.add_count_option(
+        command, "--nbest", "number of best texts to write (beam decoder and --format json only)"
     )
-    command.add_argument(
-        "--format", choices=FORMATS, default="txt", help="format of the transcripts (default: txt)"
-    )
-    command.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FOLDER",
-        help="write one file per recording into this folder (default: all to stdout)",
+    add("--format", choices=FORMATS, default="txt", help="format of the transcripts (default: txt)")
+    options.add_output_option(
+        command, "FOLDER", "write one file per recording into this folder (default: all to stdout)"
     )
 
 
@@ -65,15 +48,27 @@ def run(arguments: argparse.Namespace) -> int:
     is_single = len(arguments.inputs) == 1 and not Path(arguments.inputs[0]).is_dir()
     if arguments.nbest and arguments.format != "json":
         raise AsrError(f"--nbest shows nothing as {arguments.format}; use --format json")
-    if arguments.output:
-        _check_outputs(inputs, arguments.output, FORMATS[arguments.format])
+    folder, ending = arguments.output, FORMATS[arguments.format]
+    if folder:
+        if folder.exists() and not folder.is_dir():
+            raise AsrError(f"{folder} is a file; specify a folder for --output")
+        _check_distinct(
+            inputs,
+            [_output_path(given, folder, ending) for given in inputs],
+            "both be written to {}; transcribe them into different folders, or pass a folder that "
+            "contains both",
+        )
     elif arguments.format in ALONE_FORMATS and not is_single:
         raise AsrError(
             f"several recordings cannot be written to stdout as {arguments.format}; choose a folder "
             "for them with --output"
         )
     elif arguments.format == "ctm":
-        _check_ctm_names(inputs)
+        _check_distinct(
+            inputs,
+            [Path(given.name).stem for given in inputs],
+            "have the same name in one CTM stream; write a file for each into a folder with --output",
+        )
     for given, result in _recognize(inputs, arguments):
         if isinstance(result, AudioError):
             failures.append(to_sentence(result))
@@ -81,9 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
         if isinstance(result, AsrError):
             raise result
         document = render(given.name, result, arguments.format)
-        if arguments.output:
-            path = _output_path(given, arguments.output, FORMATS[arguments.format])
-            write_text(path, document)
+        if folder:
+            write_text(_output_path(given, folder, ending), document)
         elif arguments.format == "txt" and not is_single:
             say(f"{given.name}\t{result.text}")
         elif document:
@@ -98,13 +92,12 @@ def _recognize(
     from asr.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.read(arguments.checkpoint)
-    decoder, hotwords = choose_decoder(arguments, checkpoint)
-    recognizer = load_recognizer(arguments, checkpoint, decoder, hotwords)
-    point = choose_operating_point(arguments)
+    decoder = options.choose_decoder(arguments, checkpoint)
+    recognizer = options.load_recognizer(arguments, checkpoint, *decoder)
+    point = options.choose_operating_point(arguments)
     if point:
         recognizer.check_operating_point(point)
-    if decoder.kind == "beam":
-        prepare(recognizer)
+    options.prepare(recognizer)
     if len(inputs) == 1:
         yield inputs[0], _recognize_one(recognizer, inputs[0], point)
         return
@@ -150,28 +143,10 @@ def _output_path(given: Input, folder: Path, ending: str) -> Path:
     return folder / given.output.with_name(f"{given.output.name}.{ending}")
 
 
-def _check_outputs(inputs: list[Input], folder: Path, ending: str) -> None:
-    """Raise AsrError before any work if one transcript would overwrite another."""
-    if folder.exists() and not folder.is_dir():
-        raise AsrError(f"{folder} is a file; specify a folder for --output")
-    written: dict[Path, Input] = {}
-    for given in inputs:
-        path = _output_path(given, folder, ending)
-        other = written.setdefault(path, given)
+def _check_distinct(inputs: list[Input], targets: Sequence[object], problem: str) -> None:
+    """Raise AsrError, with the `problem` of the target, if two recordings have the same one."""
+    first: dict[object, Input] = {}
+    for given, target in zip(inputs, targets, strict=True):
+        other = first.setdefault(target, given)
         if other is not given:
-            raise AsrError(
-                f"{other.name} and {given.name} would both be written to {path}; transcribe them "
-                "into different folders, or pass a folder that contains both"
-            )
-
-
-def _check_ctm_names(inputs: list[Input]) -> None:
-    """Raise AsrError for recordings that would have the same name in one stream of CTM."""
-    named: dict[str, Input] = {}
-    for given in inputs:
-        other = named.setdefault(Path(given.name).stem, given)
-        if other is not given:
-            raise AsrError(
-                f"{other.name} and {given.name} would have the same name in one CTM stream; write "
-                "a file for each into a folder with --output"
-            )
+            raise AsrError(f"{other.name} and {given.name} would {problem.format(target)}")

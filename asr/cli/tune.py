@@ -6,16 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr.cli.options import (
-    WEIGHTS,
-    add_compared_profile_option,
-    add_decoder_options,
-    add_model_options,
-    load_recognizer,
-    positive,
-)
+from asr.cli import options
 from asr.cli.output import check_picture
 from asr.errors import AsrError
+from asr.files import check_writable, save_figure
 from asr.progress import Bar, say
 
 if TYPE_CHECKING:
@@ -28,35 +22,25 @@ if TYPE_CHECKING:
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     command.add_argument("manifest", metavar="MANIFEST", help="a dev set (JSONL), not a test set")
-    add_model_options(command)
-    add_decoder_options(command)
-    add_compared_profile_option(command)
-    command.add_argument(
-        "--trials",
-        type=positive,
-        default=100,
-        metavar="N",
-        help="number of settings to try (default: 100)",
+    options.add_model_options(command)
+    options.add_decoder_options(command, decoders=["beam"])
+    options.add_profile_option(command)
+    options.add_count_option(
+        command, "--trials", "number of settings to try (default: 100)", default=100
     )
-    command.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="CHECKPOINT",
-        help="save the weights in this copy of the checkpoint (default: in the checkpoint itself)",
+    options.add_output_option(
+        command,
+        "CHECKPOINT",
+        "save a copy of the checkpoint with the weights in this file (default: change the checkpoint "
+        "itself); required for a released model, which is never changed",
     )
-    command.add_argument(
-        "--picture", type=Path, metavar="FILE.png", help="draw the trials' word error rates"
-    )
+    options.add_picture_option(command, "draw the trials' word error rates")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code. Raises AsrError."""
     from asr.checkpoint import Checkpoint
-    from asr.cli.options import choose_decoder, prepare
     from asr.data.manifest import read_manifest
-    from asr.files import check_writable
-    from asr.runtime.device import count_cores
 
     check_picture(arguments.picture)
     output = arguments.output or Path(arguments.checkpoint)
@@ -68,52 +52,50 @@ def run(arguments: argparse.Namespace) -> int:
     check_writable(output)
     utterances = read_manifest(arguments.manifest)
     checkpoint = Checkpoint.read(arguments.checkpoint)
-    config, hotwords = choose_decoder(arguments, checkpoint)
+    config, hotwords = options.choose_decoder(arguments, checkpoint)
     if config.kind != "beam":
         raise AsrError("only the beam decoder has weights to tune; add a model with --lm")
-    recognizer = load_recognizer(arguments, checkpoint, config, hotwords)
-    prepare(recognizer)
-    threads = arguments.threads or count_cores()
-    tuning = tune_decoder(recognizer, utterances, arguments.trials, threads, arguments.profile)
+    recognizer = options.load_recognizer(arguments, checkpoint, config, hotwords)
+    options.prepare(recognizer)
+    tuning = _tune(recognizer, utterances, arguments)
     if arguments.picture:
-        _draw_trials(tuning.trials, tuning.config, arguments.picture)
+        _draw_trials(tuning, arguments.picture)
     checkpoint.write(output, decoder=tuning.config)
-    _say_result(tuning)
-    use = ["asr transcribe", f"--checkpoint {output}"]
-    use += [f"--lm {config.language_model}"] if config.language_model else []
-    use += [f"--lexicon {config.lexicon}"] if config.lexicon else []
-    say(f"saved in {output}: {' '.join(use)} uses these weights")
+    first, best = tuning.trials[0], tuning.config
+    say(f"Lowest WER (%) of the trials, by weights:\n\n{tuning.surface()}\n")
+    say(f"before:  {_list_weights(first)}: WER {100 * first.wer:.2f} %")
+    say(f"winner:  {_list_weights(best)}: {tuning.report.summary()}")
+    say(f"confidence: slope {best.confidence_slope:g}, offset {best.confidence_offset:g}")
+    use = f"asr transcribe --checkpoint {output}"
+    use += f" --lm {config.language_model}" if config.language_model else ""
+    use += f" --lexicon {config.lexicon}" if config.lexicon else ""
+    say(f"saved in {output}: {use} uses these weights")
     if arguments.picture:
         say(f"picture: {arguments.picture}")
     return 0
 
 
-def tune_decoder(
-    recognizer: "Recognizer",
-    utterances: "Sequence[Utterance]",
-    trials: int,
-    threads: int,
-    profile: str,
+def _tune(
+    recognizer: "Recognizer", utterances: "Sequence[Utterance]", arguments: argparse.Namespace
 ) -> "Tuning":
-    """Tune the recognizer's beam decoder on utterances.
-
-    Raises AsrError if one of the recordings cannot be read.
-    """
+    """Tune the recognizer's beam decoder; AsrError if one of the recordings cannot be read."""
     import numpy as np
 
     from asr.decoder.beam import BeamDecoder
     from asr.decoder.tuning import tune
     from asr.evaluation import compute_emissions
+    from asr.runtime.device import count_cores
 
     assert isinstance(recognizer.decoder, BeamDecoder)
     with Bar("computing log-probabilities", len(utterances), "utterances") as bar:
+        found = compute_emissions(recognizer, utterances, on_progress=bar.advance)
         log_probs = {
             utterance.id: np.concatenate([segment.log_probs for segment in segments])  # (T', V)
-            for utterance, segments in compute_emissions(
-                recognizer, utterances, on_progress=bar.advance
-            )
+            for utterance, segments in found
         }
     references = {utterance.id: utterance.text for utterance in utterances}
+    trials, profile = arguments.trials, arguments.profile
+    threads = arguments.threads or count_cores()
     with Bar("tuning", trials, "trials") as bar:
         lowest = math.inf
 
@@ -127,28 +109,18 @@ def tune_decoder(
         )
 
 
-def _say_result(tuning: "Tuning") -> None:
-    first, best = tuning.trials[0], tuning.config
-    say("Lowest WER (%) of the trials, by weights:\n")
-    say(f"{tuning.surface()}\n")
-    say(f"before:  {_list_weights(first)}: WER {100 * first.wer:.2f} %")
-    say(f"winner:  {_list_weights(best)}: {tuning.report.summary()}")
-    say(f"confidence: slope {best.confidence_slope:g}, offset {best.confidence_offset:g}")
-
-
 def _list_weights(source: "Trial | DecoderConfig") -> str:
-    return ", ".join(f"{name} {getattr(source, name):g}" for name in WEIGHTS)
+    return ", ".join(f"{name} {getattr(source, name):g}" for name in options.WEIGHTS)
 
 
-def _draw_trials(trials: "Sequence[Trial]", winner: "DecoderConfig", path: Path) -> None:
+def _draw_trials(tuning: "Tuning", path: Path) -> None:
     """Draw all trials: two weights on the axes of each panel, the WER as color, a cross at the
     winner.
     """
     import numpy as np
     from matplotlib.figure import Figure
 
-    from asr.files import save_figure
-
+    trials, winner = tuning.trials, tuning.config
     wers = 100 * np.array([trial.wer for trial in trials])
     order = np.argsort(-wers)  # the best on top
     figure = Figure(figsize=(16, 4), layout="constrained")

@@ -8,14 +8,15 @@ import torch
 from corpus import write_tones
 
 from asr.checkpoint import Checkpoint, average_checkpoints, save_model
-from asr.cli.average import measure
 from asr.cli.main import main
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.decoder.config import DecoderConfig
 from asr.encoder import EncoderConfig
 from asr.errors import CheckpointError
+from asr.evaluation import evaluate
 from asr.features import FeaturesConfig
 from asr.model import AcousticModel
+from asr.recognizer import Recognizer
 from asr.text import Vocabulary
 
 VOCABULARY = Vocabulary.english()
@@ -128,7 +129,7 @@ def test_the_command_averages_and_measures(three, tmp_path, capsys) -> None:
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     for line, name in zip(lines, [*three, str(output)], strict=False):
-        report = measure(Checkpoint.read(name), read_manifest(manifest))
+        report = evaluate(Recognizer.load(name), read_manifest(manifest)).report
         assert line == f"WER {100 * report.wer:6.2f} %, CER {100 * report.cer:6.2f} %: {name}"
     assert lines[-1] == f"The average of 3 checkpoints is saved in {output}."
     assert len(lines) == 5

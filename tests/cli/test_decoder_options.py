@@ -246,6 +246,7 @@ class TestTune:
         [
             ((), "only the beam decoder has weights"),
             (("--decoder", "beam"), "no weights to tune"),
+            (("--decoder", "greedy"), "invalid choice: 'greedy'"),
             (("--lm", "tiny.arpa", "--picture", "t.jpg"), "use the extension .png"),
             (("--lm", "tiny.arpa", "--trials", "none"), "'none' is not a whole number"),
         ],
@@ -275,6 +276,13 @@ def test_checkpoint_with_an_impossible_decoder_is_refused(folder: Path) -> None:
     files = DecoderConfig("beam", language_model="/here/only.lm", hotwords="names", beta=1.5)
     Checkpoint.read(path).write(path, files)
     assert Checkpoint.read(path).decoder == DecoderConfig("beam", beta=1.5)
+
+
+def test_help_states_the_defaults(run_asr: RunAsr) -> None:
+    _, out, _ = run_asr("transcribe", "--help")
+    for name in ("beam", "hotword_weight", "alpha", "beta", "unknown", "prior"):
+        text = " ".join(out.split(f"\n  --{name.replace('_', '-')} ")[1].split("\n  --")[0].split())
+        assert text.endswith(f"(default: {getattr(DecoderConfig(), name):g})")
 
 
 def test_greedy_refuses_what_only_a_beam_can_do() -> None:

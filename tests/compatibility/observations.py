@@ -203,7 +203,7 @@ def _is_number(text: str) -> bool:
 def observe_new_language_model() -> dict[str, Any]:
     """The header of a binary that is trained now on the stored text, in both kinds."""
     found = {}
-    for name, options in (("new.lm", []), ("new-quantised.lm", ["--quantise"])):
+    for name, options in (("new.lm", []), ("new-quantised.lm", ["--quantize"])):
         expect(0, "lm", "train", "tiny.txt", "--order=3", "-o", name, *options)
         found[name] = read_header(Path(name))
     return found

@@ -103,7 +103,7 @@ def write_run() -> None:
 
 
 def write_language_models() -> None:
-    for name, options in (("tiny.lm", []), ("tiny-quantised.lm", ["--quantise"])):
+    for name, options in (("tiny.lm", []), ("tiny-quantised.lm", ["--quantize"])):
         text = STORED / "tiny.txt"
         done = call("lm", "train", text, "--order=3", "-o", STORED / name, *options)
         assert done.code == 0, done

@@ -157,7 +157,7 @@ asr lm train tiny.txt -o new.lm --order=0
 asr lm train tiny.txt -o new.lm --order=9
 asr lm train tiny.txt -o new.lm --prune -1
 asr lm train tiny.txt -o new.lm --prune 1 0
-asr lm train tiny.txt -o new.arpa --quantise
+asr lm train tiny.txt -o new.arpa --quantize
 asr lm info missing.lm
 asr lm info cut.lm
 asr lm info sample.flac
