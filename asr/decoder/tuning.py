@@ -19,12 +19,7 @@ from asr.decoder.hypothesis import Hypothesis
 from asr.errors import DataError
 from asr.scoring import Report, score
 
-RANGES = {
-    "alpha": (0.05, 1.2),
-    "beta": (-1.0, 5.0),
-    "unknown": (-12.0, 0.0),
-    "prior": (0.0, 0.8),
-}
+RANGES = {"alpha": (0.05, 1.2), "beta": (-1.0, 5.0), "unknown": (-12.0, 0.0), "prior": (0.0, 0.8)}
 """Ranges of the first trials; the best weights may lie outside."""
 
 LEAST_SHARE = 1e-5

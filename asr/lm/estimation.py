@@ -107,9 +107,7 @@ class EstimationConfig:
 
 
 def estimate_ngrams(
-    sentences: Iterable[str],
-    config: EstimationConfig,
-    on_progress: OnProgress | None = None,
+    sentences: Iterable[str], config: EstimationConfig, on_progress: OnProgress | None = None
 ) -> tuple[list[str], list[NGramTable]]:
     """Estimate the n-grams of `sentences`; `LanguageModel.estimate` describes the parameters.
 
