@@ -8,13 +8,11 @@ imported only when `align` is called.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from asr.decoder.config import BLANK_ID, check_log_probs
 from asr.decoder.greedy import find_runs, to_posterior
@@ -99,16 +97,6 @@ def _check_length(ids: list[int], frames: int, frame_seconds: float, where: str)
 
 def _find_path(frames: NDArray[np.float32], ids: list[int]) -> NDArray[np.int64]:
     """The best path (T',) through `frames` (T', V) that spells `ids`."""
-    forced_align = _load_aligner()
-    # float64, because over an hour of frames float32 sums are too coarse to compare paths.
-    # Clamped, because torchaudio reads out of bounds when it meets minus infinity.
-    log_probs = torch.from_numpy(frames).double().clamp(min=IMPOSSIBLE)
-    labels, _ = forced_align(log_probs[None], torch.tensor([ids]), blank=BLANK_ID)
-    path: NDArray[np.int64] = labels[0].numpy()
-    return path
-
-
-def _load_aligner() -> Callable[..., tuple[Tensor, Tensor]]:
     try:
         from torchaudio.functional import forced_align
     except (ImportError, OSError, RuntimeError) as error:  # the last two: built for another torch
@@ -117,5 +105,9 @@ def _load_aligner() -> Callable[..., tuple[Tensor, Tensor]]:
             f"forced alignment needs torchaudio, which cannot be imported here ({reason}); install "
             f"the release that fits torch {torch.__version__}"
         ) from error
-    aligner: Callable[..., tuple[Tensor, Tensor]] = forced_align
-    return aligner
+    # float64, because over an hour of frames float32 sums are too coarse to compare paths.
+    # Clamped, because torchaudio reads out of bounds when it meets minus infinity.
+    log_probs = torch.from_numpy(frames).double().clamp(min=IMPOSSIBLE)
+    labels, _ = forced_align(log_probs[None], torch.tensor([ids]), blank=BLANK_ID)
+    path: NDArray[np.int64] = labels[0].numpy()
+    return path

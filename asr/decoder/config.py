@@ -96,9 +96,10 @@ class DecoderConfig:
                 raise ConfigError(f"decoder.{name} is {value!r}; it must be a {wanted}")
             if not low <= value <= high:  # catches NaN too
                 raise ConfigError(f"decoder.{name} is {value}; it must be from {low:g} to {high:g}")
-        if any(
-            isinstance(p, bool) or not isinstance(p, float | int) for p in self.priors
-        ) or not all(0 < prior <= 1 for prior in self.priors):
+        if not all(
+            isinstance(p, float | int) and not isinstance(p, bool) and 0 < p <= 1
+            for p in self.priors
+        ):
             raise ConfigError(
                 "decoder.priors must contain a probability above 0 and up to 1 for each symbol"
             )
@@ -135,7 +136,10 @@ class Decoder(Protocol):
         """The hypothesis for the frames so far."""
 
     def decode(self, log_probs: Any) -> Hypothesis:
-        """The hypothesis for a whole utterance."""
+        """The hypothesis for a whole utterance; `log_probs` (T', V) as in `advance`."""
+        state = self.start()
+        self.advance(state, log_probs)
+        return self.best(state)
 
 
 def check_log_probs(log_probs: Any, symbols: int) -> NDArray[np.float32]:
