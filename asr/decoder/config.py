@@ -162,11 +162,9 @@ def check_log_probs(log_probs: Any, symbols: int) -> NDArray[np.float32]:
     wrong = np.flatnonzero(~(np.abs(sums - 1) <= 0.01))  # comparisons with NaN are false
     if len(wrong):
         frame = int(wrong[0])
-        problem = (
-            "contains NaN"
-            if np.isnan(frames[frame]).any()
-            else f"sums to {sums[frame]:.4g}, not to 1"
-        )
+        problem = f"sums to {sums[frame]:.4g}, not to 1"
+        if np.isnan(frames[frame]).any():
+            problem = "contains NaN"
         raise DecodeError(
             f"frame {frame} of {len(frames)} {problem}; "
             "pass natural log-probabilities as log_softmax returns them"
