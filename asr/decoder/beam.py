@@ -372,7 +372,5 @@ def _no_hotwords(vocabulary: Vocabulary) -> Hotwords:
 
 def _empty_ngrams() -> NGrams:
     """A model whose only word is the unknown one, with probability 1."""
-    ints, floats, codes = np.zeros(2, np.int32), np.zeros(2, np.float32), np.zeros(0, np.uint16)
-    first_child = np.array([1, 2], np.int32)
-    nothing = np.zeros(0, np.float32)
-    return NGrams(first_child, ints, ints, floats, floats[:1], codes, codes, nothing, nothing)
+    ints, floats = np.zeros(2, np.int32), np.zeros(2, np.float32)
+    return NGrams(np.array([1, 2], np.int32), ints, ints, floats, floats[:1])

@@ -75,15 +75,11 @@ def read_binary(name: str) -> tuple[int, NGrams, Bytes]:
 
 def quantize_ngrams(ngrams: NGrams) -> NGrams:
     """The same n-grams with codes into codebooks instead of float32 numbers."""
+    empty = np.zeros(0, np.float32)
     log_prob_code, log_prob_book = _quantize(ngrams.log_prob)
     backoff_code, backoff_book = _quantize(ngrams.backoff)
-    return ngrams._replace(
-        log_prob=np.zeros(0, np.float32),
-        backoff=np.zeros(0, np.float32),
-        log_prob_code=log_prob_code,
-        backoff_code=backoff_code,
-        log_prob_book=log_prob_book,
-        backoff_book=backoff_book,
+    return NGrams(
+        *ngrams[:3], empty, empty, log_prob_code, backoff_code, log_prob_book, backoff_book
     )
 
 

@@ -46,10 +46,10 @@ class NGrams(NamedTuple):
     suffix: Int32  # (n,) longest live context after dropping the oldest words; 0 if there is none
     log_prob: Float32  # (n,)
     backoff: Float32  # (L,)
-    log_prob_code: UInt16  # (n,)
-    backoff_code: UInt16  # (L,)
-    log_prob_book: Float32  # value of each code
-    backoff_book: Float32  # value of each code
+    log_prob_code: UInt16 = np.zeros(0, np.uint16)  # (n,)
+    backoff_code: UInt16 = np.zeros(0, np.uint16)  # (L,)
+    log_prob_book: Float32 = np.zeros(0, np.float32)  # value of each code
+    backoff_book: Float32 = np.zeros(0, np.float32)  # value of each code
 
 
 class NGramTable(NamedTuple):
@@ -309,10 +309,6 @@ def _join_levels(levels: list[_Level]) -> NGrams:
         suffix=np.zeros(starts[-1], np.int32),
         log_prob=np.concatenate([root, *(level.log_prob for level in levels)]),
         backoff=np.concatenate([root, *(level.backoff for level in levels[:-1])]),
-        log_prob_code=np.zeros(0, np.uint16),
-        backoff_code=np.zeros(0, np.uint16),
-        log_prob_book=np.zeros(0, np.float32),
-        backoff_book=np.zeros(0, np.float32),
     )
 
 
