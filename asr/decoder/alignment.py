@@ -59,7 +59,13 @@ def align(
     words = text.split()
     ids = vocabulary.encode(" ".join(words), where)
     frames = check_log_probs(log_probs, len(vocabulary))  # (T', V)
-    _check_length(ids, len(frames), frame_seconds, where)
+    needed = min_ctc_frames(ids)
+    if needed > len(frames):
+        raise DecodeError(
+            f"{where} needs {needed} frames ({needed * frame_seconds:.2f} s) for its {len(ids)} "
+            f"characters and {needed - len(ids)} repeats, but the recording gives only "
+            f"{len(frames)} ({len(frames) * frame_seconds:.2f} s); check that they belong together"
+        )
     path = _find_path(frames, ids)  # (T',)
 
     best = frames[np.arange(len(path)), path].astype(np.float64)  # (T',)
@@ -85,16 +91,6 @@ def align(
     return Hypothesis(" ".join(words), tuple(found), confidence, math.fsum(best))
 
 
-def _check_length(ids: list[int], frames: int, frame_seconds: float, where: str) -> None:
-    needed = min_ctc_frames(ids)
-    if needed > frames:
-        raise DecodeError(
-            f"{where} needs {needed} frames ({needed * frame_seconds:.2f} s) for its {len(ids)} "
-            f"characters and {needed - len(ids)} repeats, but the recording gives only {frames} "
-            f"({frames * frame_seconds:.2f} s); check that they belong together"
-        )
-
-
 def _find_path(frames: NDArray[np.float32], ids: list[int]) -> NDArray[np.int64]:
     """The best path (T',) through `frames` (T', V) that spells `ids`."""
     try:
@@ -109,5 +105,4 @@ def _find_path(frames: NDArray[np.float32], ids: list[int]) -> NDArray[np.int64]
     # Clamped, because torchaudio reads out of bounds when it meets minus infinity.
     log_probs = torch.from_numpy(frames).double().clamp(min=IMPOSSIBLE)
     labels, _ = forced_align(log_probs[None], torch.tensor([ids]), blank=BLANK_ID)
-    path: NDArray[np.int64] = labels[0].numpy()
-    return path
+    return np.asarray(labels[0])

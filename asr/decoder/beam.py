@@ -65,13 +65,9 @@ class BeamState:
         empty["hash"] = empty["key"] = search.EMPTY_HASH
         progress = np.zeros(1, search.PROGRESS)
         progress["prefixes"], progress["free"], progress["history"] = 1, slots - 1, 1
-        self.beam = search.Beam(
-            prefixes,
-            np.zeros(rules.beam, np.int32),
-            np.arange(slots - 1, -1, -1, dtype=np.int32),
-            np.empty(FIRST_HISTORY + 4 * slots, search.HISTORY),
-            progress,
-        )
+        active, free = np.zeros(rules.beam, np.int32), np.arange(slots - 1, -1, -1, dtype=np.int32)
+        history = np.empty(FIRST_HISTORY + 4 * slots, search.HISTORY)
+        self.beam = search.Beam(prefixes, active, free, history, progress)
         self.settled = ""  # text up to the settled node
 
     @property
@@ -346,11 +342,10 @@ def _make_lexicon(
     else:
         return build_lexicon([], [], len(vocabulary))
     spellings, places = spell(words, vocabulary)
-    word_ids = np.array(ids, dtype=np.int64)[places]
     # Hotwords come last, so that a word of the lexicon with the same spelling takes precedence.
     extra, _ = spell([word for phrase in hotwords for word in phrase.split()], vocabulary)
-    word_ids = np.append(word_ids, np.zeros(len(extra), np.int64))
-    return build_lexicon(spellings + extra, word_ids.tolist(), len(vocabulary))
+    word_ids = [ids[place] for place in places] + [0] * len(extra)
+    return build_lexicon(spellings + extra, word_ids, len(vocabulary))
 
 
 def _word_id(model: LanguageModel, word: str) -> int:

@@ -9,7 +9,7 @@ The result is bit-identical however the frames are split into calls.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -117,9 +117,8 @@ class GreedyDecoder(Decoder):
         symbols = frames.argmax(axis=1)  # (T',)
         best = frames.max(axis=1).astype(np.float64)  # (T',)
         starts, ends, highest = find_runs(symbols, best)
-        for symbol, first, end, log_prob in zip(
-            symbols[starts].tolist(), starts.tolist(), ends.tolist(), highest.tolist(), strict=True
-        ):
+        runs = [part.tolist() for part in (symbols[starts], starts, ends, highest)]
+        for symbol, first, end, log_prob in zip(*runs, strict=True):
             if symbol == self._space:
                 self._end_word(state)
             elif symbol != BLANK_ID:
@@ -142,17 +141,12 @@ class GreedyDecoder(Decoder):
 
     def best(self, state: GreedyState) -> Hypothesis:
         """The hypothesis for the frames so far."""
-        words = state.words
-        symbols, symbols_log_prob = state.symbols, state.symbols_log_prob
-        if state.runs:
-            words = [*words, self._word(state.runs)]
-            symbols += len(state.runs)
-            symbols_log_prob += _log_prob(state.runs)
-        if not symbols:
-            symbols, symbols_log_prob = max(state.frames, 1), state.score
-        text = " ".join([word.text for word in words])
-        confidence = to_posterior(symbols_log_prob / symbols)
-        return Hypothesis(text, tuple(words), confidence, state.score)
+        ended = replace(state, words=[*state.words])
+        self._end_word(ended)
+        total, count = ended.symbols_log_prob, ended.symbols
+        if not count:
+            total, count = ended.score, max(ended.frames, 1)
+        return Hypothesis(ended.text, tuple(ended.words), to_posterior(total / count), ended.score)
 
     def _end_word(self, state: GreedyState) -> None:
         if state.runs:
@@ -164,12 +158,9 @@ class GreedyDecoder(Decoder):
             state.runs = []
 
     def _word(self, runs: list[_Run]) -> Word:
-        return Word(
-            text=self.vocabulary.decode([run.symbol for run in runs]),
-            start=runs[0].first * self.frame_seconds,
-            end=(runs[-1].last + 1) * self.frame_seconds,
-            confidence=to_posterior(_log_prob(runs) / len(runs)),
-        )
+        text = self.vocabulary.decode([run.symbol for run in runs])
+        start, end = runs[0].first * self.frame_seconds, (runs[-1].last + 1) * self.frame_seconds
+        return Word(text, start, end, to_posterior(_log_prob(runs) / len(runs)))
 
 
 def _log_prob(runs: list[_Run]) -> float:

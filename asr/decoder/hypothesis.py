@@ -89,14 +89,14 @@ def join_hypotheses(parts: Sequence[Hypothesis]) -> Hypothesis:
     """
     if len(parts) == 1:
         return parts[0]
-    words = [len(part.words) for part in parts]
-    logs = [n * math.log(max(part.confidence, 1e-30)) for n, part in zip(words, parts, strict=True)]
-    best = Hypothesis(
-        " ".join(part.text for part in parts if part.text),
-        tuple(word for part in parts for word in part.words),
-        math.exp(math.fsum(logs) / sum(words)) if any(words) else 1.0,
-        math.fsum(part.score for part in parts),
-    )
+    counts = [len(part.words) for part in parts]
+    logs = [
+        n * math.log(max(part.confidence, 1e-30)) for n, part in zip(counts, parts, strict=True)
+    ]
+    text = " ".join(part.text for part in parts if part.text)
+    words = tuple(word for part in parts for word in part.words)
+    confidence = math.exp(math.fsum(logs) / len(words)) if words else 1.0
+    best = Hypothesis(text, words, confidence, math.fsum(part.score for part in parts))
     swaps = [
         (part.score - other.score, i, other)
         for i, part in enumerate(parts)

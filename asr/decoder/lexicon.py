@@ -36,6 +36,7 @@ NODE = record_type(
 root; the children of a node are adjacent and sorted by symbol. `look_ahead` sets the factors."""
 
 Nodes = npt.NDArray[np.void]
+Floats = npt.NDArray[np.float64]
 
 
 def build_lexicon(spellings: Sequence[Sequence[int]], words: Sequence[int], symbols: int) -> Nodes:
@@ -90,11 +91,7 @@ def build_lexicon(spellings: Sequence[Sequence[int]], words: Sequence[int], symb
 
 
 def look_ahead(
-    lexicon: Nodes,
-    log_probs: npt.NDArray[np.float64],
-    alpha: float,
-    unknown_log_prob: float,
-    unknown: float,
+    lexicon: Nodes, log_probs: Floats, alpha: float, unknown_log_prob: float, unknown: float
 ) -> Nodes:
     """Copy the lexicon with factors that apply the language model before a word is complete.
 

@@ -161,12 +161,9 @@ def measure_priors(log_probs: Mapping[str, Any]) -> list[float]:
 
 def _has_effect(decoder: BeamDecoder, name: str) -> bool:
     """Return whether a weight changes what the decoder finds."""
-    return {
-        "alpha": decoder.language_model is not None,
-        "beta": decoder.uses_words,
-        "unknown": decoder.uses_words and not decoder.config.strict,
-        "prior": decoder.uses_words,
-    }[name]
+    if name == "alpha":
+        return decoder.language_model is not None
+    return decoder.uses_words and not (name == "unknown" and decoder.config.strict)
 
 
 def _replace_weights(config: DecoderConfig, names: list[str], point: Floats) -> DecoderConfig:

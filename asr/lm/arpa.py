@@ -250,13 +250,9 @@ class _Reader:
 
     def read(self) -> tuple[int, NGrams, Bytes]:
         counts = self._read_counts()
-        slots = 1 << (2 * counts[0]).bit_length()
-        self.spellings = _Spellings(
-            np.zeros(slots, np.int32),
-            np.zeros(counts[0] + 1, np.int64),
-            np.zeros(counts[0], np.int32),
-            np.zeros(0, np.uint8),
-        )
+        slots = np.zeros(1 << (2 * counts[0]).bit_length(), np.int32)
+        starts, ids = np.zeros(counts[0] + 1, np.int64), np.zeros(counts[0], np.int32)
+        self.spellings = _Spellings(slots, starts, ids, np.zeros(0, np.uint8))
         unigrams = self._read_table(1, counts)
         spelled, words = self._number_words()
         unigrams.words[:, 0] = self.spellings.ids

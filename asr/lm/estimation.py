@@ -114,8 +114,7 @@ def estimate_ngrams(
     Returns:
         The words by id, and a table for each order: the arguments of `LanguageModel.from_ngrams`.
     """
-    report = on_progress or _ignore
-
+    report = on_progress or (lambda _: None)
     report("reading the text")
     words, tokens = _tokenize(sentences)
     known = _select_words(tokens, len(words), config.vocabulary_limit)
@@ -209,9 +208,8 @@ def _read_lines(names: list[str]) -> Iterator[str]:
 
 def _open(name: str) -> AbstractContextManager[BufferedReader]:
     if name == STANDARD_INPUT:
-        return nullcontext(
-            cast(BufferedReader, sys.stdin.buffer)
-        )  # nullcontext, because others may still read it
+        # nullcontext, because others may still read it
+        return nullcontext(cast(BufferedReader, sys.stdin.buffer))
     return Path(name).open("rb")
 
 
@@ -275,13 +273,8 @@ def _count_ngrams(tokens: Integers, words: int, order: int) -> Iterator[_Level]:
         occurrences = np.diff(starts, append=len(keys))
         context, word = (part.astype(np.int32) for part in np.divmod(keys[starts], words))
         del keys
-        level = _Level(
-            context,
-            word,
-            ids[positions[starts]],
-            occurrences.astype(np.int32),
-            level.begins[context],
-        )
+        suffix, begins = ids[positions[starts]], level.begins[context]
+        level = _Level(context, word, suffix, occurrences.astype(np.int32), begins)
         yield level
 
         if length < order:
@@ -414,10 +407,6 @@ def _warn_of_fallback(orders: list[int]) -> None:
         EstimationWarning,
         stacklevel=5,  # the caller of `LanguageModel.estimate`
     )
-
-
-def _ignore(stage: str) -> None:
-    pass
 
 
 def _is_count(value: object) -> bool:

@@ -229,13 +229,9 @@ def _add_level(levels: list[_Level], table: NGramTable, locate: LocateRow) -> li
     key |= words[:, -1]
     rows = _find_order(key, words.shape[1], locate)
     key = key[rows]
-    level = _Level(
-        context=(key >> 32).astype(np.int32),
-        word=key.astype(np.int32),
-        log_prob=log_prob[rows],
-        backoff=np.zeros(len(key), np.float32) if backoff is None else backoff[rows],
-    )
-    return [*levels, level]
+    context, word = (key >> 32).astype(np.int32), key.astype(np.int32)
+    backoff = np.zeros(len(key), np.float32) if backoff is None else backoff[rows]
+    return [*levels, _Level(context, word, log_prob[rows], backoff)]
 
 
 def _find_order(key: NDArray[Any], order: int, locate: LocateRow) -> NDArray[np.int64] | slice:
