@@ -90,8 +90,7 @@ class DecoderConfig:
         ):
             value = getattr(self, name)
             whole = name in ("beam", "nbest")
-            kinds = int if whole else int | float
-            if not isinstance(value, kinds) or isinstance(value, bool):
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
                 wanted = "whole number" if whole else "number"
                 raise ConfigError(f"decoder.{name} is {value!r}; it must be a {wanted}")
             if not low <= value <= high:  # catches NaN too

@@ -89,10 +89,7 @@ def join_hypotheses(parts: Sequence[Hypothesis]) -> Hypothesis:
     """
     if len(parts) == 1:
         return parts[0]
-    counts = [len(part.words) for part in parts]
-    logs = [
-        n * math.log(max(part.confidence, 1e-30)) for n, part in zip(counts, parts, strict=True)
-    ]
+    logs = [len(part.words) * math.log(max(part.confidence, 1e-30)) for part in parts]
     text = " ".join(part.text for part in parts if part.text)
     words = tuple(word for part in parts for word in part.words)
     confidence = math.exp(math.fsum(logs) / len(words)) if words else 1.0

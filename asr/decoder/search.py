@@ -627,7 +627,7 @@ def read_frames(log_probs: npt.NDArray[np.float32], begin: int, beam: Beam, scor
 def finish(beam: Beam, finals: Records, scorer: Scorer) -> None:
     """Fill in `finals` (FINAL, one per active prefix): the results if the utterance ends now."""
     prefixes, active, count = beam.prefixes, beam.active, beam.progress[0].prefixes
-    rules, lexicon, ngrams, hotwords = scorer
+    rules, lexicon, ngrams, (move, column, factors, _) = scorer
     best = 0.0
     for drop in range(2):  # if no open word may end here, all of them are dropped
         for a in range(count):
@@ -635,15 +635,13 @@ def finish(beam: Beam, finals: Records, scorer: Scorer) -> None:
             final.slot, final.drop, final.hash = active[a], drop, prefix.hash
             final.last_word, final.earlier_word = prefix.last_word, prefix.earlier_word
             probability = prefix.p_blank + prefix.p_symbol
-            probability *= hotwords.factors[prefix.hotword_state, 1]
+            probability *= factors[prefix.hotword_state, 1]
             state = prefix.lm_state
             if prefix.open_word != 0 and drop == 0:
                 if math.isnan(prefix.word_factor):
                     _score_open_word(prefix, rules, lexicon, ngrams)
-                hot = hotwords.move[prefix.hotword_state, hotwords.column[rules.space]]
-                probability *= (
-                    prefix.word_factor * hotwords.factors[hot, 0] * hotwords.factors[hot, 1]
-                )
+                hot = move[prefix.hotword_state, column[rules.space]]
+                probability *= prefix.word_factor * factors[hot, 0] * factors[hot, 1]
                 state = prefix.next_lm_state
                 final.hash = _mix(prefix.hash, rules.space)
                 final.last_word, final.earlier_word = prefix.open_word, prefix.last_word

@@ -128,8 +128,7 @@ def tune(
         on_trial(done[-1])
         if report.errors < fewest:
             best, fewest = config, report.errors
-    posteriors = replace(best, confidence_slope=1.0, confidence_offset=0.0)
-    found, report = decode(posteriors)
+    found, report = decode(replace(best, confidence_slope=1.0, confidence_offset=0.0))
     return Tuning(tuple(done), _fit_confidence(best, found, report), report)
 
 

@@ -77,15 +77,13 @@ def format_arpa(order: int, ngrams: NGrams, spelled: Bytes) -> Iterator[bytes]:
         yield f"ngram {length}={count}\n".encode()
     line_feeds = np.flatnonzero(spelled == _LINE_FEED)
     word_starts = np.concatenate(([0], line_feeds + 1, [len(spelled) + 1]))
-    longest_line = 64 + order * int(np.diff(word_starts).max())
-    out = np.empty(_BLOCK_BYTES + longest_line, np.uint8)
+    room = 64 + order * int(np.diff(word_starts).max())  # for the longest line
+    out = np.empty(_BLOCK_BYTES + room, np.uint8)
     for length in range(1, order + 1):
         yield f"\n\\{length}-grams:\n".encode()
         path = np.array(starts[:length], np.int32)
         while path[-1] < starts[length]:
-            used = _print_ngrams(
-                ngrams, path, starts[length], spelled, word_starts, out, longest_line
-            )
+            used = _print_ngrams(ngrams, path, starts[length], spelled, word_starts, out, room)
             yield out[:used].tobytes()
     yield b"\n\\end\\\n"
 

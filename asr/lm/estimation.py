@@ -94,12 +94,9 @@ class EstimationConfig:
             raise ConfigError(
                 f"prune is {prune!r}, longer than the order; use at most {self.order} counts"
             )
-        if self.vocabulary_limit is not None and not (
-            _is_count(self.vocabulary_limit) and self.vocabulary_limit >= 1
-        ):
-            raise ConfigError(
-                f"vocabulary_limit is {self.vocabulary_limit!r}; it must be at least 1, or None"
-            )
+        limit = self.vocabulary_limit
+        if limit is not None and not (_is_count(limit) and limit >= 1):
+            raise ConfigError(f"vocabulary_limit is {limit!r}; it must be at least 1, or None")
 
     def thresholds(self) -> list[int]:
         """The count up to which n-grams are dropped, for each order."""
@@ -339,7 +336,14 @@ def _make_tables(levels: list[_Level], known: Flags, thresholds: list[int]) -> l
         kept_below, prob_below, words_below = kept, prob, words
 
     if fallen_back:
-        _warn_of_fallback(fallen_back)
+        names = ", ".join(f"{length}-grams" for length in fallen_back)
+        values = ", ".join(map(str, FALLBACK_DISCOUNTS[1:]))
+        warnings.warn(
+            f"the text is too small or too repetitive to estimate the discounts of the {names}, so "
+            f"{values} are used; use more text, without repeated sentences",
+            EstimationWarning,
+            stacklevel=4,  # the caller of `LanguageModel.estimate`
+        )
     return tables
 
 
@@ -396,17 +400,6 @@ def _interpolate(
 
 def _log(values: Floats) -> NDArray[np.float32]:
     return np.minimum(np.log(values), 0).astype(np.float32)  # rounding can leave a sum above 1
-
-
-def _warn_of_fallback(orders: list[int]) -> None:
-    names = ", ".join(f"{order}-grams" for order in orders)
-    values = ", ".join(map(str, FALLBACK_DISCOUNTS[1:]))
-    warnings.warn(
-        f"the text is too small or too repetitive to estimate the discounts of the {names}, so "
-        f"{values} are used; use more text, without repeated sentences",
-        EstimationWarning,
-        stacklevel=5,  # the caller of `LanguageModel.estimate`
-    )
 
 
 def _is_count(value: object) -> bool:

@@ -63,8 +63,7 @@ class NGramTable(NamedTuple):
 @compiled_core
 def _find_child(first_child: Int32, word: Int32, node: Integer, wanted: Integer) -> int:
     """The child of `node` whose word is `wanted`, or -1."""
-    low = first_child[node]
-    end = first_child[node + 1]
+    low, end = first_child[node], first_child[node + 1]
     high = end
     while low < high:
         middle = (low + high) >> 1
@@ -97,8 +96,7 @@ def query(ngrams: NGrams, state: Integer, word: Integer) -> tuple[float, int]:
 
     A state is the node of a live context, or 0 for the empty context. `word` must be a valid id.
     """
-    backoff = 0.0
-    child = -1
+    backoff, child = 0.0, -1
     while state != 0:
         child = _find_child(ngrams.first_child, ngrams.word, state, word)
         if child >= 0:
@@ -270,9 +268,8 @@ def _find_children(first_child: Int32, word: Int32, nodes: Int32, words: Int32) 
     """Replace each of `nodes` by its child with the word in `words`, or by -1."""
     for index in range(len(nodes)):
         if nodes[index] >= 0:
-            nodes[index] = _find_child(
-                first_child, word, np.int64(nodes[index]), np.int64(words[index])
-            )
+            node, wanted = np.int64(nodes[index]), np.int64(words[index])
+            nodes[index] = _find_child(first_child, word, node, wanted)
 
 
 def _add_contexts(levels: list[_Level], contexts: Int32) -> NGramTable:
@@ -317,9 +314,7 @@ def _link_suffixes(ngrams: NGrams) -> None:
     """
     for context in range(1, len(ngrams.first_child) - 1):
         for child in range(ngrams.first_child[context], ngrams.first_child[context + 1]):
-            log_prob, state = query(
-                ngrams, np.int64(ngrams.suffix[context]), np.int64(ngrams.word[child])
-            )
-            ngrams.suffix[child] = state
+            state, word = np.int64(ngrams.suffix[context]), np.int64(ngrams.word[child])
+            log_prob, ngrams.suffix[child] = query(ngrams, state, word)
             if np.isnan(ngrams.log_prob[child]):
                 ngrams.log_prob[child] = ngrams.backoff[context] + log_prob
