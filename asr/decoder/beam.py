@@ -178,7 +178,7 @@ class BeamDecoder(Decoder):
         word_bonus = math.exp(config.beta) if self.uses_words else 1.0
         # The factor for leaving the lexicon can exceed 1; LIFT is assumed to bound it.
         leave = float(lexicon["leave"].max()) if self.uses_words else 1.0
-        boost = self._hotwords.boost * min(max(leave, 1.0), search.LIFT)
+        lift = search.LIFT * max(word_bonus, 1.0) if self.uses_words else 1.0
         space = self.vocabulary.space
         rules = search.Rules(
             beam=config.beam,
@@ -193,9 +193,8 @@ class BeamDecoder(Decoder):
             unknown_log_prob=unknown_log_prob,
             first_node=0 if self.uses_words else -1,
             hot=self._hot,
-            boost=boost,
-            lift=self._hotwords.boost
-            * (search.LIFT * max(word_bonus, 1.0) if self.uses_words else 1.0),
+            boost=self._hotwords.boost * min(max(leave, 1.0), search.LIFT),
+            lift=self._hotwords.boost * lift,
             small=len(self.vocabulary) <= MASK_SYMBOLS,
         )
         self._scorer = search.Scorer(rules, lexicon, self._ngrams, self._hotwords)

@@ -705,10 +705,9 @@ def trace_words(
             letters[at], first_frames[words] = code_points[symbol], first_frame
         if node == begin:
             return len(letters) - at, len(first_frames) - words
-        symbol, first_frame, last_frame = (
-            history[node].symbol, history[node].first_frame, history[node].last_frame
-        )  # fmt: skip
-        posterior, node = history[node].posterior, history[node].parent
+        before = history[node]
+        first_frame, last_frame = before.first_frame, before.last_frame
+        symbol, posterior, node = before.symbol, before.posterior, before.parent
 
 
 @compiled

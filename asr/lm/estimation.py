@@ -35,7 +35,6 @@ from asr.errors import ConfigError, TextError
 from asr.lm.arpa import GZIP_MAGIC
 from asr.lm.ngrams import BEGIN_WORD, END_WORD, UNKNOWN_WORD, NGramTable
 
-StrPath = str | os.PathLike[str]
 OnProgress = Callable[[str], object]
 Integers = NDArray[np.int32]
 Keys = NDArray[np.int64]
@@ -128,7 +127,7 @@ def estimate_ngrams(
     return [words[i] for i in np.flatnonzero(known)], tables
 
 
-def read_sentences(paths: Iterable[StrPath]) -> Iterator[str]:
+def read_sentences(paths: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
     """Read the lines of text files lazily, one sentence per line.
 
     Args:
