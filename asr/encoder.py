@@ -133,10 +133,9 @@ class Direction(nn.Module):
 
     def __init__(self, config: EncoderConfig, inputs: int) -> None:
         super().__init__()
-        self.cell = CELLS[config.cell](inputs, config.hidden, batch_first=True)
-        self.projection = (
-            nn.Linear(config.hidden, config.projection) if config.projection else nn.Identity()
-        )
+        hidden, projected = config.hidden, config.projection
+        self.cell = CELLS[config.cell](inputs, hidden, batch_first=True)
+        self.projection = nn.Linear(hidden, projected) if projected else nn.Identity()
         self.norm = nn.LayerNorm(config.direction_width) if config.layer_norm else nn.Identity()
         if isinstance(self.cell, nn.LSTM):
             open_forget_gates(self.cell)

@@ -195,11 +195,8 @@ def advance_features(streams: Sequence[LogMelStream], frames: Sequence[int]) -> 
         The features (T, F) of each stream, equal to those that `LogMel` gives for the whole waveform.
     """
     log_mel = streams[0].log_mel
-    windows = [
-        stream.take_windows(count)  # (T, window)
-        for stream, count in zip(streams, frames, strict=True)
-        if count
-    ]
+    pairs = zip(streams, frames, strict=True)
+    windows = [stream.take_windows(count) for stream, count in pairs if count]  # (T, window) each
     if not windows:
         return [log_mel.mean.new_zeros(0, log_mel.config.mels)] * len(streams)
     features = log_mel.transform_windows(torch.cat(windows).to(log_mel.mean.device))  # (sum T, F)

@@ -77,9 +77,8 @@ class AcousticModel(nn.Module):
         window. Resampling before the features adds to it.
         """
         config = self.features.config
-        return (
-            context.frames * self.frame_seconds + (config.window - config.hop) / config.sample_rate
-        )
+        overlap = (config.window - config.hop) / config.sample_rate
+        return context.frames * self.frame_seconds + overlap
 
     def context(self, latency_ms: float) -> Context:
         """Return the operating point with at most this algorithmic latency.

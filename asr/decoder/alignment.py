@@ -8,13 +8,11 @@ imported only when `align` is called.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from asr.decoder.config import BLANK_ID, check_log_probs
 from asr.decoder.greedy import find_runs, to_posterior
@@ -61,7 +59,13 @@ def align(
     words = text.split()
     ids = vocabulary.encode(" ".join(words), where)
     frames = check_log_probs(log_probs, len(vocabulary))  # (T', V)
-    _check_length(ids, len(frames), frame_seconds, where)
+    needed = min_ctc_frames(ids)
+    if needed > len(frames):
+        raise DecodeError(
+            f"{where} needs {needed} frames ({needed * frame_seconds:.2f} s) for its {len(ids)} "
+            f"characters and {needed - len(ids)} repeats, but the recording gives only "
+            f"{len(frames)} ({len(frames) * frame_seconds:.2f} s); check that they belong together"
+        )
     path = _find_path(frames, ids)  # (T',)
 
     best = frames[np.arange(len(path)), path].astype(np.float64)  # (T',)
@@ -87,28 +91,8 @@ def align(
     return Hypothesis(" ".join(words), tuple(found), confidence, math.fsum(best))
 
 
-def _check_length(ids: list[int], frames: int, frame_seconds: float, where: str) -> None:
-    needed = min_ctc_frames(ids)
-    if needed > frames:
-        raise DecodeError(
-            f"{where} needs {needed} frames ({needed * frame_seconds:.2f} s) for its {len(ids)} "
-            f"characters and {needed - len(ids)} repeats, but the recording gives only {frames} "
-            f"({frames * frame_seconds:.2f} s); check that they belong together"
-        )
-
-
 def _find_path(frames: NDArray[np.float32], ids: list[int]) -> NDArray[np.int64]:
     """The best path (T',) through `frames` (T', V) that spells `ids`."""
-    forced_align = _load_aligner()
-    # float64, because over an hour of frames float32 sums are too coarse to compare paths.
-    # Clamped, because torchaudio reads out of bounds when it meets minus infinity.
-    log_probs = torch.from_numpy(frames).double().clamp(min=IMPOSSIBLE)
-    labels, _ = forced_align(log_probs[None], torch.tensor([ids]), blank=BLANK_ID)
-    path: NDArray[np.int64] = labels[0].numpy()
-    return path
-
-
-def _load_aligner() -> Callable[..., tuple[Tensor, Tensor]]:
     try:
         from torchaudio.functional import forced_align
     except (ImportError, OSError, RuntimeError) as error:  # the last two: built for another torch
@@ -117,5 +101,8 @@ def _load_aligner() -> Callable[..., tuple[Tensor, Tensor]]:
             f"forced alignment needs torchaudio, which cannot be imported here ({reason}); install "
             f"the release that fits torch {torch.__version__}"
         ) from error
-    aligner: Callable[..., tuple[Tensor, Tensor]] = forced_align
-    return aligner
+    # float64, because over an hour of frames float32 sums are too coarse to compare paths.
+    # Clamped, because torchaudio reads out of bounds when it meets minus infinity.
+    log_probs = torch.from_numpy(frames).double().clamp(min=IMPOSSIBLE)
+    labels, _ = forced_align(log_probs[None], torch.tensor([ids]), blank=BLANK_ID)
+    return np.asarray(labels[0])

@@ -32,35 +32,20 @@ import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from asr.decoder.config import DecoderConfig, check_log_probs
+from asr.decoder import search
+from asr.decoder.config import Decoder, DecoderConfig, check_log_probs
 from asr.decoder.hotwords import Hotwords, build_hotwords
 from asr.decoder.hypothesis import Hypothesis, Word
 from asr.decoder.lexicon import MASK_SYMBOLS, Nodes, build_lexicon, look_ahead, spell
-from asr.decoder.search import (
-    EMPTY_HASH,
-    FINAL,
-    HISTORY,
-    LIFT,
-    PREFIX,
-    PROGRESS,
-    Beam,
-    Rules,
-    Scorer,
-    Trace,
-    compact_history,
-    find_settled,
-    finish,
-    read_frames,
-    trace_words,
-)
 from asr.errors import ConfigError
 from asr.lm.model import LanguageModel
-from asr.lm.ngrams import BEGIN_WORD, NGrams
+from asr.lm.ngrams import BEGIN_WORD, END_WORD, UNKNOWN_WORD, NGrams
 from asr.text import Vocabulary
 
 FIRST_HISTORY = 4096
@@ -70,23 +55,19 @@ FIRST_HISTORY = 4096
 class BeamState:
     """The state of a `BeamDecoder` after the frames so far; each stream needs its own."""
 
-    def __init__(self, rules: Rules, begin_state: int) -> None:
+    def __init__(self, rules: search.Rules, begin_state: int) -> None:
         slots = 2 * rules.beam + 2  # room for the prefixes of two frames
-        prefixes = np.zeros(slots, PREFIX)
+        prefixes = np.zeros(slots, search.PREFIX)
         empty = prefixes[0]
         empty["p_blank"], empty["word_factor"] = 1.0, np.nan
         empty["last_symbol"] = max(rules.space, 0)  # so that a leading space changes nothing
         empty["lm_state"], empty["lexicon_node"] = begin_state, rules.first_node
-        empty["hash"] = empty["key"] = EMPTY_HASH
-        progress = np.zeros(1, PROGRESS)
+        empty["hash"] = empty["key"] = search.EMPTY_HASH
+        progress = np.zeros(1, search.PROGRESS)
         progress["prefixes"], progress["free"], progress["history"] = 1, slots - 1, 1
-        self.beam = Beam(
-            prefixes,
-            np.zeros(rules.beam, np.int32),
-            np.arange(slots - 1, -1, -1, dtype=np.int32),
-            np.empty(FIRST_HISTORY + 4 * slots, HISTORY),
-            progress,
-        )
+        active, free = np.zeros(rules.beam, np.int32), np.arange(slots - 1, -1, -1, dtype=np.int32)
+        history = np.empty(FIRST_HISTORY + 4 * slots, search.HISTORY)
+        self.beam = search.Beam(prefixes, active, free, history, progress)
         self.settled = ""  # text up to the settled node
 
     @property
@@ -96,15 +77,14 @@ class BeamState:
 
     def make_room(self) -> None:
         """Drop history that is no longer needed; double the array if it is still half full."""
-        compact_history(self.beam)
+        search.compact_history(self.beam)
         history = self.beam.history
         if 2 * self.beam.progress["history"][0] > len(history):
-            longer = np.empty(2 * len(history), HISTORY)
-            longer[: len(history)] = history
+            longer = np.concatenate([history, np.empty_like(history)])
             self.beam = self.beam._replace(history=longer)
 
 
-class BeamDecoder:
+class BeamDecoder(Decoder):
     """Prefix beam search; the module's docstring defines what it maximizes.
 
     - A word starts with the frame in which most of the probability first emits its first symbol,
@@ -198,9 +178,9 @@ class BeamDecoder:
         word_bonus = math.exp(config.beta) if self.uses_words else 1.0
         # The factor for leaving the lexicon can exceed 1; LIFT is assumed to bound it.
         leave = float(lexicon["leave"].max()) if self.uses_words else 1.0
-        boost = self._hotwords.boost * min(max(leave, 1.0), LIFT)
+        lift = search.LIFT * max(word_bonus, 1.0) if self.uses_words else 1.0
         space = self.vocabulary.space
-        rules = Rules(
+        rules = search.Rules(
             beam=config.beam,
             token_floor=float(config.token_floor),
             cutoff=math.exp(-config.beam_range),
@@ -213,11 +193,11 @@ class BeamDecoder:
             unknown_log_prob=unknown_log_prob,
             first_node=0 if self.uses_words else -1,
             hot=self._hot,
-            boost=boost,
-            lift=self._hotwords.boost * (LIFT * max(word_bonus, 1.0) if self.uses_words else 1.0),
+            boost=self._hotwords.boost * min(max(leave, 1.0), search.LIFT),
+            lift=self._hotwords.boost * lift,
             small=len(self.vocabulary) <= MASK_SYMBOLS,
         )
-        self._scorer = Scorer(rules, lexicon, self._ngrams, self._hotwords)
+        self._scorer = search.Scorer(rules, lexicon, self._ngrams, self._hotwords)
 
     def warm_up(self) -> None:
         """Compile the search, which otherwise delays the first use by some seconds."""
@@ -245,10 +225,7 @@ class BeamDecoder:
         # numba would compile another version for arrays with other flags.
         frames = np.require(frames, requirements=["C", "A", "W"])
         done = 0
-        while True:
-            done = read_frames(frames, done, state.beam, self._scorer)
-            if done == len(frames):
-                return
+        while (done := search.read_frames(frames, done, state.beam, self._scorer)) < len(frames):
             state.make_room()
 
     def partial(self, state: BeamState) -> tuple[str, str]:
@@ -257,7 +234,7 @@ class BeamDecoder:
         Words are final once they have ended alike in all prefixes of the beam, because every later
         result extends one of these. The time this takes does not grow with the final words.
         """
-        common, node, settled = find_settled(state.beam, self._scorer.rules.space)
+        common, node, settled = search.find_settled(state.beam, self._scorer.rules.space)
         finals = self._finish(state)
         final = finals[finals["probability"].argmax()]
         begin = int(state.beam.progress["settled"][0])
@@ -282,14 +259,7 @@ class BeamDecoder:
         ]
         if not found:
             return Hypothesis("", (), 1.0, -math.inf)
-        best, *others = found
-        return Hypothesis(best.text, best.words, best.confidence, best.score, tuple(others))
-
-    def decode(self, log_probs: Any) -> Hypothesis:
-        """The hypothesis for a whole utterance; `log_probs` (T', V) as in `advance`."""
-        state = self.start()
-        self.advance(state, log_probs)
-        return self.best(state)
+        return replace(found[0], alternatives=tuple(found[1:]))
 
     def decode_many(self, log_probs: Sequence[Any], threads: int = 1) -> list[Hypothesis]:
         """The hypotheses of whole utterances, in order; they do not depend on `threads`.
@@ -314,35 +284,32 @@ class BeamDecoder:
 
     def _finish(self, state: BeamState) -> npt.NDArray[np.void]:
         """The results of all prefixes if the utterance ends now: an array of FINAL."""
-        finals = np.zeros(int(state.beam.progress["prefixes"][0]), FINAL)
-        finish(state.beam, finals, self._scorer)
+        finals = np.zeros(int(state.beam.progress["prefixes"][0]), search.FINAL)
+        search.finish(state.beam, finals, self._scorer)
         return finals
 
     def _read(self, state: BeamState, final: Any, score: float, begin: int = 0) -> Hypothesis:
         """The hypothesis of one final result, with the words after the history node `begin`."""
         beam = state.beam
         room = int(beam.progress["history"][0]) + 1
-        trace = Trace(
-            np.empty(room, np.uint32),
-            np.empty(room, np.int64),
-            np.empty(room, np.int64),
-            np.empty(room),
-        )
+        letters, posteriors = np.empty(room, np.uint32), np.empty(room)
+        first_frames, last_frames = np.empty((2, room), np.int64)
         prefix = beam.prefixes[final["slot"]]
         separator = max(self._scorer.rules.space, 0)
-        length, count = trace_words(
-            beam.history, prefix, begin, separator, self._code_points, trace
-        )
+        length, count = search.trace_words(
+            beam.history, prefix, begin, separator, self._code_points, letters, first_frames,
+            last_frames, posteriors,
+        )  # fmt: skip
         if not count:
             return Hypothesis("", (), 1.0, score)
-        posteriors = trace.posteriors[-count:]
+        posteriors = posteriors[-count:]
         if count > 1 and posteriors[-2] < 0:
             posteriors[-2] = final["earlier_posterior"]
         posteriors[-1] = final["last_posterior"]
         confidences = self._calibrate(posteriors)
-        starts = trace.first_frames[-count:] * self.frame_seconds
-        ends = (trace.last_frames[-count:] + 1) * self.frame_seconds
-        text = trace.letters[-length:].tobytes().decode("utf-32-le")
+        starts = first_frames[-count:] * self.frame_seconds
+        ends = (last_frames[-count:] + 1) * self.frame_seconds
+        text = letters[-length:].tobytes().decode("utf-32-le")
         words = tuple(
             map(Word, text.split(" "), starts.tolist(), ends.tolist(), confidences.tolist())
         )
@@ -368,18 +335,16 @@ def _make_lexicon(
         words = list(dict.fromkeys(lexicon))
         ids = [_word_id(language_model, word) if language_model else 0 for word in words]
     elif language_model is not None:
-        special = {language_model.unknown_word, language_model.end_word}
-        special.add(language_model.word_id(BEGIN_WORD))
+        special = set(map(language_model.word_id, (UNKNOWN_WORD, BEGIN_WORD, END_WORD)))
         ids = [i for i in range(len(language_model.words)) if i not in special]
         words = [language_model.words[i] for i in ids]
     else:
         return build_lexicon([], [], len(vocabulary))
     spellings, places = spell(words, vocabulary)
-    word_ids = np.array(ids, dtype=np.int64)[places]
     # Hotwords come last, so that a word of the lexicon with the same spelling takes precedence.
     extra, _ = spell([word for phrase in hotwords for word in phrase.split()], vocabulary)
-    word_ids = np.append(word_ids, np.zeros(len(extra), np.int64))
-    return build_lexicon(spellings + extra, word_ids.tolist(), len(vocabulary))
+    word_ids = [ids[place] for place in places] + [0] * len(extra)
+    return build_lexicon(spellings + extra, word_ids, len(vocabulary))
 
 
 def _word_id(model: LanguageModel, word: str) -> int:
@@ -401,7 +366,5 @@ def _no_hotwords(vocabulary: Vocabulary) -> Hotwords:
 
 def _empty_ngrams() -> NGrams:
     """A model whose only word is the unknown one, with probability 1."""
-    ints, floats, codes = np.zeros(2, np.int32), np.zeros(2, np.float32), np.zeros(0, np.uint16)
-    first_child = np.array([1, 2], np.int32)
-    nothing = np.zeros(0, np.float32)
-    return NGrams(first_child, ints, ints, floats, floats[:1], codes, codes, nothing, nothing)
+    ints, floats = np.zeros(2, np.int32), np.zeros(2, np.float32)
+    return NGrams(np.array([1, 2], np.int32), ints, ints, floats, floats[:1])

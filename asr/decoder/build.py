@@ -30,11 +30,7 @@ def load_decoder(
     from asr.lm.model import LanguageModel
 
     found = read_hotwords(config.hotwords, config.hotword_weight) if config.hotwords else {}
-    return BeamDecoder(
-        vocabulary,
-        frame_seconds,
-        config,
-        LanguageModel.read(config.language_model) if config.language_model else None,
-        read_words(config.lexicon) if config.lexicon else None,
-        {**found, **(hotwords or {})},
-    )
+    hotwords = {**found, **(hotwords or {})}
+    language_model = LanguageModel.read(config.language_model) if config.language_model else None
+    lexicon = read_words(config.lexicon) if config.lexicon else None
+    return BeamDecoder(vocabulary, frame_seconds, config, language_model, lexicon, hotwords)

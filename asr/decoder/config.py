@@ -90,15 +90,15 @@ class DecoderConfig:
         ):
             value = getattr(self, name)
             whole = name in ("beam", "nbest")
-            kinds = int if whole else int | float
-            if not isinstance(value, kinds) or isinstance(value, bool):
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
                 wanted = "whole number" if whole else "number"
                 raise ConfigError(f"decoder.{name} is {value!r}; it must be a {wanted}")
             if not low <= value <= high:  # catches NaN too
                 raise ConfigError(f"decoder.{name} is {value}; it must be from {low:g} to {high:g}")
-        if any(
-            isinstance(p, bool) or not isinstance(p, float | int) for p in self.priors
-        ) or not all(0 < prior <= 1 for prior in self.priors):
+        if not all(
+            isinstance(p, float | int) and not isinstance(p, bool) and 0 < p <= 1
+            for p in self.priors
+        ):
             raise ConfigError(
                 "decoder.priors must contain a probability above 0 and up to 1 for each symbol"
             )
@@ -135,7 +135,10 @@ class Decoder(Protocol):
         """The hypothesis for the frames so far."""
 
     def decode(self, log_probs: Any) -> Hypothesis:
-        """The hypothesis for a whole utterance."""
+        """The hypothesis for a whole utterance; `log_probs` (T', V) as in `advance`."""
+        state = self.start()
+        self.advance(state, log_probs)
+        return self.best(state)
 
 
 def check_log_probs(log_probs: Any, symbols: int) -> NDArray[np.float32]:
@@ -158,11 +161,9 @@ def check_log_probs(log_probs: Any, symbols: int) -> NDArray[np.float32]:
     wrong = np.flatnonzero(~(np.abs(sums - 1) <= 0.01))  # comparisons with NaN are false
     if len(wrong):
         frame = int(wrong[0])
-        problem = (
-            "contains NaN"
-            if np.isnan(frames[frame]).any()
-            else f"sums to {sums[frame]:.4g}, not to 1"
-        )
+        problem = f"sums to {sums[frame]:.4g}, not to 1"
+        if np.isnan(frames[frame]).any():
+            problem = "contains NaN"
         raise DecodeError(
             f"frame {frame} of {len(frames)} {problem}; "
             "pass natural log-probabilities as log_softmax returns them"

@@ -9,34 +9,29 @@ The result is bit-identical however the frames are split into calls.
 """
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from asr.decoder.config import BLANK_ID, check_log_probs
+from asr.decoder.config import BLANK_ID, Decoder, check_log_probs
 from asr.decoder.hypothesis import Hypothesis, Word
 from asr.errors import DecodeError
 from asr.text import Vocabulary
 
 
-class Runs(NamedTuple):
-    """The runs of equal symbols along a path."""
+def find_runs(
+    path: NDArray[np.int64], log_probs: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Split `path` (T',), one symbol per frame, into runs of equal symbols.
 
-    starts: NDArray[np.int64]  # (R,) first frame of each run
-    ends: NDArray[np.int64]  # (R,) frame after the last one of each run
-    highest: NDArray[np.float64]  # (R,) highest log-probability within each run
-
-
-def find_runs(path: NDArray[np.int64], log_probs: NDArray[np.float64]) -> Runs:
-    """Split `path` (T',), one symbol per frame, into runs.
-
-    `log_probs` (T',) holds the log-probability of each symbol in `path`.
+    `log_probs` (T',) holds the log-probability of each symbol in `path`. Returns the first frame of
+    each run (R,), the frame after its last one (R,), and its highest log-probability (R,).
     """
     starts = np.flatnonzero(np.diff(path, prepend=-1))
     ends = np.append(starts[1:], len(path))
-    return Runs(starts, ends, np.maximum.reduceat(log_probs, starts))
+    return starts, ends, np.maximum.reduceat(log_probs, starts)
 
 
 def to_posterior(mean_log_prob: float) -> float:
@@ -68,7 +63,7 @@ class GreedyState:
     runs: list[_Run] = field(default_factory=list)  # symbols of the open word
 
 
-class GreedyDecoder:
+class GreedyDecoder(Decoder):
     """Takes the best symbol of every frame, merges repeats and removes blanks.
 
     This is best-path decoding (Graves et al. 2006, section 3.2).
@@ -121,11 +116,9 @@ class GreedyDecoder:
             return
         symbols = frames.argmax(axis=1)  # (T',)
         best = frames.max(axis=1).astype(np.float64)  # (T',)
-
         starts, ends, highest = find_runs(symbols, best)
-        for symbol, first, end, log_prob in zip(
-            symbols[starts].tolist(), starts.tolist(), ends.tolist(), highest.tolist(), strict=True
-        ):
+        runs = [part.tolist() for part in (symbols[starts], starts, ends, highest)]
+        for symbol, first, end, log_prob in zip(*runs, strict=True):
             if symbol == self._space:
                 self._end_word(state)
             elif symbol != BLANK_ID:
@@ -148,26 +141,12 @@ class GreedyDecoder:
 
     def best(self, state: GreedyState) -> Hypothesis:
         """The hypothesis for the frames so far."""
-        words = state.words
-        symbols, symbols_log_prob = state.symbols, state.symbols_log_prob
-        if state.runs:
-            words = [*words, self._word(state.runs)]
-            symbols += len(state.runs)
-            symbols_log_prob += _log_prob(state.runs)
-        if not symbols:
-            symbols, symbols_log_prob = max(state.frames, 1), state.score
-        return Hypothesis(
-            text=" ".join([word.text for word in words]),
-            words=tuple(words),
-            confidence=to_posterior(symbols_log_prob / symbols),
-            score=state.score,
-        )
-
-    def decode(self, log_probs: Any) -> Hypothesis:
-        """The hypothesis for a whole utterance; `log_probs` (T', V) as in `advance`."""
-        state = self.start()
-        self.advance(state, log_probs)
-        return self.best(state)
+        ended = replace(state, words=[*state.words])
+        self._end_word(ended)
+        total, count = ended.symbols_log_prob, ended.symbols
+        if not count:
+            total, count = ended.score, max(ended.frames, 1)
+        return Hypothesis(ended.text, tuple(ended.words), to_posterior(total / count), ended.score)
 
     def _end_word(self, state: GreedyState) -> None:
         if state.runs:
@@ -179,12 +158,9 @@ class GreedyDecoder:
             state.runs = []
 
     def _word(self, runs: list[_Run]) -> Word:
-        return Word(
-            text=self.vocabulary.decode([run.symbol for run in runs]),
-            start=runs[0].first * self.frame_seconds,
-            end=(runs[-1].last + 1) * self.frame_seconds,
-            confidence=to_posterior(_log_prob(runs) / len(runs)),
-        )
+        text = self.vocabulary.decode([run.symbol for run in runs])
+        start, end = runs[0].first * self.frame_seconds, (runs[-1].last + 1) * self.frame_seconds
+        return Word(text, start, end, to_posterior(_log_prob(runs) / len(runs)))
 
 
 def _log_prob(runs: list[_Run]) -> float:

@@ -11,6 +11,10 @@ from asr.decoder.lexicon import MOST_NATS, read_entries
 from asr.errors import ConfigError, DataError
 from asr.text import Vocabulary, normalize
 
+Integers = npt.NDArray[np.int32]
+
+_ROOT, _OTHER = 0, 1  # the first states: the beginning of a word, and the inside of any other word
+
 
 class Hotwords(NamedTuple):
     """An automaton that finds phrases of whole words and scores them (Aho & Corasick 1975).
@@ -20,8 +24,8 @@ class Hotwords(NamedTuple):
     that the beam keeps the phrase, and revoked on a mismatch.
     """
 
-    move: npt.NDArray[np.int32]  # (states, columns) next state
-    column: npt.NDArray[np.int32]  # (V,) column of each symbol in `move`
+    move: Integers  # (states, columns) next state
+    column: Integers  # (V,) column of each symbol in `move`
     factors: npt.NDArray[np.float64]  # (states, 2) factor for entering a state and for leaving it
     boost: float  # largest factor of a single move
 
@@ -40,7 +44,6 @@ def build_hotwords(weights: Mapping[str, float], vocabulary: Vocabulary) -> Hotw
     space = vocabulary.space
     if space is None:
         raise ConfigError("hotwords need a vocabulary with a space, which separates words")
-    root, other = 0, 1
     children: list[dict[int, int]] = [{}, {}]
     advance, earned = [0.0, 0.0], [0.0, 0.0]  # nats of each state
     for phrase, weight in weights.items():
@@ -52,7 +55,7 @@ def build_hotwords(weights: Mapping[str, float], vocabulary: Vocabulary) -> Hotw
                 f"within {MOST_NATS} nats"
             )
         symbols = [*vocabulary.encode(" ".join(words), f"hotword {phrase!r}"), space]
-        state = root
+        state = _ROOT
         for depth, symbol in enumerate(symbols, start=1):
             if symbol not in children[state]:
                 children[state][symbol] = len(children)
@@ -68,8 +71,8 @@ def build_hotwords(weights: Mapping[str, float], vocabulary: Vocabulary) -> Hotw
     # Column 0 stands for symbols that no phrase has.
     column = np.zeros(len(vocabulary), dtype=np.int32)
     column[used] = np.arange(1, len(used) + 1)
-    move = np.full((len(children), len(used) + 1), other, dtype=np.int32)
-    move[:, column[space]] = root
+    move = np.full((len(children), len(used) + 1), _OTHER, dtype=np.int32)
+    move[:, column[space]] = _ROOT
     _link_states(children, move, column, earned)
     potential = np.array(advance)
     potential[np.isinf(potential)] = 0.0  # the phrase is complete in these states
@@ -79,21 +82,17 @@ def build_hotwords(weights: Mapping[str, float], vocabulary: Vocabulary) -> Hotw
 
 
 def _link_states(
-    children: list[dict[int, int]],
-    move: npt.NDArray[np.int32],
-    column: npt.NDArray[np.int32],
-    earned: list[float],
+    children: list[dict[int, int]], move: Integers, column: Integers, earned: list[float]
 ) -> None:
     """Complete `move`, and add to each state's nats those of the phrases that end inside it.
 
     `children` holds the next state by symbol, along the phrases.
     """
-    root, other = 0, 1
     # Breadth first: a state without a child for a symbol moves as its fallback does, which is the
     # state of the longest proper suffix that starts at a word. That suffix is shorter, so its row
     # is already complete.
-    fallback = {root: other}
-    queue = [root]
+    fallback = {_ROOT: _OTHER}
+    queue = [_ROOT]
     for state in queue:
         move[state] = move[fallback[state]]
         earned[state] += earned[fallback[state]]

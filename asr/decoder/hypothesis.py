@@ -61,30 +61,23 @@ class Hypothesis:
 
     def to_dict(self) -> dict[str, Any]:
         """The hypothesis as JSON data: times rounded to milliseconds, the rest to 4 decimals."""
-        document: dict[str, Any] = {
-            "text": self.text,
-            "confidence": round(self.confidence, 4),
-            "score": round(self.score, 4),
-            "words": [
-                {
-                    "text": word.text,
-                    "start": round(word.start, 3),
-                    "end": round(word.end, 3),
-                    "confidence": round(word.confidence, 4),
-                }
-                for word in self.words
-            ],
-        }
+        document = self._summary()
+        document["words"] = [
+            {
+                "text": word.text,
+                "start": round(word.start, 3),
+                "end": round(word.end, 3),
+                "confidence": round(word.confidence, 4),
+            }
+            for word in self.words
+        ]
         if self.alternatives:
-            document["alternatives"] = [
-                {
-                    "text": other.text,
-                    "confidence": round(other.confidence, 4),
-                    "score": round(other.score, 4),
-                }
-                for other in self.alternatives
-            ]
+            document["alternatives"] = [other._summary() for other in self.alternatives]
         return document
+
+    def _summary(self) -> dict[str, Any]:
+        confidence, score = round(self.confidence, 4), round(self.score, 4)
+        return {"text": self.text, "confidence": confidence, "score": score}
 
 
 def join_hypotheses(parts: Sequence[Hypothesis]) -> Hypothesis:
@@ -96,14 +89,11 @@ def join_hypotheses(parts: Sequence[Hypothesis]) -> Hypothesis:
     """
     if len(parts) == 1:
         return parts[0]
-    words = [len(part.words) for part in parts]
-    logs = [n * math.log(max(part.confidence, 1e-30)) for n, part in zip(words, parts, strict=True)]
-    best = Hypothesis(
-        " ".join(part.text for part in parts if part.text),
-        tuple(word for part in parts for word in part.words),
-        math.exp(math.fsum(logs) / sum(words)) if any(words) else 1.0,
-        math.fsum(part.score for part in parts),
-    )
+    logs = [len(part.words) * math.log(max(part.confidence, 1e-30)) for part in parts]
+    text = " ".join(part.text for part in parts if part.text)
+    words = tuple(word for part in parts for word in part.words)
+    confidence = math.exp(math.fsum(logs) / len(words)) if words else 1.0
+    best = Hypothesis(text, words, confidence, math.fsum(part.score for part in parts))
     swaps = [
         (part.score - other.score, i, other)
         for i, part in enumerate(parts)
@@ -111,14 +101,6 @@ def join_hypotheses(parts: Sequence[Hypothesis]) -> Hypothesis:
     ]
     swaps.sort(key=lambda swap: swap[0])
     room = max((len(part.alternatives) for part in parts), default=0)
-    others = [
-        join_hypotheses(
-            [
-                *(replace(p, alternatives=()) for p in parts[:i]),
-                other,
-                *(replace(p, alternatives=()) for p in parts[i + 1 :]),
-            ]
-        )
-        for _, i, other in swaps[:room]
-    ]
+    plain = [replace(part, alternatives=()) for part in parts]
+    others = [join_hypotheses([*plain[:i], other, *plain[i + 1 :]]) for _, i, other in swaps[:room]]
     return replace(best, alternatives=tuple(others))

@@ -16,23 +16,27 @@ MOST_NATS = 300
 MASK_SYMBOLS = 64
 """In vocabularies up to this size a child is found by a bit mask instead of a binary search."""
 
-NODE = np.dtype(
-    [
-        ("mask", np.int64),  # one bit per child symbol, if the vocabulary is small enough
-        ("enter", np.float64),  # factor of a prefix that enters the node
-        ("ahead", np.float64),  # logarithm of the product of the factors on the way here
-        ("leave", np.float64),  # factor of a prefix whose open word leaves the lexicon here
-        ("first_child", np.int32),  # index of the first child
-        ("children", np.int32),  # number of children
-        ("symbol", np.int32),  # symbol on the edge to this node
-        ("word", np.int32),  # id of the word that ends here, or -1
-    ],
-    align=True,
+
+def record_type(**fields: type) -> np.dtype[np.void]:
+    """The type of a record with these fields, aligned as compiled code expects."""
+    return np.dtype(list(fields.items()), align=True)
+
+
+NODE = record_type(
+    mask=np.int64,  # one bit per child symbol, if the vocabulary is small enough
+    enter=np.float64,  # factor of a prefix that enters the node
+    ahead=np.float64,  # logarithm of the product of the factors on the way here
+    leave=np.float64,  # factor of a prefix whose open word leaves the lexicon here
+    first_child=np.int32,  # index of the first child
+    children=np.int32,  # number of children
+    symbol=np.int32,  # symbol on the edge to this node
+    word=np.int32,  # id of the word that ends here, or -1
 )
 """A node of a lexicon. The lexicon is a trie of words, stored as an array of nodes. Node 0 is the
 root; the children of a node are adjacent and sorted by symbol. `look_ahead` sets the factors."""
 
 Nodes = npt.NDArray[np.void]
+Floats = npt.NDArray[np.float64]
 
 
 def build_lexicon(spellings: Sequence[Sequence[int]], words: Sequence[int], symbols: int) -> Nodes:
@@ -87,11 +91,7 @@ def build_lexicon(spellings: Sequence[Sequence[int]], words: Sequence[int], symb
 
 
 def look_ahead(
-    lexicon: Nodes,
-    log_probs: npt.NDArray[np.float64],
-    alpha: float,
-    unknown_log_prob: float,
-    unknown: float,
+    lexicon: Nodes, log_probs: Floats, alpha: float, unknown_log_prob: float, unknown: float
 ) -> Nodes:
     """Copy the lexicon with factors that apply the language model before a word is complete.
 

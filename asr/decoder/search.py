@@ -20,92 +20,76 @@ import numpy.typing as npt
 
 from asr.compiled import compiled, compiled_core
 from asr.decoder.hotwords import Hotwords
+from asr.decoder.lexicon import record_type
 from asr.lm.ngrams import NGrams, query
 
 Records = npt.NDArray[np.void]  # an array of one of the structured types below
 Record = Any  # an element of such an array
 Integers = npt.NDArray[np.int32]
+Longs = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Integer = int | np.int32 | np.int64
 
 # A prefix of the beam: a path into the history, and the probability of its alignments.
-PREFIX = np.dtype(
-    [
-        ("p_blank", np.float64),  # probability of the alignments that end in a blank
-        ("p_symbol", np.float64),  # probability of the alignments that end in the last symbol
-        ("next_p_blank", np.float64),  # `p_blank` after the current frame
-        ("next_p_symbol", np.float64),  # `p_symbol` after the current frame
-        ("extension", np.float64),  # factor by which the last symbol extended the parent
-        ("word_factor", np.float64),  # factor for ending the open word; NaN until computed
-        ("hash", np.int64),  # hash of the whole prefix
-        ("parent_hash", np.int64),  # hash of the prefix without its last symbol
-        ("key", np.int64),  # recombination key: equal if all continuations score alike
-        ("open_word", np.int64),  # hash of the word that has not ended; 0 if there is none
-        ("last_word", np.int64),  # hash of the last word that has ended
-        ("earlier_word", np.int64),  # hash of the word before the last one
-        ("first_frame", np.int64),  # first frame of the last symbol
-        ("last_frame", np.int64),  # last frame of the last symbol
-        ("posterior", np.float64),  # if the last symbol is a space: posterior of `earlier_word`
-        ("last_symbol", np.int32),
-        ("lm_state", np.int32),  # language model state at the beginning of the open word
-        ("next_lm_state", np.int32),  # language model state after the open word
-        ("lexicon_node", np.int32),  # node of the open word; -1 if it has left the lexicon
-        ("hotword_state", np.int32),  # state of the hotword automaton
-        ("parent_node", np.int32),  # history node of the prefix without its last symbol
-        ("own_node", np.int32),  # history node of the whole prefix; -1 if not yet written
-        ("source", np.int32),  # slot of the parent if most probability now comes from it, or -1
-    ],
-    align=True,
+PREFIX = record_type(
+    p_blank=np.float64,  # probability of the alignments that end in a blank
+    p_symbol=np.float64,  # probability of the alignments that end in the last symbol
+    next_p_blank=np.float64,  # `p_blank` after the current frame
+    next_p_symbol=np.float64,  # `p_symbol` after the current frame
+    extension=np.float64,  # factor by which the last symbol extended the parent
+    word_factor=np.float64,  # factor for ending the open word; NaN until computed
+    hash=np.int64,  # hash of the whole prefix
+    parent_hash=np.int64,  # hash of the prefix without its last symbol
+    key=np.int64,  # recombination key: equal if all continuations score alike
+    open_word=np.int64,  # hash of the word that has not ended; 0 if there is none
+    last_word=np.int64,  # hash of the last word that has ended
+    earlier_word=np.int64,  # hash of the word before the last one
+    first_frame=np.int64,  # first frame of the last symbol
+    last_frame=np.int64,  # last frame of the last symbol
+    posterior=np.float64,  # if the last symbol is a space: posterior of `earlier_word`
+    last_symbol=np.int32,
+    lm_state=np.int32,  # language model state at the beginning of the open word
+    next_lm_state=np.int32,  # language model state after the open word
+    lexicon_node=np.int32,  # node of the open word; -1 if it has left the lexicon
+    hotword_state=np.int32,  # state of the hotword automaton
+    parent_node=np.int32,  # history node of the prefix without its last symbol
+    own_node=np.int32,  # history node of the whole prefix; -1 if not yet written
+    source=np.int32,  # slot of the parent if most probability now comes from it, or -1
 )
 # An extension of a prefix by one symbol in the current frame.
-_CANDIDATE = np.dtype(
-    [
-        ("extension", np.float64),
-        ("parent_slot", np.int32),
-        ("symbol", np.int32),
-        ("lexicon_node", np.int32),
-    ],
-    align=True,
+_CANDIDATE = record_type(
+    extension=np.float64, parent_slot=np.int32, symbol=np.int32, lexicon_node=np.int32
 )
 # One symbol of a prefix that is or was in the beam; node 0 is the empty prefix.
-HISTORY = np.dtype(
-    [
-        ("first_frame", np.int64),
-        ("last_frame", np.int64),
-        ("posterior", np.float64),
-        ("parent", np.int32),
-        ("symbol", np.int32),
-    ],
-    align=True,
+HISTORY = record_type(
+    first_frame=np.int64,
+    last_frame=np.int64,
+    posterior=np.float64,
+    parent=np.int32,
+    symbol=np.int32,
 )
 # The final result of a prefix if the utterance ends now.
-FINAL = np.dtype(
-    [
-        ("probability", np.float64),
-        ("hash", np.int64),
-        ("last_word", np.int64),
-        ("earlier_word", np.int64),
-        ("last_posterior", np.float64),
-        ("earlier_posterior", np.float64),
-        ("slot", np.int64),
-        ("drop", np.int64),  # 1 if the open word is dropped because the lexicon lacks it
-    ],
-    align=True,
+FINAL = record_type(
+    probability=np.float64,
+    hash=np.int64,
+    last_word=np.int64,
+    earlier_word=np.int64,
+    last_posterior=np.float64,
+    earlier_posterior=np.float64,
+    slot=np.int64,
+    drop=np.int64,  # 1 if the open word is dropped because the lexicon lacks it
 )
-PROGRESS = np.dtype(
-    [
-        ("frames", np.int64),  # number of frames read
-        ("log_scale", np.float64),  # log-probability that a scaled probability of 1 stands for
-        ("prefixes", np.int64),  # number of active prefixes
-        ("free", np.int64),  # number of free slots
-        ("history", np.int64),  # number of history nodes
-        ("silent", np.int64),  # 1 if only the blank was likely in the last frame
-        ("settled", np.int64),  # node of a separator that all prefixes share; 0 if there is none
-    ],
-    align=True,
+PROGRESS = record_type(
+    frames=np.int64,  # number of frames read
+    log_scale=np.float64,  # log-probability that a scaled probability of 1 stands for
+    prefixes=np.int64,  # number of active prefixes
+    free=np.int64,  # number of free slots
+    history=np.int64,  # number of history nodes
+    silent=np.int64,  # 1 if only the blank was likely in the last frame
+    settled=np.int64,  # node of a separator that all prefixes share; 0 if there is none
 )
 # An entry of a hash table with open addressing; entries of earlier frames are free.
-_ENTRY = np.dtype([("key", np.int64), ("frame", np.int64), ("slot", np.int64)], align=True)
+_ENTRY = record_type(key=np.int64, frame=np.int64, slot=np.int64)
 
 _BUCKETS = 256
 _LEAST = 5e-324  # smallest positive float; prefixes below it have probability 0
@@ -152,30 +136,6 @@ class Beam(NamedTuple):
     progress: Records  # (1,) PROGRESS
 
 
-class Scratch(NamedTuple):
-    """Working memory of `read_frames`, for up to K likely symbols per frame."""
-
-    tokens: Integers  # (K,) likely symbols of the frame
-    positions: Integers  # (V,) index of each symbol in `tokens`
-    symbol_probs: Floats  # (V,) probability of each likely symbol in the frame, 0 for others
-    taken: npt.NDArray[np.int64]  # (S, K) last frame in which this extension already existed
-    candidates: Records  # (beam * (K + 1),) _CANDIDATE
-    probabilities: Floats  # (beam * (K + 2),) of the active prefixes, then of the candidates
-    ties: Floats  # (beam * (K + 2),) probabilities in the bucket that is sorted
-    buckets: Integers  # (_BUCKETS,) number of probabilities per bucket
-    by_hash: Records  # _ENTRY, slots of prefixes by hash
-    by_key: Records  # _ENTRY, indices of active prefixes by recombination key
-
-
-class Trace(NamedTuple):
-    """Arrays that `trace_words` fills from the end."""
-
-    letters: npt.NDArray[np.uint32]  # code points of the text
-    first_frames: npt.NDArray[np.int64]  # per word
-    last_frames: npt.NDArray[np.int64]  # per word
-    posteriors: Floats  # per word; -1 until the words after it have confirmed it
-
-
 @compiled_core
 def _mix(hash: Integer, value: Integer) -> np.int64:
     hash = (hash ^ (np.int64(value) + np.int64(0x51ED27))) * np.int64(-7046029254386353131)
@@ -195,14 +155,9 @@ def _bucket(value: float, best: float) -> int:
 
 @compiled_core
 def _find_threshold(
-    probabilities: Floats,
-    count: int,
-    floor: float,
-    best: float,
-    keep: int,
-    buckets: Integers,
-    ties: Floats,
-) -> float:
+    probabilities: Floats, count: int, floor: float, best: float, keep: int,
+    buckets: Integers, ties: Floats,
+) -> float:  # fmt: skip
     """The threshold that at most `keep` of the first `count` probabilities reach, apart from ties.
 
     Probabilities are counted in buckets; only the bucket that holds the threshold is sorted.
@@ -250,9 +205,8 @@ def _child(lexicon: Records, small: bool, node: int, symbol: int) -> int:
             return -1
         below = mask & ((np.int64(1) << symbol) - 1)  # one bit for each smaller sibling
         below = below - ((below >> 1) & np.int64(0x5555555555555555))
-        below = (below & np.int64(0x3333333333333333)) + (
-            (below >> 2) & np.int64(0x3333333333333333)
-        )
+        pairs = np.int64(0x3333333333333333)
+        below = (below & pairs) + ((below >> 2) & pairs)
         below = (below + (below >> 4)) & np.int64(0x0F0F0F0F0F0F0F0F)
         return int(first + ((below * np.int64(0x0101010101010101)) >> 56))
     low, end = first, first + lexicon[node].children
@@ -309,17 +263,9 @@ def _fill_table(
 
 @compiled_core
 def _update(
-    prefixes: Records,
-    active: Integers,
-    count: int,
-    symbol_probs: Floats,
-    positions: Integers,
-    space: int,
-    frame: int,
-    by_hash: Records,
-    taken: npt.NDArray[np.int64],
-    probabilities: Floats,
-) -> tuple[float, float, bool]:
+    prefixes: Records, active: Integers, count: int, symbol_probs: Floats, positions: Integers,
+    space: int, frame: int, by_hash: Records, taken: Longs, probabilities: Floats,
+) -> tuple[float, float, bool]:  # fmt: skip
     """Compute the probabilities of the prefixes after the frame, if no symbol extends them.
 
     The frame then holds a blank, a repeat of the last symbol, or the last symbol itself, coming
@@ -359,15 +305,9 @@ def _update(
 
 @compiled_core
 def _recombine(
-    prefixes: Records,
-    active: Integers,
-    count: int,
-    frame: int,
-    by_hash: Records,
-    by_key: Records,
-    filled: bool,
-    probabilities: Floats,
-) -> int:
+    prefixes: Records, active: Integers, count: int, frame: int, by_hash: Records,
+    by_key: Records, filled: bool, probabilities: Floats,
+) -> int:  # fmt: skip
     """Drop prefixes that cannot overtake a better prefix with the same recombination key.
 
     Continuations multiply the probabilities of both alike, so only what still flows in from its
@@ -401,25 +341,11 @@ def _recombine(
 
 @compiled_core
 def _extend(
-    prefixes: Records,
-    active: Integers,
-    count: int,
-    tokens: Integers,
-    symbol_probs: Floats,
-    top: float,
-    frame: int,
-    taken: npt.NDArray[np.int64],
-    candidates: Records,
-    probabilities: Floats,
-    best: float,
-    least: float,
-    rules: Rules,
-    lexicon: Records,
-    ngrams: NGrams,
-    move: Integers,
-    column: Integers,
+    prefixes: Records, active: Integers, count: int, tokens: Integers, symbol_probs: Floats,
+    top: float, frame: int, taken: Longs, candidates: Records, probabilities: Floats, best: float,
+    least: float, rules: Rules, lexicon: Records, ngrams: NGrams, move: Integers, column: Integers,
     factors: Floats,
-) -> tuple[int, float]:
+) -> tuple[int, float]:  # fmt: skip
     """Make candidates of all prefixes and likely symbols whose probability is at least `least`.
 
     `top` is an upper bound on the factor that any symbol contributes. The candidates' probabilities
@@ -440,8 +366,7 @@ def _extend(
             most = rules.lift if symbol == rules.space else rules.boost
             if probability * most < floor or taken[slot, k] == frame:
                 continue
-            factor = 1.0
-            node = -1
+            factor, node = 1.0, -1
             if symbol == rules.space:
                 if prefix.open_word == 0:
                     continue
@@ -503,15 +428,9 @@ def _posterior_of(word: int, prefixes: Records, active: Integers, count: int) ->
 
 @compiled_core
 def _begin_prefix(
-    prefix: Record,
-    parent: Record,
-    candidate: Record,
-    history: Records,
-    progress: Record,
-    rules: Rules,
-    move: Integers,
-    column: Integers,
-) -> None:
+    prefix: Record, parent: Record, candidate: Record, history: Records, progress: Record,
+    rules: Rules, move: Integers, column: Integers,
+) -> None:  # fmt: skip
     """Fill in the prefix that a candidate describes."""
     symbol = candidate.symbol
     prefix.p_blank, prefix.last_symbol = 0.0, symbol
@@ -535,21 +454,10 @@ def _begin_prefix(
 
 @compiled_core
 def _select(
-    prefixes: Records,
-    active: Integers,
-    free: Integers,
-    progress: Record,
-    history: Records,
-    candidates: Records,
-    made: int,
-    probabilities: Floats,
-    buckets: Integers,
-    ties: Floats,
-    best: float,
-    rules: Rules,
-    move: Integers,
-    column: Integers,
-) -> None:
+    prefixes: Records, active: Integers, free: Integers, progress: Record, history: Records,
+    candidates: Records, made: int, probabilities: Floats, buckets: Integers, ties: Floats,
+    best: float, rules: Rules, move: Integers, column: Integers,
+) -> None:  # fmt: skip
     """Keep the best of the active prefixes and the candidates, scaled by the best probability."""
     count = progress.prefixes
     floor = max(best * rules.cutoff, _LEAST)
@@ -615,9 +523,9 @@ def _read_blank(prefixes: Records, active: Integers, count: int) -> None:
 
 @compiled_core
 def _read_frames(
-    log_probs: npt.NDArray[np.float32], begin: int, beam: Beam, scorer: Scorer, scratch: Scratch
+    log_probs: npt.NDArray[np.float32], begin: int, beam: Beam, scorer: Scorer, scratch: Any
 ) -> int:
-    """Implement `read_frames` with preallocated working memory."""
+    """Implement `read_frames` with the working memory that it allocates."""
     # The functions called once per frame take single arrays: passing these tuples on instead was
     # measured to cost 7 to 34 % of the time.
     prefixes, active, free, history, progress_array = beam
@@ -695,19 +603,20 @@ def read_frames(log_probs: npt.NDArray[np.float32], begin: int, beam: Beam, scor
     size = 16
     while size < 8 * width:
         size *= 2
-    by_hash = np.empty(size, _ENTRY)
-    by_key = np.empty(size, _ENTRY)
+    by_hash = np.empty(size, _ENTRY)  # slots of prefixes by hash
+    by_key = np.empty(size, _ENTRY)  # indices of active prefixes by recombination key
     for e in range(size):
         by_hash[e].frame = by_key[e].frame = -1
-    scratch = Scratch(
-        np.zeros(most, np.int32),
-        np.zeros(symbols, np.int32),
-        np.zeros(symbols),
+    scratch = (
+        np.zeros(most, np.int32),  # tokens: likely symbols of the frame
+        np.zeros(symbols, np.int32),  # positions: index of each symbol in `tokens`
+        np.zeros(symbols),  # symbol_probs: probability of each likely symbol, 0 for others
+        # taken: last frame in which this extension (slot, index in `tokens`) already existed
         np.full((len(beam.prefixes), max(most, 1)), np.int64(-1)),
-        np.empty(width * (most + 1), _CANDIDATE),
-        np.empty(width * (most + 2)),
-        np.empty(width * (most + 2)),
-        np.empty(_BUCKETS, np.int32),
+        np.empty(width * (most + 1), _CANDIDATE),  # candidates
+        np.empty(width * (most + 2)),  # probabilities of the active prefixes, then of candidates
+        np.empty(width * (most + 2)),  # ties: probabilities in the bucket that is sorted
+        np.empty(_BUCKETS, np.int32),  # buckets: number of probabilities in each
         by_hash,
         by_key,
     )
@@ -718,7 +627,7 @@ def read_frames(log_probs: npt.NDArray[np.float32], begin: int, beam: Beam, scor
 def finish(beam: Beam, finals: Records, scorer: Scorer) -> None:
     """Fill in `finals` (FINAL, one per active prefix): the results if the utterance ends now."""
     prefixes, active, count = beam.prefixes, beam.active, beam.progress[0].prefixes
-    rules, lexicon, ngrams, hotwords = scorer
+    rules, lexicon, ngrams, (move, column, factors, _) = scorer
     best = 0.0
     for drop in range(2):  # if no open word may end here, all of them are dropped
         for a in range(count):
@@ -726,15 +635,13 @@ def finish(beam: Beam, finals: Records, scorer: Scorer) -> None:
             final.slot, final.drop, final.hash = active[a], drop, prefix.hash
             final.last_word, final.earlier_word = prefix.last_word, prefix.earlier_word
             probability = prefix.p_blank + prefix.p_symbol
-            probability *= hotwords.factors[prefix.hotword_state, 1]
+            probability *= factors[prefix.hotword_state, 1]
             state = prefix.lm_state
             if prefix.open_word != 0 and drop == 0:
                 if math.isnan(prefix.word_factor):
                     _score_open_word(prefix, rules, lexicon, ngrams)
-                hot = hotwords.move[prefix.hotword_state, hotwords.column[rules.space]]
-                probability *= (
-                    prefix.word_factor * hotwords.factors[hot, 0] * hotwords.factors[hot, 1]
-                )
+                hot = move[prefix.hotword_state, column[rules.space]]
+                probability *= prefix.word_factor * factors[hot, 0] * factors[hot, 1]
                 state = prefix.next_lm_state
                 final.hash = _mix(prefix.hash, rules.space)
                 final.last_word, final.earlier_word = prefix.open_word, prefix.last_word
@@ -765,20 +672,17 @@ def finish(beam: Beam, finals: Records, scorer: Scorer) -> None:
 
 @compiled_core
 def trace_words(
-    history: Records,
-    prefix: Record,
-    begin: int,
-    separator: int,
-    code_points: npt.NDArray[np.uint32],
-    trace: Trace,
-) -> tuple[int, int]:
-    """Write the words of a prefix into `trace`, backward from the end of each array.
+    history: Records, prefix: Record, begin: int, separator: int,
+    code_points: npt.NDArray[np.uint32], letters: npt.NDArray[np.uint32], first_frames: Longs,
+    last_frames: Longs, posteriors: Floats,
+) -> tuple[int, int]:  # fmt: skip
+    """Write the words of a prefix backward from the end of the last four arrays.
 
     The words are those after the history node `begin`, which is a separator, or 0 for all words.
-    `code_points` (V,) holds the character of each symbol. Returns how many letters (with the spaces
-    between words) and how many words were written.
+    `code_points` (V,) holds the character of each symbol. `letters` takes the code points of the
+    text, the others a number per word; a posterior is -1 until the words after it have confirmed
+    it. Returns how many letters (with the spaces between words) and how many words were written.
     """
-    letters, first_frames = trace.letters, trace.first_frames
     at, words = len(letters), len(first_frames)
     symbol, node = prefix.last_symbol, prefix.parent_node
     first_frame, last_frame, posterior = prefix.first_frame, prefix.last_frame, prefix.posterior
@@ -795,16 +699,15 @@ def trace_words(
                     at -= 1
                     letters[at] = 32  # code point of the space
                 words -= 1
-                trace.last_frames[words], trace.posteriors[words] = last_frame, this_word
+                last_frames[words], posteriors[words] = last_frame, this_word
                 inside = True
             at -= 1
             letters[at], first_frames[words] = code_points[symbol], first_frame
         if node == begin:
             return len(letters) - at, len(first_frames) - words
-        symbol, first_frame, last_frame = (
-            history[node].symbol, history[node].first_frame, history[node].last_frame
-        )  # fmt: skip
-        posterior, node = history[node].posterior, history[node].parent
+        before = history[node]
+        first_frame, last_frame = before.first_frame, before.last_frame
+        symbol, posterior, node = before.symbol, before.posterior, before.parent
 
 
 @compiled

@@ -4,13 +4,12 @@ The log-probabilities are computed once; a trial only decodes them again.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from scipy.stats import qmc
+from scipy.stats import binned_statistic_2d, qmc
 
 from asr.decoder.beam import BeamDecoder
 from asr.decoder.confidence import Floats, fit_confidence, label_words
@@ -19,12 +18,7 @@ from asr.decoder.hypothesis import Hypothesis
 from asr.errors import DataError
 from asr.scoring import Report, score
 
-RANGES = {
-    "alpha": (0.05, 1.2),
-    "beta": (-1.0, 5.0),
-    "unknown": (-12.0, 0.0),
-    "prior": (0.0, 0.8),
-}
+RANGES = {"alpha": (0.05, 1.2), "beta": (-1.0, 5.0), "unknown": (-12.0, 0.0), "prior": (0.0, 0.8)}
 """Ranges of the first trials; the best weights may lie outside."""
 
 LEAST_SHARE = 1e-5
@@ -58,16 +52,13 @@ class Tuning:
         alphas = np.array([trial.alpha for trial in self.trials])
         betas = np.array([trial.beta for trial in self.trials])
         wers = 100 * np.array([trial.wer for trial in self.trials])
-        row_edges, column_edges = _edges(alphas, columns), _edges(betas, columns)
-        rows = _find_cells(alphas, row_edges)
-        cells = _find_cells(betas, column_edges)
-        lines = ["alpha \\ beta" + "".join(f"{edge:>8.2f}" for edge in _middles(column_edges))]
-        for row, middle in enumerate(_middles(row_edges)):
-            line = f"{middle:>12.2f}"
-            for cell in range(columns):
-                here = wers[(rows == row) & (cells == cell)]
-                line += f"{here.min():>8.2f}" if len(here) else f"{'.':>8}"
-            lines.append(line)
+        spans = [(values.min(), values.max() + 1e-9) for values in (alphas, betas)]
+        lowest, *edges, _ = binned_statistic_2d(alphas, betas, wers, "min", columns, spans)
+        rows, cells = ((edge[1:] + edge[:-1]) / 2 for edge in edges)  # their middles
+        lines = ["alpha \\ beta" + "".join(f"{cell:>8.2f}" for cell in cells)]
+        for row, values in zip(rows, lowest, strict=True):
+            shown = ["." if math.isnan(wer) else f"{wer:.2f}" for wer in values]
+            lines.append(f"{row:>12.2f}" + "".join(f"{text:>8}" for text in shown))
         return "\n".join(lines)
 
 
@@ -116,45 +107,29 @@ def tune(
         return found, score(texts, hypotheses, profile)
 
     best = replace(decoder.config, priors=measure_priors(log_probs))
-    search = _Search(best, names, trials, seed)
+    low, high = np.array([RANGES[name] for name in names]).T
+    spread = qmc.scale(qmc.Halton(len(names), seed=seed).random(max(1, trials // 2)), low, high)
+    random = np.random.default_rng(seed)
+    steps = (high - low) / 6
     done: list[Trial] = []
     fewest = math.inf
-    for config in search:
+    config = best
+    for number in range(trials):
+        if 1 <= number <= len(spread):
+            config = _replace_weights(best, names, spread[number - 1])
+        elif number:
+            center = np.array([getattr(best, name) for name in names])
+            step = random.normal(size=len(names)) * steps
+            config = _replace_weights(best, names, center + step)
+            steps = steps * _SHRINK
         report = decode(config)[1]
         weights = (config.alpha, config.beta, config.unknown, config.prior)
         done.append(Trial(*weights, report.wer, report.errors))
         on_trial(done[-1])
         if report.errors < fewest:
-            search.best, fewest = config, report.errors
-    posteriors = replace(search.best, confidence_slope=1.0, confidence_offset=0.0)
-    found, report = decode(posteriors)
-    return Tuning(tuple(done), _fit_confidence(search.best, found, report), report)
-
-
-class _Search:
-    """The settings to try, one after the other; the caller sets the `best` so far."""
-
-    def __init__(self, start: DecoderConfig, names: list[str], trials: int, seed: int) -> None:
-        self.best = start
-        self._start, self._names, self._trials, self._seed = start, names, trials, seed
-
-    def __iter__(self) -> Iterator[DecoderConfig]:
-        names = self._names
-        low, high = np.array([RANGES[name] for name in names]).T
-        halton = qmc.Halton(len(names), seed=self._seed)
-        spread = qmc.scale(halton.random(max(1, self._trials // 2)), low, high)
-        random = np.random.default_rng(self._seed)
-        steps = (high - low) / 6
-        for number in range(self._trials):
-            if number == 0:
-                yield self._start
-            elif number <= len(spread):
-                yield _replace_weights(self.best, names, spread[number - 1])
-            else:
-                center = np.array([getattr(self.best, name) for name in names])
-                step = random.normal(size=len(names)) * steps
-                yield _replace_weights(self.best, names, center + step)
-                steps = steps * _SHRINK
+            best, fewest = config, report.errors
+    found, report = decode(replace(best, confidence_slope=1.0, confidence_offset=0.0))
+    return Tuning(tuple(done), _fit_confidence(best, found, report), report)
 
 
 def _fit_confidence(
@@ -185,28 +160,15 @@ def measure_priors(log_probs: Mapping[str, Any]) -> list[float]:
 
 def _has_effect(decoder: BeamDecoder, name: str) -> bool:
     """Return whether a weight changes what the decoder finds."""
-    return {
-        "alpha": decoder.language_model is not None,
-        "beta": decoder.uses_words,
-        "unknown": decoder.uses_words and not decoder.config.strict,
-        "prior": decoder.uses_words,
-    }[name]
+    if name == "alpha":
+        return decoder.language_model is not None
+    return decoder.uses_words and not (name == "unknown" and decoder.config.strict)
 
 
 def _replace_weights(config: DecoderConfig, names: list[str], point: Floats) -> DecoderConfig:
     """`config` with other weights, rounded to the digits that matter."""
-    values = {name: round(float(value), 3) for name, value in zip(names, point, strict=True)}
-    values = {name: abs(v) if name in ("alpha", "prior") else v for name, v in values.items()}
-    return DecoderConfig(**{**asdict(config), **values})
-
-
-def _edges(values: Floats, cells: int) -> Floats:
-    return np.linspace(values.min(), values.max() + 1e-9, cells + 1)
-
-
-def _middles(edges: Floats) -> Floats:
-    return (edges[1:] + edges[:-1]) / 2
-
-
-def _find_cells(values: Floats, edges: Floats) -> npt.NDArray[np.int64]:
-    return np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+    values: dict[str, Any] = {}
+    for name, value in zip(names, point, strict=True):
+        rounded = round(float(value), 3)
+        values[name] = abs(rounded) if name in ("alpha", "prior") else rounded
+    return replace(config, **values)

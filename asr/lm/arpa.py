@@ -77,15 +77,13 @@ def format_arpa(order: int, ngrams: NGrams, spelled: Bytes) -> Iterator[bytes]:
         yield f"ngram {length}={count}\n".encode()
     line_feeds = np.flatnonzero(spelled == _LINE_FEED)
     word_starts = np.concatenate(([0], line_feeds + 1, [len(spelled) + 1]))
-    longest_line = 64 + order * int(np.diff(word_starts).max())
-    out = np.empty(_BLOCK_BYTES + longest_line, np.uint8)
+    room = 64 + order * int(np.diff(word_starts).max())  # for the longest line
+    out = np.empty(_BLOCK_BYTES + room, np.uint8)
     for length in range(1, order + 1):
         yield f"\n\\{length}-grams:\n".encode()
         path = np.array(starts[:length], np.int32)
         while path[-1] < starts[length]:
-            used = _print_ngrams(
-                ngrams, path, starts[length], spelled, word_starts, out, longest_line
-            )
+            used = _print_ngrams(ngrams, path, starts[length], spelled, word_starts, out, room)
             yield out[:used].tobytes()
     yield b"\n\\end\\\n"
 
@@ -110,12 +108,10 @@ def _find_slot(spellings: _Spellings, block: Bytes, start: int, end: int) -> int
     while spellings.slots[slot]:
         at = spellings.starts[spellings.slots[slot] - 1]
         if spellings.starts[spellings.slots[slot]] - at == end - start + 1:
-            same = True
-            for index in range(start, end):
-                if spellings.spelled[at + index - start] != block[index]:
-                    same = False
-                    break
-            if same:
+            index = start
+            while index < end and spellings.spelled[at + index - start] == block[index]:
+                index += 1
+            if index == end:
                 break
         slot = (slot + 1) & mask
     return slot
@@ -164,29 +160,19 @@ def _parse_number(block: Bytes, start: int, end: int) -> float:
 @compiled
 def _next_field(block: Bytes, start: int, end: int) -> tuple[int, int]:
     """Start and end of the first field of block[start:end]; they are equal if there is none."""
-    while start < end and _is_blank(block[start]):
+    while start < end and block[start] in (_SPACE, _TAB, _RETURN):
         start += 1
     stop = start
-    while stop < end and not _is_blank(block[stop]):
+    while stop < end and block[stop] not in (_SPACE, _TAB, _RETURN):
         stop += 1
     return start, stop
 
 
 @compiled
-def _is_blank(character: int) -> bool:
-    return character in (_SPACE, _TAB, _RETURN)
-
-
-@compiled
 def _parse_ngrams(
-    block: Bytes,
-    begin: int,
-    spellings: _Spellings,
-    words: Int32,
-    log_prob: Float32,
-    backoff: Float32,
-    row: int,
-) -> tuple[int, int, int, int, int]:
+    block: Bytes, begin: int, spellings: _Spellings, words: Int32, log_prob: Float32,
+    backoff: Float32, row: int,
+) -> tuple[int, int, int, int, int]:  # fmt: skip
     """Parse the lines of block[begin:] that are n-grams into the rows from `row` on.
 
     The words of unigrams are added to `spellings`. Returns the start of the line at which parsing
@@ -262,10 +248,13 @@ class _Reader:
 
     def read(self) -> tuple[int, NGrams, Bytes]:
         counts = self._read_counts()
-        unigrams, spellings = self._read_unigrams(counts)
-        spelled, words = self._number_words(spellings)
-        unigrams.words[:, 0] = spellings.ids
-        tables = itertools.chain([unigrams], self._read_higher_orders(counts, spellings))
+        slots = np.zeros(1 << (2 * counts[0]).bit_length(), np.int32)
+        starts, ids = np.zeros(counts[0] + 1, np.int64), np.zeros(counts[0], np.int32)
+        self.spellings = _Spellings(slots, starts, ids, np.zeros(0, np.uint8))
+        unigrams = self._read_table(1, counts)
+        spelled, words = self._number_words()
+        unigrams.words[:, 0] = self.spellings.ids
+        tables = itertools.chain([unigrams], self._read_higher_orders(counts))
         order, ngrams = build(tables, words, self._locate)
         return order, ngrams, np.frombuffer(bytearray(spelled), np.uint8)
 
@@ -323,45 +312,29 @@ class _Reader:
                     "do, and is not a binary of asr); use another file"
                 )
         counts: list[int] = []
-        while match := re.fullmatch(
-            r"ngram\s+(\d{1,18})\s*=\s*(\d{1,18})", line := self._next_content()
-        ):
+        pattern = re.compile(r"ngram\s+(\d{1,18})\s*=\s*(\d{1,18})")
+        while match := pattern.fullmatch(line := self._next_content()):
             counts.append(int(match[2]))
             if int(match[1]) != len(counts):
                 raise self._error(f"counts {match[1]}-grams, but {len(counts)}-grams come next")
-        self._expect_heading(line, 1)
+        self._expect("\\1-grams:", line)
         if not counts or sum(counts) > _MOST_NODES:
             raise self._error(
                 f"ends a header of {sum(counts)} n-grams; only 1 to {_MOST_NODES} can be read"
             )
         return counts
 
-    def _expect_heading(self, line: str, order: int) -> None:
-        if line != f"\\{order}-grams:":
-            raise self._error(f"is {line[:60]!r}, but '\\{order}-grams:' is expected")
+    def _expect(self, expected: str, line: str) -> None:
+        if line != expected:
+            raise self._error(f"is {line[:60]!r}, but '{expected}' is expected")
 
-    def _read_unigrams(self, counts: list[int]) -> tuple[NGramTable, _Spellings]:
-        """The unigrams and their words."""
-        slots = 1 << (2 * counts[0]).bit_length()
-        spellings = _Spellings(
-            np.zeros(slots, np.int32),
-            np.zeros(counts[0] + 1, np.int64),
-            np.zeros(counts[0], np.int32),
-            np.zeros(0, np.uint8),
-        )
-        return self._read_table(1, counts, spellings)
-
-    def _read_higher_orders(self, counts: list[int], spellings: _Spellings) -> Iterator[NGramTable]:
+    def _read_higher_orders(self, counts: list[int]) -> Iterator[NGramTable]:
         for order in range(2, len(counts) + 1):
-            self._expect_heading(self._next_content(), order)
-            yield self._read_table(order, counts, spellings)[0]
-        line = self._next_content()
-        if line != "\\end\\":
-            raise self._error(f"is {line[:60]!r}, but '\\end\\' is expected")
+            self._expect(f"\\{order}-grams:", self._next_content())
+            yield self._read_table(order, counts)
+        self._expect("\\end\\", self._next_content())
 
-    def _read_table(
-        self, order: int, counts: list[int], spellings: _Spellings
-    ) -> tuple[NGramTable, _Spellings]:
+    def _read_table(self, order: int, counts: list[int]) -> NGramTable:
         """The n-grams of one order, up to the next heading."""
         count = counts[order - 1]
         words = np.empty((count, order), np.int32)
@@ -372,10 +345,11 @@ class _Reader:
         while True:
             begin, first_row = self.at, row
             if order == 1:
-                spellings = _make_room(spellings, row, len(self.block) - begin)
+                self._make_room(row, len(self.block) - begin)
             self.at, row, status, start, stop = _parse_ngrams(
-                np.frombuffer(self.block, np.uint8), begin, spellings, words, log_prob, backoff, row
-            )
+                np.frombuffer(self.block, np.uint8), begin, self.spellings, words, log_prob,
+                backoff, row,
+            )  # fmt: skip
             if order == 1:
                 self._check_encoding(self.block[begin : self.at])
             self.line += row - first_row
@@ -393,7 +367,15 @@ class _Reader:
         if row < count:
             self.line += 1
             raise self._error(f"ends the {order}-grams after {row}, but the header counts {count}")
-        return NGramTable(words, log_prob, backoff if len(backoff) else None), spellings
+        return NGramTable(words, log_prob, backoff if len(backoff) else None)
+
+    def _make_room(self, entries: int, more_bytes: int) -> None:
+        """Make room for `more_bytes` of further words after `entries` words."""
+        used = int(self.spellings.starts[entries])
+        if used + more_bytes > len(self.spellings.spelled):
+            spelled = np.empty(2 * (used + more_bytes), np.uint8)
+            spelled[:used] = self.spellings.spelled[:used]
+            self.spellings = self.spellings._replace(spelled=spelled)
 
     def _check_encoding(self, lines: bytes) -> None:
         """Check that unigrams are UTF-8; other orders can only contain words of unigrams."""
@@ -416,10 +398,10 @@ class _Reader:
         }
         return self._error(problems[status])
 
-    def _number_words(self, spellings: _Spellings) -> tuple[bytes, int]:
+    def _number_words(self) -> tuple[bytes, int]:
         """Set `spellings.ids`; return the words in id order, as read, and their number."""
-        entries = len(spellings.ids)
-        spelled = spellings.spelled[: spellings.starts[entries]].tobytes().decode()
+        ids = self.spellings.ids
+        spelled = self.spellings.spelled[: self.spellings.starts[-1]].tobytes().decode()
         words = spelled.split("\n")[:-1]
         for needed in (BEGIN_WORD, END_WORD):
             if needed not in words:
@@ -429,23 +411,12 @@ class _Reader:
         unknown = [index for index, word in enumerate(words) if word in _UNKNOWN_SPELLINGS]
         if len(unknown) > 1:
             raise LanguageError(f"{self.name} has two unigrams for unknown words; remove one")
-        spellings.ids[:] = np.arange(1, entries + 1)
+        ids[:] = np.arange(1, len(ids) + 1)
         if unknown:
-            spellings.ids[unknown[0]] = 0
-            spellings.ids[unknown[0] + 1 :] -= 1
+            ids[unknown[0]] = 0
+            ids[unknown[0] + 1 :] -= 1
             del words[unknown[0]]
         return "\n".join([UNKNOWN_WORD, *words]).encode(), len(words) + 1
-
-
-def _make_room(spellings: _Spellings, entries: int, more_bytes: int) -> _Spellings:
-    """`spellings` with room for `more_bytes` of further words."""
-    used = int(spellings.starts[entries])
-    needed = used + more_bytes
-    if needed <= len(spellings.spelled):
-        return spellings
-    spelled = np.empty(2 * needed, np.uint8)
-    spelled[:used] = spellings.spelled[:used]
-    return spellings._replace(spelled=spelled)
 
 
 @compiled
@@ -479,14 +450,9 @@ def _print_number(out: Bytes, at: Integer, value: float) -> Integer:
 
 @compiled
 def _print_ngrams(
-    ngrams: NGrams,
-    path: Int32,
-    stop: int,
-    spelled: Bytes,
-    word_starts: NDArray[np.int64],
-    out: Bytes,
-    room: int,
-) -> int:
+    ngrams: NGrams, path: Int32, stop: int, spelled: Bytes, word_starts: NDArray[np.int64],
+    out: Bytes, room: int,
+) -> int:  # fmt: skip
     """Print n-grams into `out` until node `stop`, or until less than `room` is left.
 
     `path` (order,) holds the nodes from a unigram to the next n-gram, and is advanced. Returns the

@@ -19,19 +19,16 @@ _VERSION = 1
 # Magic, version, order, then the numbers of nodes, of contexts, of entries in the two codebooks,
 # and of bytes in the words.
 _HEADER = struct.Struct("<8s2I5q")
+# Types of the arrays: those of `NGrams`, then the words.
+_KINDS = [np.dtype(code) for code in "i4 i4 i4 f4 f4 u2 u2 f4 f4 u1".split()]
 _ALIGNMENT = 64
 _BOOK_ENTRIES = 1 << 16  # number of different uint16 codes
 
 
 def write_binary(file: IO[bytes], order: int, ngrams: NGrams, spelled: Bytes) -> None:
     """Write a model; `spelled` holds the words in id order as UTF-8, joined by line feeds."""
-    sizes = (
-        len(ngrams.word),
-        len(ngrams.first_child) - 1,
-        len(ngrams.log_prob_book),
-        len(ngrams.backoff_book),
-        len(spelled),
-    )
+    books = len(ngrams.log_prob_book), len(ngrams.backoff_book)
+    sizes = (len(ngrams.word), len(ngrams.first_child) - 1, *books, len(spelled))
     file.write(_HEADER.pack(MAGIC, _VERSION, order, *sizes))
     for (offset, _, _), array in zip(_list_sections(*sizes)[0], [*ngrams, spelled], strict=True):
         file.write(bytes(offset - file.tell()))
@@ -64,7 +61,7 @@ def read_binary(name: str) -> tuple[int, NGrams, Bytes]:
             f"{size}); copy it again"
         )
     arrays: list[NDArray[Any]] = [
-        file[offset : offset + length * np.dtype(kind).itemsize].view(kind)
+        file[offset : offset + length * kind.itemsize].view(kind)
         for offset, length, kind in sections
     ]
     ngrams = NGrams(*arrays[:-1])
@@ -75,15 +72,11 @@ def read_binary(name: str) -> tuple[int, NGrams, Bytes]:
 
 def quantize_ngrams(ngrams: NGrams) -> NGrams:
     """The same n-grams with codes into codebooks instead of float32 numbers."""
+    empty = np.zeros(0, np.float32)
     log_prob_code, log_prob_book = _quantize(ngrams.log_prob)
     backoff_code, backoff_book = _quantize(ngrams.backoff)
-    return ngrams._replace(
-        log_prob=np.zeros(0, np.float32),
-        backoff=np.zeros(0, np.float32),
-        log_prob_code=log_prob_code,
-        backoff_code=backoff_code,
-        log_prob_book=log_prob_book,
-        backoff_book=backoff_book,
+    return NGrams(
+        *ngrams[:3], empty, empty, log_prob_code, backoff_code, log_prob_book, backoff_book
     )
 
 
@@ -98,26 +91,16 @@ def _quantize(values: Float32) -> tuple[UInt16, Float32]:
 
 def _list_sections(
     nodes: int, contexts: int, log_prob_book: int, backoff_book: int, spelled: int
-) -> tuple[list[tuple[int, int, type]], int]:
+) -> tuple[list[tuple[int, int, np.dtype[Any]]], int]:
     """(offset, length, type) of each array, and the size of the file."""
-    coded = log_prob_book > 0
-    lengths: list[tuple[int, type]] = [
-        (contexts + 1, np.int32),
-        (nodes, np.int32),
-        (nodes, np.int32),
-        (0 if coded else nodes, np.float32),
-        (0 if coded else contexts, np.float32),
-        (nodes if coded else 0, np.uint16),
-        (contexts if coded else 0, np.uint16),
-        (log_prob_book, np.float32),
-        (backoff_book, np.float32),
-        (spelled, np.uint8),
-    ]
+    lengths = [contexts + 1, nodes, nodes]
+    lengths += [0, 0, nodes, contexts] if log_prob_book else [nodes, contexts, 0, 0]
+    lengths += [log_prob_book, backoff_book, spelled]
     sections = []
     end = _HEADER.size
-    for length, kind in lengths:
+    for length, kind in zip(lengths, _KINDS, strict=True):
         offset = -(-end // _ALIGNMENT) * _ALIGNMENT
-        end = offset + length * np.dtype(kind).itemsize
+        end = offset + length * kind.itemsize
         sections.append((offset, length, kind))
     return sections, end
 

@@ -35,7 +35,6 @@ from asr.errors import ConfigError, TextError
 from asr.lm.arpa import GZIP_MAGIC
 from asr.lm.ngrams import BEGIN_WORD, END_WORD, UNKNOWN_WORD, NGramTable
 
-StrPath = str | os.PathLike[str]
 OnProgress = Callable[[str], object]
 Integers = NDArray[np.int32]
 Keys = NDArray[np.int64]
@@ -94,12 +93,9 @@ class EstimationConfig:
             raise ConfigError(
                 f"prune is {prune!r}, longer than the order; use at most {self.order} counts"
             )
-        if self.vocabulary_limit is not None and not (
-            _is_count(self.vocabulary_limit) and self.vocabulary_limit >= 1
-        ):
-            raise ConfigError(
-                f"vocabulary_limit is {self.vocabulary_limit!r}; it must be at least 1, or None"
-            )
+        limit = self.vocabulary_limit
+        if limit is not None and not (_is_count(limit) and limit >= 1):
+            raise ConfigError(f"vocabulary_limit is {limit!r}; it must be at least 1, or None")
 
     def thresholds(self) -> list[int]:
         """The count up to which n-grams are dropped, for each order."""
@@ -107,17 +103,14 @@ class EstimationConfig:
 
 
 def estimate_ngrams(
-    sentences: Iterable[str],
-    config: EstimationConfig,
-    on_progress: OnProgress | None = None,
+    sentences: Iterable[str], config: EstimationConfig, on_progress: OnProgress | None = None
 ) -> tuple[list[str], list[NGramTable]]:
     """Estimate the n-grams of `sentences`; `LanguageModel.estimate` describes the parameters.
 
     Returns:
         The words by id, and a table for each order: the arguments of `LanguageModel.from_ngrams`.
     """
-    report = on_progress or _ignore
-
+    report = on_progress or (lambda _: None)
     report("reading the text")
     words, tokens = _tokenize(sentences)
     known = _select_words(tokens, len(words), config.vocabulary_limit)
@@ -134,7 +127,7 @@ def estimate_ngrams(
     return [words[i] for i in np.flatnonzero(known)], tables
 
 
-def read_sentences(paths: Iterable[StrPath]) -> Iterator[str]:
+def read_sentences(paths: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
     """Read the lines of text files lazily, one sentence per line.
 
     Args:
@@ -211,9 +204,8 @@ def _read_lines(names: list[str]) -> Iterator[str]:
 
 def _open(name: str) -> AbstractContextManager[BufferedReader]:
     if name == STANDARD_INPUT:
-        return nullcontext(
-            cast(BufferedReader, sys.stdin.buffer)
-        )  # nullcontext, because others may still read it
+        # nullcontext, because others may still read it
+        return nullcontext(cast(BufferedReader, sys.stdin.buffer))
     return Path(name).open("rb")
 
 
@@ -277,13 +269,8 @@ def _count_ngrams(tokens: Integers, words: int, order: int) -> Iterator[_Level]:
         occurrences = np.diff(starts, append=len(keys))
         context, word = (part.astype(np.int32) for part in np.divmod(keys[starts], words))
         del keys
-        level = _Level(
-            context,
-            word,
-            ids[positions[starts]],
-            occurrences.astype(np.int32),
-            level.begins[context],
-        )
+        suffix, begins = ids[positions[starts]], level.begins[context]
+        level = _Level(context, word, suffix, occurrences.astype(np.int32), begins)
         yield level
 
         if length < order:
@@ -348,7 +335,14 @@ def _make_tables(levels: list[_Level], known: Flags, thresholds: list[int]) -> l
         kept_below, prob_below, words_below = kept, prob, words
 
     if fallen_back:
-        _warn_of_fallback(fallen_back)
+        names = ", ".join(f"{length}-grams" for length in fallen_back)
+        values = ", ".join(map(str, FALLBACK_DISCOUNTS[1:]))
+        warnings.warn(
+            f"the text is too small or too repetitive to estimate the discounts of the {names}, so "
+            f"{values} are used; use more text, without repeated sentences",
+            EstimationWarning,
+            stacklevel=4,  # the caller of `LanguageModel.estimate`
+        )
     return tables
 
 
@@ -405,21 +399,6 @@ def _interpolate(
 
 def _log(values: Floats) -> NDArray[np.float32]:
     return np.minimum(np.log(values), 0).astype(np.float32)  # rounding can leave a sum above 1
-
-
-def _warn_of_fallback(orders: list[int]) -> None:
-    names = ", ".join(f"{order}-grams" for order in orders)
-    values = ", ".join(map(str, FALLBACK_DISCOUNTS[1:]))
-    warnings.warn(
-        f"the text is too small or too repetitive to estimate the discounts of the {names}, so "
-        f"{values} are used; use more text, without repeated sentences",
-        EstimationWarning,
-        stacklevel=5,  # the caller of `LanguageModel.estimate`
-    )
-
-
-def _ignore(stage: str) -> None:
-    pass
 
 
 def _is_count(value: object) -> bool:

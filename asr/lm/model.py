@@ -178,9 +178,8 @@ class LanguageModel:
                 start = file.peek(len(MAGIC))
                 if start.startswith(MAGIC):
                     return cls(*read_binary(name))
-                if start.startswith(GZIP_MAGIC):
-                    return cls(*read_arpa(gzip.GzipFile(fileobj=file), name))
-                return cls(*read_arpa(file, name))
+                packed = start.startswith(GZIP_MAGIC)
+                return cls(*read_arpa(gzip.GzipFile(fileobj=file) if packed else file, name))
         except (EOFError, zlib.error, gzip.BadGzipFile):
             raise LanguageError(
                 f"{name} is a truncated or damaged gzip file; download it again"
@@ -262,9 +261,7 @@ class LanguageModel:
             if not os.fspath(path).endswith(".gz"):
                 file.writelines(blocks)
                 return
-            with gzip.GzipFile(
-                filename="", mode="wb", fileobj=file, compresslevel=4, mtime=0
-            ) as compressed:
+            with gzip.GzipFile("", "wb", 4, file, mtime=0) as compressed:
                 compressed.writelines(blocks)
 
         write_atomically(path, write)
@@ -309,12 +306,9 @@ class LanguageModel:
             raise LanguageError(
                 "there are no sentences to measure the perplexity on; pass some text"
             )
+        known_words = words - unknown
         return Perplexity(
-            perplexity=_exp(-total / words),
-            perplexity_known=_exp(-total_known / (words - unknown)),
-            words=words,
-            unknown=unknown,
-            sentences=count,
+            _exp(-total / words), _exp(-total_known / known_words), words, unknown, count
         )
 
     def _log_probs(self, sentences: list[str]) -> tuple[Int32, NDArray[np.float64]]:

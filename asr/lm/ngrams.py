@@ -46,10 +46,10 @@ class NGrams(NamedTuple):
     suffix: Int32  # (n,) longest live context after dropping the oldest words; 0 if there is none
     log_prob: Float32  # (n,)
     backoff: Float32  # (L,)
-    log_prob_code: UInt16  # (n,)
-    backoff_code: UInt16  # (L,)
-    log_prob_book: Float32  # value of each code
-    backoff_book: Float32  # value of each code
+    log_prob_code: UInt16 = np.zeros(0, np.uint16)  # (n,)
+    backoff_code: UInt16 = np.zeros(0, np.uint16)  # (L,)
+    log_prob_book: Float32 = np.zeros(0, np.float32)  # value of each code
+    backoff_book: Float32 = np.zeros(0, np.float32)  # value of each code
 
 
 class NGramTable(NamedTuple):
@@ -63,8 +63,7 @@ class NGramTable(NamedTuple):
 @compiled_core
 def _find_child(first_child: Int32, word: Int32, node: Integer, wanted: Integer) -> int:
     """The child of `node` whose word is `wanted`, or -1."""
-    low = first_child[node]
-    end = first_child[node + 1]
+    low, end = first_child[node], first_child[node + 1]
     high = end
     while low < high:
         middle = (low + high) >> 1
@@ -97,8 +96,7 @@ def query(ngrams: NGrams, state: Integer, word: Integer) -> tuple[float, int]:
 
     A state is the node of a live context, or 0 for the empty context. `word` must be a valid id.
     """
-    backoff = 0.0
-    child = -1
+    backoff, child = 0.0, -1
     while state != 0:
         child = _find_child(ngrams.first_child, ngrams.word, state, word)
         if child >= 0:
@@ -229,13 +227,9 @@ def _add_level(levels: list[_Level], table: NGramTable, locate: LocateRow) -> li
     key |= words[:, -1]
     rows = _find_order(key, words.shape[1], locate)
     key = key[rows]
-    level = _Level(
-        context=(key >> 32).astype(np.int32),
-        word=key.astype(np.int32),
-        log_prob=log_prob[rows],
-        backoff=np.zeros(len(key), np.float32) if backoff is None else backoff[rows],
-    )
-    return [*levels, level]
+    context, word = (key >> 32).astype(np.int32), key.astype(np.int32)
+    backoff = np.zeros(len(key), np.float32) if backoff is None else backoff[rows]
+    return [*levels, _Level(context, word, log_prob[rows], backoff)]
 
 
 def _find_order(key: NDArray[Any], order: int, locate: LocateRow) -> NDArray[np.int64] | slice:
@@ -274,9 +268,8 @@ def _find_children(first_child: Int32, word: Int32, nodes: Int32, words: Int32) 
     """Replace each of `nodes` by its child with the word in `words`, or by -1."""
     for index in range(len(nodes)):
         if nodes[index] >= 0:
-            nodes[index] = _find_child(
-                first_child, word, np.int64(nodes[index]), np.int64(words[index])
-            )
+            node, wanted = np.int64(nodes[index]), np.int64(words[index])
+            nodes[index] = _find_child(first_child, word, node, wanted)
 
 
 def _add_contexts(levels: list[_Level], contexts: Int32) -> NGramTable:
@@ -309,10 +302,6 @@ def _join_levels(levels: list[_Level]) -> NGrams:
         suffix=np.zeros(starts[-1], np.int32),
         log_prob=np.concatenate([root, *(level.log_prob for level in levels)]),
         backoff=np.concatenate([root, *(level.backoff for level in levels[:-1])]),
-        log_prob_code=np.zeros(0, np.uint16),
-        backoff_code=np.zeros(0, np.uint16),
-        log_prob_book=np.zeros(0, np.float32),
-        backoff_book=np.zeros(0, np.float32),
     )
 
 
@@ -325,9 +314,7 @@ def _link_suffixes(ngrams: NGrams) -> None:
     """
     for context in range(1, len(ngrams.first_child) - 1):
         for child in range(ngrams.first_child[context], ngrams.first_child[context + 1]):
-            log_prob, state = query(
-                ngrams, np.int64(ngrams.suffix[context]), np.int64(ngrams.word[child])
-            )
-            ngrams.suffix[child] = state
+            state, word = np.int64(ngrams.suffix[context]), np.int64(ngrams.word[child])
+            log_prob, ngrams.suffix[child] = query(ngrams, state, word)
             if np.isnan(ngrams.log_prob[child]):
                 ngrams.log_prob[child] = ngrams.backoff[context] + log_prob
