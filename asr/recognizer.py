@@ -308,8 +308,8 @@ class Recognizer:
         self._resolve(operating_point)
 
     def _resolve(self, operating_point: OperatingPoint | None) -> OperatingPoint:
-        """The operating point with a context for its latency; without both, short recordings are
-        encoded whole. Raises ConfigError if the model cannot work there.
+        """The operating point with a context for its latency; without either, short recordings are
+        read whole. Raises ConfigError if the model cannot work there.
         """
         point = operating_point or OperatingPoint()
         if point.latency_ms is not None:

@@ -144,7 +144,7 @@ def _output_path(given: Input, folder: Path, ending: str) -> Path:
 
 
 def _check_distinct(inputs: list[Input], targets: Sequence[object], problem: str) -> None:
-    """Raise AsrError, with the `problem` of the target, if two recordings have the same one."""
+    """Raise AsrError if two recordings have the same target; `problem` ends the message."""
     first: dict[object, Input] = {}
     for given, target in zip(inputs, targets, strict=True):
         other = first.setdefault(target, given)
