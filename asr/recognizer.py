@@ -235,8 +235,7 @@ class Recognizer:
         the model together, in batches of at most `batch_seconds`, padding included: sources sorted
         by length are processed fastest. Sources are consumed lazily.
         """
-        point = self._resolve(operating_point)
-        found = self._emit_all(sources, batch_seconds, point, None, {})
+        found = self._emit_all(sources, batch_seconds, self._resolve(operating_point), None, {})
         return _finish_each(found, lambda _, segments: list(segments))
 
     def decode(self, segments: Iterable[Segment], decoder: Decoder | None = None) -> Hypothesis:

@@ -94,8 +94,7 @@ def _recognize(
     checkpoint = Checkpoint.read(arguments.checkpoint)
     decoder = options.choose_decoder(arguments, checkpoint)
     recognizer = options.load_recognizer(arguments, checkpoint, *decoder)
-    point = options.choose_operating_point(arguments)
-    if point:
+    if point := options.choose_operating_point(arguments):
         recognizer.check_operating_point(point)
     options.prepare(recognizer)
     if len(inputs) == 1:
