@@ -235,8 +235,7 @@ class Recognizer:
         the model together, in batches of at most `batch_seconds`, padding included: sources sorted
         by length are processed fastest. Sources are consumed lazily.
         """
-        point = self._resolve(operating_point)
-        found = self._emit_all(sources, batch_seconds, point, None, {})
+        found = self._emit_all(sources, batch_seconds, self._resolve(operating_point), None, {})
         return _finish_each(found, lambda _, segments: list(segments))
 
     def decode(self, segments: Iterable[Segment], decoder: Decoder | None = None) -> Hypothesis:
@@ -308,8 +307,8 @@ class Recognizer:
         self._resolve(operating_point)
 
     def _resolve(self, operating_point: OperatingPoint | None) -> OperatingPoint:
-        """The operating point with a context for its latency; without both, short recordings are
-        encoded whole. Raises ConfigError if the model cannot work there.
+        """The operating point with a context for its latency; without either, short recordings are
+        read whole. Raises ConfigError if the model cannot work there.
         """
         point = operating_point or OperatingPoint()
         if point.latency_ms is not None:

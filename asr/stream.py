@@ -273,8 +273,9 @@ def advance_streams(
 
 
 def _decode_ready(streams: Sequence[Stream], errors: dict[int, AsrError]) -> None:
-    """Decode all chunks that are ready in streams without an error; add those that fail to `errors`,
-    by index.
+    """Decode all chunks that are ready, except in streams with one of the `errors`, by index.
+
+    The error of a stream that fails is added to them.
     """
     segments = [stream._segments for stream in streams]
     advanced: set[int] = set()

@@ -263,8 +263,7 @@ def _check_output(output: Path, sources: Sequence[str], quantize: bool) -> None:
     if output.exists() and not output.is_file():
         raise AsrError(f"{output} is a folder or a device; specify a file")
     for source in sources:
-        is_file = source != "-" and os.path.exists(source)
-        if is_file and output.exists() and output.samefile(source):
+        if source != "-" and os.path.exists(source) and output.exists() and output.samefile(source):
             raise AsrError(f"{output} would be written over {source}; choose another file")
     check_writable(output)
 

@@ -68,6 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_CODE
 
 
+class _Version(argparse.Action):
+    """Unlike argparse's own action, this one does not ignore that stdout cannot be written."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"asr {__version__}")
+        parser.exit()
+
+
 def _build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     """The parser of all commands; only the module of the command in `argv` is imported."""
     parser = argparse.ArgumentParser(
@@ -75,8 +83,7 @@ def _build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         description="Speech recognition with an LSTM acoustic model and CTC.",
         allow_abbrev=False,
     )
-    version, purpose = f"asr {__version__}", "show the version and exit"
-    parser.add_argument("--version", action="version", version=version, help=purpose)
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     named = next((word for word in argv if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():

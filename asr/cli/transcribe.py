@@ -94,8 +94,7 @@ def _recognize(
     checkpoint = Checkpoint.read(arguments.checkpoint)
     decoder = options.choose_decoder(arguments, checkpoint)
     recognizer = options.load_recognizer(arguments, checkpoint, *decoder)
-    point = options.choose_operating_point(arguments)
-    if point:
+    if point := options.choose_operating_point(arguments):
         recognizer.check_operating_point(point)
     options.prepare(recognizer)
     if len(inputs) == 1:
@@ -144,7 +143,7 @@ def _output_path(given: Input, folder: Path, ending: str) -> Path:
 
 
 def _check_distinct(inputs: list[Input], targets: Sequence[object], problem: str) -> None:
-    """Raise AsrError, with the `problem` of the target, if two recordings have the same one."""
+    """Raise AsrError if two recordings have the same target; `problem` ends the message."""
     first: dict[object, Input] = {}
     for given, target in zip(inputs, targets, strict=True):
         other = first.setdefault(target, given)

@@ -352,6 +352,7 @@ class TestSubtitles:
             text = " ".join(word.text for word in found)
             hypothesis = Hypothesis(text, found, 0.5, -1.0)
             fake = SimpleNamespace(
+                decoder=None,
                 transcribe=lambda *_, **__: hypothesis,
                 transcribe_many=lambda sources, **_: (
                     (i, hypothesis) for i, _ in enumerate(sources)
