@@ -221,7 +221,8 @@ def advance_models(streams: Sequence[EmissionStream]) -> list[npt.NDArray[np.flo
     if not streams:
         return []
     model = streams[0].model
-    _feed_encoders([stream for stream in streams if stream.ready])
+    if ready := [stream for stream in streams if stream.ready]:
+        _feed_encoders(ready)
     frames = advance_encoders([stream._encoder for stream in streams])  # (n, H) each
     log_probs = model._log_probs(torch.cat(frames)).cpu().numpy()  # (sum of n, V)
     edges = np.cumsum([len(rows) for rows in frames])
@@ -230,8 +231,6 @@ def advance_models(streams: Sequence[EmissionStream]) -> list[npt.NDArray[np.flo
 
 def _feed_encoders(streams: Sequence[EmissionStream]) -> None:
     """Compute the features that each stream's next chunk needs and pass them to its encoder."""
-    if not streams:
-        return
     stack = streams[0].model.encoder.config.stack
     counts = [min(s._features.frames, s._encoder.missing_frames * stack) for s in streams]
     found = advance_features([stream._features for stream in streams], counts)

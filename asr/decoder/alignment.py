@@ -78,8 +78,7 @@ def align(
     is_symbol = path[starts] != BLANK_ID
     starts, ends, highest = starts[is_symbol], ends[is_symbol], highest[is_symbol]  # (U,) each
 
-    found = []
-    first = 0
+    found, first = [], 0
     symbols = []  # log-probabilities of the symbols of each word
     for word in words:
         after = first + len(word)

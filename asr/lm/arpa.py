@@ -42,7 +42,6 @@ _COMMENT_BYTES = 1 << 20  # longest text before the line \data\
 _MOST_NODES = 2**31 - 2  # node numbers are int32
 _TAB, _LINE_FEED, _RETURN, _SPACE, _BACKSLASH = b"\t\n\r \\"
 _PLUS, _MINUS, _POINT, _ZERO, _NINE, _SMALL_E, _LARGE_E = b"+-.09eE"
-_UNKNOWN_SPELLINGS = (UNKNOWN_WORD, "<UNK>")
 
 # Why `_parse_ngrams` stopped: the end of the block, a line that is not an n-gram, or an error.
 _END_OF_BLOCK, _OTHER_LINE = 0, 1
@@ -408,7 +407,7 @@ class _Reader:
                 raise LanguageError(
                     f"{self.name} has no unigram {needed}; use a model with sentence boundaries"
                 )
-        unknown = [index for index, word in enumerate(words) if word in _UNKNOWN_SPELLINGS]
+        unknown = [i for i, word in enumerate(words) if word in (UNKNOWN_WORD, "<UNK>")]
         if len(unknown) > 1:
             raise LanguageError(f"{self.name} has two unigrams for unknown words; remove one")
         ids[:] = np.arange(1, len(ids) + 1)

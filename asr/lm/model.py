@@ -44,7 +44,6 @@ from asr.lm.ngrams import (
 
 FilePath = str | os.PathLike[str]
 
-_LARGEST_EXPONENT = 709.0  # exp of more overflows a double
 _BATCH_SENTENCES = 10_000  # number of sentences scored at a time
 
 
@@ -357,4 +356,4 @@ def find_kind(path: FilePath) -> str:
 
 
 def _exp(exponent: float) -> float:
-    return math.exp(exponent) if exponent < _LARGEST_EXPONENT else math.inf
+    return math.exp(exponent) if exponent < 709 else math.inf  # exp of more overflows a double
