@@ -1,7 +1,6 @@
 """Fixtures that many tests need."""
 
 import io
-import multiprocessing
 import signal
 import sys
 from collections.abc import Iterator
@@ -46,26 +45,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             name = item.path.relative_to(ROOT / "tests").as_posix()
             if name.startswith(SLOW):
                 item.add_marker(pytest.mark.slow)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def quick_launch() -> Iterator[None]:
-    """Fork the processes of a training from a server that has imported torch once.
-
-    `launch` spawns them, and each would spend four seconds on imports. Programs that tests start
-    are not affected.
-    """
-    from torch.distributed.launcher import api
-
-    multiprocessing.set_forkserver_preload(["torch", "torch._dynamo"])
-    spawning = api.LaunchConfig
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            api,
-            "LaunchConfig",
-            lambda **values: spawning(**values | {"start_method": "forkserver"}),
-        )
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ In compiled code `prefixes[slot]` is a reference: its fields can be read and set
 """
 
 import math
+import sys
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,7 +93,9 @@ PROGRESS = record_type(
 _ENTRY = record_type(key=np.int64, frame=np.int64, slot=np.int64)
 
 _BUCKETS = 256
-_LEAST = 5e-324  # smallest positive float; prefixes below it have probability 0
+# Prefixes below it have probability 0. It is the smallest normal float: a training flushes denormal
+# numbers, and what it compiles, or decodes, would take a smaller constant for 0.
+_LEAST = sys.float_info.min
 LIFT = 1e3  # assumed bound on how far a word's factor exceeds its look-ahead charge
 EMPTY_HASH = 12345  # hash of the empty prefix; any number but 0
 

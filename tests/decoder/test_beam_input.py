@@ -266,3 +266,17 @@ class TestExtremes:
                 assert hypothesis.text == greedy.text
                 assert [w[:3] for w in hypothesis.words] == [w[:3] for w in greedy.words]
                 assert hypothesis.score == close(0.0)
+
+    @pytest.mark.parametrize("beam_range", [12.0, math.inf])
+    def test_flushed_denormals_change_nothing(self, beam_range: float) -> None:
+        """Training flushes them, also while it decodes the dev set or compiles the search."""
+        decoder = BeamDecoder(LARGER, SECONDS, beam_config(beam=3, beam_range=beam_range))
+        log_probs = emit("ab-b  c--a" * 30, LARGER, posterior=1.0)
+        before = decoder.decode(log_probs)
+        assert before.text
+        torch.set_flush_denormal(True)
+        try:
+            flushed = decoder.decode(log_probs)
+        finally:
+            torch.set_flush_denormal(False)
+        assert flushed == before
