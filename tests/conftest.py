@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # them out.
 SLOW = (
     "compatibility",
+    "doctor/test_examination.py",
     "recipes",
     "runtime",
     "scripts",

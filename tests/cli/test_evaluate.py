@@ -110,6 +110,7 @@ class TestEvaluate:
         assert lines[0] == "asr: 2 of 8 recordings failed:"
         assert [line.split(":")[0].strip() for line in lines[1:]] == ["gone", "wrong"]
 
+    @pytest.mark.slow
     def test_two_processes_give_what_one_gives(
         self, run_asr: RunAsr, checkpoint: Path, tmp_path: Path
     ) -> None:

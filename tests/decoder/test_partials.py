@@ -54,6 +54,7 @@ def language_model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     return LanguageModel.read(path)
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 10_000),
     peak=st.sampled_from([0.0, 2.0, 4.0, 8.0]),
