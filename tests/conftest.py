@@ -21,18 +21,30 @@ if TYPE_CHECKING:
     from asr.data.manifest import Utterance
 
 
-# Folders and modules whose tests train models or start processes; `scripts/check --quick` leaves
+# Folders, modules, classes and functions whose tests take seconds; `scripts/check --quick` leaves
 # them out.
 SLOW = (
+    "cli/test_main.py::TestStreams",
+    "cli/test_stream_command.py",
+    "cli/test_train.py",
+    "cli/test_transcribe.py::TestOneReading",
     "compatibility",
-    "doctor/test_examination.py",
+    "data/test_index.py",
+    "data/test_loading.py",
+    "data/test_planning.py::test_librispeech_has_little_padding",
+    "data/test_selection.py",
+    "data/test_synthesis.py",
+    "doctor",
+    "laws/test_architecture.py::test_library_needs_no_torchaudio",
+    "laws/test_readme.py",
     "recipes",
     "runtime",
     "scripts",
-    "training",
-    "laws/test_readme.py",
     "test_experiment.py",
     "test_long_recordings.py",
+    "test_stream.py::test_any_pieces",
+    "test_stream.py::test_sample_by_sample",
+    "training",
 )
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and Python leaves it so.
@@ -42,10 +54,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of `SLOW` as slow."""
     for item in items:
-        if item.path.is_relative_to(ROOT / "tests"):
-            name = item.path.relative_to(ROOT / "tests").as_posix()
-            if name.startswith(SLOW):
-                item.add_marker(pytest.mark.slow)
+        if item.nodeid.removeprefix("tests/").startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -309,7 +309,8 @@ def _check_ogg(file: BinaryIO, name: str) -> None:
     tail = file.read()
     page = tail[tail.rfind(b"OggS") :]
     segments = page[26] if len(page) > 26 else 0
-    if len(page) < 27 + segments + sum(page[27 : 27 + segments]):
+    end = 27 + segments + sum(page[27 : 27 + segments])
+    if len(page) < end or page[end:] in (b"O", b"Og", b"Ogg"):  # the next page has just begun
         raise AudioError(
             f"{name} is cut short (its last page is incomplete); copy or export it again"
         )

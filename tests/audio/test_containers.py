@@ -255,6 +255,13 @@ def test_a_wav_without_its_last_byte_raises_an_error() -> None:
     assert "declares 32,000 bytes of samples, but only 31,999 are present" in error_of(content[:-1])
 
 
+@pytest.mark.parametrize("begun", [1, 2, 3, 10])
+def test_an_ogg_file_cut_where_a_page_begins_raises_an_error(begun: int) -> None:
+    content = encode(speechlike(1), format="OGG", subtype="VORBIS")
+    page = content.rindex(b"OggS")
+    assert "its last page is incomplete" in error_of(content[: page + begun])
+
+
 def test_joined_ogg_files_raise_an_error() -> None:
     content = encode(speechlike(1), format="OGG")
     pages = content.split(b"OggS")

@@ -475,7 +475,6 @@ class Stop(TrainingCallbacks):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_with_an_index_equals_training_with_read_utterances(
     tones: list[Utterance], whole: Path, tmp_path: Path, workers: int
@@ -494,7 +493,6 @@ def test_training_with_an_index_equals_training_with_read_utterances(
     assert_same_run(tmp_path / "cut", whole)
 
 
-@pytest.mark.slow
 def test_processes_share_an_index(tones: list[Utterance], tmp_path: Path) -> None:
     write_manifest(tmp_path / "m.jsonl", tones)
     runtime = RuntimeConfig(device="cpu", processes=2, threads=1, workers=0)

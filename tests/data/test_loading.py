@@ -179,7 +179,6 @@ def test_processes_share_the_same_global_batches(corpus: Corpus, processes: int)
         assert all(share.features.shape[2] == 80 for share in shares)
 
 
-@pytest.mark.slow
 def test_workers_change_nothing(corpus: Corpus) -> None:
     """Law 3: equal batches bit for bit, also across epochs, and unchanged global random states."""
     dataset = corpus.dataset()
@@ -265,7 +264,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 def test_workers_end_with_a_killed_trainer(tmp_path: Path) -> None:
     paths = [str(Path(__file__).parents[level]) for level in (0, 1)]
     script = write_text(tmp_path / "train.py", TRAINER.format(paths=paths, folder=str(tmp_path)))

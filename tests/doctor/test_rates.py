@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import pytest
 from voices import Corpus, named
 
 from asr.doctor.examination import examine
 
 
-@pytest.mark.slow
 def test_a_slow_speaker_does_not_have_wrong_texts(healthy: Corpus, tmp_path: Path) -> None:
     corpus = Corpus(tmp_path, "c", seed=7)
     for number in range(70):
