@@ -7,7 +7,7 @@ The old commit is checked out into a temporary folder, and both trees run side b
 interpreter, on the CPU, with one thread. Compared are
 
 - a small training by recipes/folder/train.py: the loss and the gradient norm of each step, what is
-  measured after each epoch, and at the end weights, their average, optimiser and counters;
+  measured after each epoch, and at the end weights, their average, optimizer and counters;
 - the same training begun by the old commit, killed in the middle of an epoch, ended by the present
   tree;
 - the log-probs and the text of the English model on docs/sample.flac and on other recordings.
