@@ -3,8 +3,9 @@
     path | bytes | pipe --> blocks (n, channels) --> mean of the channels --> soxr --> (N,) float32
 
 soundfile decodes wav, flac, mp3, ogg, opus, aiff, au, sph, w64, caf and others; PyAV decodes mp4 and
-webm containers (extra `media`). Neither reports a recording that is cut short. Therefore the decoded
-length is checked against the header: an error is better than a sentence that silently loses its end.
+webm containers (extra `media`). Neither reports a recording that is cut short, or that goes on behind
+the length in its header. Therefore what is decoded is compared with the header and with the bytes
+that there are: an error is better than a sentence that silently loses its end.
 """
 
 import os
@@ -17,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from asr.audio.containers import TOLERANCE_SECONDS, AudioSource, Recording, Waveform, open_recording
-from asr.audio.mp3 import Block
+from asr.audio.containers import AudioSource, open_recording
+from asr.audio.recording import TOLERANCE_SECONDS, Block, Recording, Waveform
 from asr.errors import AudioError
 
 SAMPLE_RATE = 16_000
