@@ -21,6 +21,7 @@ from asr.audio.mp3 import (
     find_stretches,
     is_mp3,
     measure_frame,
+    silence_dependents,
     skip_tags,
     trim,
 )
@@ -241,7 +242,7 @@ def _decode_mp3(data: bytes, stretch: Stretch) -> Iterator[Block]:
     frame_bytes, frame_samples, at = measure_frame(largest)
     silent = largest.ljust(frame_bytes, b"\0")
     endless = (largest.ljust(at, b"\0") + b"Xing\0\0\0\1\x7f\xff\xff\xff").ljust(frame_bytes, b"\0")
-    frames = data[stretch.start + stretch.xing.frame_bytes : stretch.end]
+    frames = silence_dependents(data[stretch.start + stretch.xing.frame_bytes : stretch.end])
     with _SoundFile(io.BytesIO(endless + silent + frames)) as sound:
         yield from trim(
             sound.read_blocks(), frame_samples - DECODER_DELAY + stretch.skip, stretch.drop

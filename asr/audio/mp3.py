@@ -91,6 +91,7 @@ class Stretch:
     channels: int
     xing: Xing
     sound_frames: int | None
+    last_bytes: int = 0  # of the last frame
     damaged_seconds: float = 0.0
     skip: int = 0
     drop: int = 0
@@ -138,8 +139,15 @@ def find_stretches(data: bytes, start: int) -> list[Stretch]:
         seconds = max(stretch.sound_frames, 1) * _frame_seconds(data, at)
         bytes_per_second = (stretch.end - stretch.start) / seconds
         at = _find_frame(data, stretch.end)
-        rest = _without_tags(data[stretch.end : at])
-        damaged = rest / bytes_per_second if rest > TOLERANCE_SECONDS * bytes_per_second else 0.0
+        damaged = _count_damaged(data, stretch, at) / bytes_per_second
+        if damaged <= TOLERANCE_SECONDS:
+            damaged = 0.0
+        elif (
+            at < len(data) and stretch.sound_frames > 0
+        ):  # the frame before it is probably incomplete
+            stretch.end -= stretch.last_bytes
+            stretch.sound_frames -= 1
+            damaged += _frame_seconds(data, stretch.start)
     for stretches in files:
         _settle_lengths(stretches)
     return [stretch for stretches in files for stretch in stretches]
@@ -193,6 +201,7 @@ def _measure_stretch(data: bytes, start: int) -> Stretch:
         if at + size > len(data):  # cut
             break
         at += size
+        stretch.last_bytes = size
         frames += 1
     if not frames:  # a single frame that is cut
         at = len(data)
@@ -211,16 +220,26 @@ def _find_frame(data: bytes, at: int) -> int:
     return len(data)
 
 
-def _without_tags(data: bytes) -> int:
-    """Return how many of the bytes between frames belong neither to tags nor to padding."""
-    data = data.strip(b"\0")
-    if data[:3] == b"ID3":
-        data = data[skip_tags(data) :].strip(b"\0")
-    if data[-128:-125] == b"TAG":
-        data = data[:-128]
-    if data.startswith((b"APETAGEX", b"LYRICSBEGIN", b"TAG")):
+def _count_damaged(data: bytes, before: Stretch, at: int) -> int:
+    """Return how many bytes from the end of a stretch to the frame at `at` are lost sound.
+
+    They are not if they are tags, or zeros at the end of a file.
+    """
+    rest = data[before.end : at]
+    padded = rest.strip(b"\0")
+    has_tags = padded.startswith(b"ID3") or padded[-128:-125] == b"TAG"
+    if padded[:3] == b"ID3":
+        padded = padded[skip_tags(padded) :].strip(b"\0")
+    if padded[-128:-125] == b"TAG":
+        padded = padded[:-128]
+    if padded.startswith((b"APETAGEX", b"LYRICSBEGIN", b"TAG")):
         return 0
-    return len(data)
+    is_end = (
+        at >= len(data)
+        or _format_of(data, at) != _format_of(data, before.start)
+        or read_xing(data[at : at + 4096]).frame_bytes > 0
+    )
+    return len(padded) if is_end or has_tags else len(rest)
 
 
 def read_xing(data: bytes) -> Xing:
@@ -247,6 +266,28 @@ def read_xing(data: bytes) -> Xing:
         drop = max((delays & 0xFFF) - DECODER_DELAY, 0)
     samples = None if promised is None else max(promised - skip - drop, 0)
     return Xing(frame_bytes, samples, skip, drop)
+
+
+def silence_dependents(data: bytes) -> bytes:
+    """Silence the first frames of a stream that need bytes of frames before it.
+
+    A frame's sound may begin up to 511 bytes earlier (its "bit reservoir"). Without them a decoder
+    prints messages and gives noise. The frames are kept, because later ones need their bytes.
+    """
+    stream = bytearray(data)
+    at = available = 0
+    while is_mp3(data[at : at + 4]):
+        size, _, end = measure_frame(data[at : at + 4])
+        protected = 0 if data[at + 1] & 1 else 2
+        start, end = at + 4 + protected, at + end + protected
+        bits = 9 if (data[at + 1] >> 3) & 3 == 3 else 8
+        if size < 8 or int.from_bytes(data[start : start + 2], "big") >> (16 - bits) <= available:
+            break
+        stream[start:end] = bytes(len(stream[start:end]))  # no sound
+        stream[start : start + 2] = (available << (16 - bits)).to_bytes(2, "big")  # begins there
+        available = min(available + at + size - end, (1 << bits) - 1)
+        at += size
+    return bytes(stream)
 
 
 def trim(blocks: Iterator[Block], skip: int, drop: int) -> Iterator[Block]:

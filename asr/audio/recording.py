@@ -1,6 +1,6 @@
 """An open recording: what its header states, its samples on demand, and what is missing from it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -64,10 +64,18 @@ class Recording:
     def check_gaps(self) -> None:
         """Raise AudioError if a part of the recording is known to be damaged."""
         if self.gaps:
-            start, end = self.gaps[0]
-            raise AudioError(
-                f"{self.name} is damaged between {start:.2f} and {end:.2f} s; copy or export it again"
-            )
+            raise AudioError(f"{self.name} is damaged {_place(self.gaps)}; copy or export it again")
+
+
+def describe_gaps(name: str, gaps: Sequence[tuple[float, float]]) -> str:
+    """Return a sentence on the damaged parts of a recording that was read all the same."""
+    return f"{name} is damaged {_place(gaps)}, and nothing is recognized there; copy or export it again"
+
+
+def _place(gaps: Sequence[tuple[float, float]]) -> str:
+    start, end = gaps[0]
+    place = f"from {start:.2f} to {end:.2f} s" if end > start else f"at {start:.2f} s"
+    return place if len(gaps) == 1 else f"{place} and in {len(gaps) - 1} more places"
 
 
 def silence(frames: int, channels: int) -> Iterator[Block]:
