@@ -1,5 +1,7 @@
 """Containers of sound and video (mp4, webm and their relatives), decoded with PyAV."""
 
+import io
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, BinaryIO
@@ -32,6 +34,8 @@ def open_media(file: BinaryIO, container_format: str, name: str, stack: ExitStac
             f"{name} is an mp4 or webm file and needs an optional package; install it with"
             " pip install 'lstm-asr[media]'"
         ) from error
+    if container_format == "mov":
+        _check_boxes(file, name)
     file.seek(0)
     try:
         container: Any = stack.enter_context(
@@ -57,6 +61,25 @@ def open_media(file: BinaryIO, container_format: str, name: str, stack: ExitStac
         timeline.gaps,
         _describe_choice(container, stream, name),
     )
+
+
+def _check_boxes(file: BinaryIO, name: str) -> None:
+    """Raise AudioError if an mp4 file consists of several, of which FFmpeg decodes only one."""
+    end = file.seek(0, io.SEEK_END)
+    at = movies = 0
+    while at + 16 <= end:
+        file.seek(at)
+        size, kind, long_size = struct.unpack(">I4sQ", file.read(16))
+        movies += kind == b"moov"
+        size = long_size if size == 1 else size or end - at  # 0: to the end
+        if size < 8:
+            return  # damaged
+        at += size
+    if movies > 1:
+        raise AudioError(
+            f"{name} joins several recordings, and only one can be decoded; split it or export it"
+            " again"
+        )
 
 
 def _choose_stream(container: Any, name: str) -> Any:

@@ -90,3 +90,8 @@ def test_pauses_in_the_timeline_are_silent_and_later_sound_keeps_its_time(
         last = np.diff(loud).argmax()
         assert (loud[last], loud[last + 1]) == pytest.approx((at, at + pause), abs=0.06)
     assert len(waveform) == pytest.approx(len(plain) + pause * 16_000, abs=800)
+
+
+def test_joined_mp4_files_are_refused() -> None:
+    content = encode_media("mp4", "aac", 48_000)
+    assert "joins several recordings" in error_of(content + content)
