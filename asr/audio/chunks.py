@@ -24,7 +24,6 @@ _CHUNKS = {
 _WAV = (b"RIFF", b"RIFX", b"RF64", b"BW64")
 _AU = (b".snd", b"dns.")
 _MISCOUNTED_BYTES = 64  # some programs count a header as samples, or leave out a trailing byte
-_HEADER_BYTES = 1 << 16  # in which the samples of a WAV file begin, if its chunks are damaged
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
 
 
