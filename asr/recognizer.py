@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 
 from asr.audio.containers import AudioSource
-from asr.audio.waveform import read_blocks
+from asr.audio.waveform import Condition, read_blocks
 from asr.checkpoint import Checkpoint
 from asr.decoder.alignment import align
 from asr.decoder.build import load_decoder
@@ -214,12 +214,12 @@ class Recognizer:
         cannot be read, which does not stop the others. Raises ConfigError, before anything is read,
         if the model cannot work at the operating point.
         """
-        durations: dict[int, float] = {}
+        conditions: dict[int, Condition] = {}
         point = self._resolve(operating_point)
-        found = self._emit_all(sources, batch_seconds, point, on_progress, durations)
+        found = self._emit_all(sources, batch_seconds, point, on_progress, conditions)
 
         def finish(index: int, segments: Iterable[Segment]) -> Hypothesis:
-            return replace(self.decode(segments), seconds=durations.pop(index))
+            return _describe(self.decode(segments), conditions.pop(index))
 
         return _finish_each(found, finish)
 
@@ -276,13 +276,13 @@ class Recognizer:
             DecodeError: If the transcript does not fit into the recording, or torchaudio is missing.
         """
         text = normalize(transcript, profile)
-        durations: dict[int, float] = {}
-        [(_, segments)] = self._emit_all([source], BATCH_SECONDS, WHOLE, None, durations)
+        conditions: dict[int, Condition] = {}
+        [(_, segments)] = self._emit_all([source], BATCH_SECONDS, WHOLE, None, conditions)
         if isinstance(segments, AsrError):
             raise segments
         [(_, log_probs)] = segments  # (T', V)
         hypothesis = align(log_probs, text, self.vocabulary, self.model.frame_seconds, where)
-        return replace(hypothesis, seconds=durations[0])
+        return _describe(hypothesis, conditions[0])
 
     def stream(
         self, latency_ms: float = STREAM_LATENCY_MS, endpoint: EndpointConfig | None = None
@@ -324,13 +324,13 @@ class Recognizer:
         batch_seconds: float,
         point: OperatingPoint,
         on_progress: OnProgress | None,
-        durations: dict[int, float],
+        conditions: dict[int, Condition],
     ) -> Iterator[tuple[int, Iterable[Segment] | AsrError]]:
         """Yield the segments of each recording; those of a long one are computed when drawn.
 
-        `durations` receives the seconds of each recording once it has been read to its end.
+        `conditions` receives that of each recording once it has been read to its end.
         """
-        read = self._read(sources, self._whole_frames(point), durations)
+        read = self._read(sources, self._whole_frames(point), conditions)
         items = ((seconds, (index, audio)) for index, (seconds, audio) in enumerate(read))
         for batch in group_by_seconds(items, batch_seconds):
             waveforms = [audio for _, audio in batch if isinstance(audio, np.ndarray)]
@@ -394,7 +394,7 @@ class Recognizer:
         return max(point.context.frames, BATCH_SECONDS / self.model.frame_seconds)
 
     def _read(
-        self, sources: Iterable[Source], whole_frames: float, durations: dict[int, float]
+        self, sources: Iterable[Source], whole_frames: float, conditions: dict[int, Condition]
     ) -> Iterator[_Loaded]:
         """Yield the seconds and the waveform (N,) of each recording, or its error.
 
@@ -404,7 +404,7 @@ class Recognizer:
         pending: deque[Future[_Loaded]] = deque()
         try:
             for index, source in enumerate(sources):
-                on_end = partial(durations.__setitem__, index)
+                on_end = partial(conditions.__setitem__, index)
                 pending.append(pool.submit(self._load, source, whole_frames, on_end))
                 if len(pending) > _AHEAD:
                     yield pending.popleft().result()
@@ -414,12 +414,18 @@ class Recognizer:
             pool.shutdown(cancel_futures=True)
 
     def _load(
-        self, source: Source, whole_frames: float, on_end: Callable[[float], object]
+        self, source: Source, whole_frames: float, on_end: Callable[[Condition], object]
     ) -> _Loaded:
         # If the length is known beforehand, the recording counts with it in its batch, so that one
         # that cannot be read leaves the other batches unchanged.
         source, expected = source if isinstance(source, tuple) else (source, None)
-        blocks = read_blocks(source, self.sample_rate, expected_seconds=expected, on_end=on_end)
+        blocks = read_blocks(
+            source,
+            self.sample_rate,
+            expected_seconds=expected,
+            on_end=on_end,
+            keep_damaged=expected is None,
+        )
         begin: list[Waveform] = []
         samples = 0
         try:
@@ -431,6 +437,16 @@ class Recognizer:
         except AsrError as error:
             return expected or 0.0, error
         return expected or samples / self.sample_rate, np.concatenate(begin)
+
+
+def _describe(hypothesis: Hypothesis, condition: Condition) -> Hypothesis:
+    """The hypothesis with what is known about its recording."""
+    return replace(
+        hypothesis,
+        seconds=condition.seconds,
+        gaps=condition.gaps,
+        warnings=condition.warnings,
+    )
 
 
 def _finish_each(

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -58,6 +58,40 @@ def encode(
 ) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, wave, sample_rate, format=format, subtype=subtype)
+    return file.getvalue()
+
+
+def encode_media(
+    format: str,
+    codec: str,
+    sample_rate: int,
+    pauses: Sequence[tuple[float, float]] = (),
+    **metadata: str,
+) -> bytes:
+    """Two seconds of stereo in a container, encoded by PyAV.
+
+    Each of `pauses` is (time in the sound, duration) of a pause in the container's timeline.
+    """
+    av = pytest.importorskip("av")
+    file = io.BytesIO()
+    with av.open(file, "w", format=format) as container:
+        container.metadata.update(metadata)
+        stream = container.add_stream(codec, rate=sample_rate)
+        stream.layout = "stereo"
+        context = stream.codec_context
+        wave = np.tile(sine(2, sample_rate).astype(np.float32), (2, 1))
+        frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout="stereo")
+        frame.sample_rate, frame.pts = sample_rate, 0
+        cutter = av.AudioResampler(
+            context.format.name, "stereo", sample_rate, context.frame_size or 1024
+        )
+        for piece in [*cutter.resample(frame), *cutter.resample(None), None]:
+            for packet in stream.encode(piece):
+                time = float((packet.pts or 0) * packet.time_base)
+                shift = sum(pause for at, pause in pauses if time >= at - 0.02)
+                packet.pts += round(shift / packet.time_base)
+                packet.dts = packet.pts
+                container.mux(packet)
     return file.getvalue()
 
 

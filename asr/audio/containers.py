@@ -2,11 +2,9 @@
 
 import io
 import os
-import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,53 +12,26 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from asr.audio.mp3 import DECODER_DELAY, Block, is_mp3, measure_frame, read_xing, skip_tags, trim
+from asr.audio.chunks import split_chunks
+from asr.audio.flac import split_flac
+from asr.audio.media import open_media
+from asr.audio.mp3 import (
+    DECODER_DELAY,
+    Stretch,
+    find_stretches,
+    is_mp3,
+    measure_frame,
+    silence_dependents,
+    skip_tags,
+    trim,
+)
+from asr.audio.ogg import split_ogg
+from asr.audio.parts import Part, count_frames, join
+from asr.audio.recording import BLOCK_FRAMES, MEDIA_TOLERANCE_SECONDS, Block, Recording
+from asr.audio.section import Section
 from asr.errors import AudioError
 
-BLOCK_FRAMES = 65_536  # samples per channel in a decoded block; larger ones leave the CPU cache
-# Allowed difference from the duration in the header; encoders differ by up to two MP3 frames.
-TOLERANCE_SECONDS = 0.05
-MEDIA_TOLERANCE_SECONDS = 0.25  # mp4 and webm count the codec's delay of up to 0.15 s as duration
-
-Waveform = npt.NDArray[np.float32]  # (N,)
-
-
-@dataclass
-class Recording:
-    """An open recording: the contents of its header, and its samples on demand."""
-
-    name: str
-    sample_rate: int
-    channels: int
-    format: str
-    subtype: str
-    blocks: Iterator[Block]
-    frames: int | None  # samples per channel; None if only decoding can count them
-    estimated_seconds: float = 0.0  # duration in the header if `frames` is None; 0 if unknown
-
-    @property
-    def seconds(self) -> float | None:
-        """The duration stated in the header, or None if it is known only after decoding."""
-        if self.frames is None:
-            return self.estimated_seconds or None
-        return self.frames / self.sample_rate
-
-    def check_length(self, decoded: int, sample_rate: int | None = None) -> None:
-        """Raise AudioError if fewer frames were `decoded` than the header declares.
-
-        The same holds if they are too few for one sample at `sample_rate` (default: the file's own).
-        """
-        if 2 * decoded * (sample_rate or self.sample_rate) < self.sample_rate:  # soxr rounds to 0
-            raise AudioError(f"{self.name} contains no samples; record or export it again")
-        promised = self.seconds or 0.0
-        tolerance = MEDIA_TOLERANCE_SECONDS if self.frames is None else TOLERANCE_SECONDS
-        seconds = decoded / self.sample_rate
-        if promised - seconds > tolerance:
-            raise AudioError(
-                f"{self.name} is damaged or cut short (its header promises {promised:.2f} s, and"
-                f" {seconds:.2f} s can be decoded); copy or export it again"
-            )
-
+_UNKNOWN_FRAMES = 1 << 62  # libsndfile's number of frames of a file that does not state it
 
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO | npt.NDArray[Any] | Recording
 
@@ -144,21 +115,56 @@ def _open_bytes(source: AudioSource, name: str) -> BinaryIO:
 def _choose_decoder(file: BinaryIO, magic: bytes, name: str, stack: ExitStack) -> Recording:
     """Choose the decoder by the file's magic number, ignoring its extension."""
     if magic[4:8] == b"ftyp":
-        return _open_media(file, "mov", name, stack)
+        return open_media(file, "mov", name, stack)
     if magic[:4] == b"\x1aE\xdf\xa3":  # EBML: webm, mkv
-        return _open_media(file, "matroska", name, stack)
+        return open_media(file, "matroska", name, stack)
     if magic[:3] == b"ID3" or is_mp3(magic):
         file.seek(0)
         data = file.read()
         start = skip_tags(data)
         if is_mp3(data[start : start + 4]):
-            return _open_mp3(data, start, name, stack)
-    elif magic[:4] == b"OggS":
-        _check_ogg(file, name)
-    file = _check_size(file, magic, name)
+            return _open_mp3(data, start, name)
+        file, magic = io.BytesIO(data[start:]), data[start : start + 12]
+    if magic[:4] == b"OggS":
+        return _open_sections(split_ogg(file, name), name, stack)
+    if magic[:4] == b"fLaC":
+        return _open_sections(split_flac(file), name, stack)
+    return _open_sections(split_chunks(file, magic[:4], name), name, stack)
+
+
+def _open_sections(sections: list[Section], name: str, stack: ExitStack) -> Recording:
+    """Open the recordings that a file consists of as one."""
+    first = _open_sound(sections[0].file, stack)
+    if len(sections) == 1:
+        frames = None if first.frames >= _UNKNOWN_FRAMES else first.frames
+        recording = first.to_recording(name, frames, first.read_blocks())
+        recording.estimated_seconds = sections[0].stated_frames / first.samplerate
+        return recording
+    parts = [_to_part(section.file) for section in sections]
+    recording = first.to_recording(name, count_frames(parts), iter(()))
+    recording.blocks = join(parts, recording.gaps)
+    recording.estimated_seconds = sum(
+        section.stated_frames / part.sample_rate
+        for section, part in zip(sections, parts, strict=True)
+    )
+    return recording
+
+
+def _open_sound(file: BinaryIO, stack: ExitStack) -> "_SoundFile":
     file.seek(0)
     sound: _SoundFile = stack.enter_context(_SoundFile(_TolerantFile(file)))
-    return sound.to_recording(name, sound.frames, sound.read_blocks())
+    return sound
+
+
+def _to_part(file: BinaryIO) -> Part:
+    def decode() -> Iterator[Block]:
+        with ExitStack() as stack:
+            yield from _open_sound(file, stack).read_blocks()
+
+    with ExitStack() as stack:
+        sound = _open_sound(file, stack)
+        frames = None if sound.frames >= _UNKNOWN_FRAMES else sound.frames
+        return Part(sound.samplerate, sound.channels, frames, decode)
 
 
 class _TolerantFile:
@@ -201,190 +207,43 @@ class _SoundFile(soundfile.SoundFile):  # type: ignore[misc, unused-ignore]
         )
 
 
-# By magic number: offset of the first chunk, length of a chunk's id, struct format of its size,
-# alignment of chunks, and id of the chunk that contains the samples.
-_CHUNKS = {
-    b"RIFF": (12, 4, "<I", 2, b"data"),
-    b"RIFX": (12, 4, ">I", 2, b"data"),
-    b"RF64": (12, 4, "<I", 2, b"data"),
-    b"BW64": (12, 4, "<I", 2, b"data"),
-    b"FORM": (12, 4, ">I", 2, b"SSND"),  # AIFF
-    b"riff": (40, 16, "<q", 8, b"data"),  # Sony Wave64
-    b"caff": (8, 4, ">q", 1, b"data"),
-}
-
-
-def _check_size(file: BinaryIO, magic: bytes, name: str) -> BinaryIO:
-    """Raise AudioError if a file ends before its samples do; return the file to decode.
-
-    A program that writes into a pipe cannot fill in the size afterwards and leaves 0, all ones or
-    about 2 GiB. Such a file is read to its end.
-    """
-    found = _find_samples(file, magic[:4])
-    if found is None:
-        return file
-    start, size = found
-    available = file.seek(0, io.SEEK_END) - start
-    if magic[:4] == b"RIFF" and size == 0:
-        whole = struct.unpack("<I", magic[4:8])[0] + 8
-        if available and (whole <= start or _is_placeholder(whole)):
-            file.seek(0)
-            content = bytearray(file.read())
-            content[start - 4 : start] = b"\xff\xff\xff\xff"  # libsndfile would read 0 samples
-            return io.BytesIO(content)
-    if size > available and not _is_placeholder(size):
-        raise AudioError(
-            f"{name} is cut short (its header declares {size:,} bytes of samples, but"
-            f" only {max(available, 0):,} are present); copy or export it again"
+def _open_mp3(data: bytes, start: int, name: str) -> Recording:
+    """Decode the frames from `start` to the end of the stream, as one recording if it was joined."""
+    stretches = find_stretches(data, start)
+    parts = [
+        Part(
+            stretch.sample_rate,
+            stretch.channels,
+            stretch.samples,
+            partial(_decode_mp3, data, stretch),
+            stretch.damaged_seconds,
         )
-    return file
+        for stretch in stretches
+    ]
+    rate, frames = parts[0].sample_rate, count_frames(parts)
+    recording = Recording(name, rate, parts[0].channels, "MP3", "MPEG_LAYER_III", iter(()), frames)
+    if frames is not None and not all(stretch.is_stated for stretch in stretches):
+        recording.frames, recording.estimated_seconds = None, frames / rate
+        recording.tolerance_seconds = MEDIA_TOLERANCE_SECONDS
+    recording.blocks = join(parts, recording.gaps)
+    return recording
 
 
-def _is_placeholder(size: int) -> bool:
-    """Return whether a 32-bit size, signed or unsigned, stands for "until the end"."""
-    return any(abs(size - limit) <= 1 << 16 for limit in (1 << 31, 1 << 32))
-
-
-def _find_samples(file: BinaryIO, magic: bytes) -> tuple[int, int] | None:
-    """Return the offset of the samples and their promised bytes; None if the header has neither."""
-    if magic in (b".snd", b"dns."):  # AU
-        file.seek(4)
-        sizes = file.read(8)
-        if len(sizes) < 8:
-            return None
-        start, size = struct.unpack(">II" if magic == b".snd" else "<II", sizes)
-        return start, size
-    if magic == b"NIST":
-        return _read_sphere(file)
-    return _find_chunk(file, magic) if magic in _CHUNKS else None
-
-
-def _read_sphere(file: BinaryIO) -> tuple[int, int] | None:
-    """Implement `_find_samples` for NIST SPHERE files."""
-    file.seek(0)
-    lines = [line.split() for line in file.read(1024).splitlines()]
-    fields = {line[0]: line[2] for line in lines if len(line) == 3}
-    try:
-        keys = (b"sample_count", b"channel_count", b"sample_n_bytes")
-        count, channels, width = (int(fields[key]) for key in keys)
-        return int(lines[1][0]), count * channels * width
-    except (KeyError, ValueError, IndexError):
-        return None
-
-
-def _find_chunk(file: BinaryIO, magic: bytes) -> tuple[int, int] | None:
-    """Implement `_find_samples` for files that consist of chunks."""
-    position, id_bytes, size_format, alignment, wanted = _CHUNKS[magic]
-    long_size = None
-    end = file.seek(0, io.SEEK_END)
-    while 0 <= position < end:  # a damaged size may point outside the file
-        file.seek(position)
-        head = file.read(id_bytes + struct.calcsize(size_format))
-        if len(head) < id_bytes + struct.calcsize(size_format):
-            return None
-        size = struct.unpack(size_format, head[id_bytes:])[0]
-        if magic == b"riff":
-            size -= len(head)
-        start = position + len(head)
-        if head[:4] == wanted:
-            return start, long_size if size == 0xFFFFFFFF and long_size is not None else size
-        if size < 0 or head[0] == 0:
-            return None
-        if head[:4] == b"ds64":
-            long_size = struct.unpack("<8xQ", file.read(16).ljust(16, b"\0"))[0]
-        position = start + size + -size % alignment
-    return None
-
-
-def _check_ogg(file: BinaryIO, name: str) -> None:
-    """Raise AudioError if an Ogg file's last page is incomplete or it is a chain of streams.
-
-    libsndfile decodes only the first stream of a chain. A missing end-of-stream flag is accepted, as
-    RFC 7845 requires. Pages: RFC 3533, section 6.
-    """
-    file.seek(14)
-    serial = file.read(4)
-    size = file.seek(0, io.SEEK_END)
-    file.seek(max(size - 65_307, 0))  # the maximum size of a page
-    tail = file.read()
-    page = tail[tail.rfind(b"OggS") :]
-    segments = page[26] if len(page) > 26 else 0
-    end = 27 + segments + sum(page[27 : 27 + segments])
-    if len(page) < end or page[end:] in (b"O", b"Og", b"Ogg"):  # the next page has just begun
-        raise AudioError(
-            f"{name} is cut short (its last page is incomplete); copy or export it again"
-        )
-    if page[14:18] != serial:
-        raise AudioError(
-            f"{name} joins several recordings, and only the first can be decoded; split it or"
-            " export it again"
-        )
-
-
-def _open_mp3(data: bytes, start: int, name: str, stack: ExitStack) -> Recording:
-    """Decode the frames from `start` to the end of the stream.
+def _decode_mp3(data: bytes, stretch: Stretch) -> Iterator[Block]:
+    """Yield the blocks (n, channels) of a stretch.
 
     libsndfile stops at the length in the Xing header. Without a header it estimates the length,
     which can lose half of a variable-bit-rate stream. Therefore the decoder gets a Xing header that
     declares more frames than any file has, followed by a silent frame from which it trims its
     delay. The true header is applied to the decoded samples here.
     """
-    xing = read_xing(data[start : start + 4096])
-    largest = bytes([0xFF, data[start + 1] | 1, 0xE0 | data[start + 2] & 0x0C, data[start + 3]])
+    head = data[stretch.start : stretch.start + 4]
+    largest = bytes([0xFF, head[1] | 1, 0xE0 | head[2] & 0x0C, head[3]])
     frame_bytes, frame_samples, at = measure_frame(largest)
-    silence = largest.ljust(frame_bytes, b"\0")
+    silent = largest.ljust(frame_bytes, b"\0")
     endless = (largest.ljust(at, b"\0") + b"Xing\0\0\0\1\x7f\xff\xff\xff").ljust(frame_bytes, b"\0")
-    file = io.BytesIO(endless + silence + data[start + xing.frame_bytes :])
-    sound: _SoundFile = stack.enter_context(_SoundFile(file))
-    blocks = trim(sound.read_blocks(), frame_samples - DECODER_DELAY + xing.skip, xing.drop)
-    return sound.to_recording(name, xing.samples, blocks)
-
-
-def _open_media(file: BinaryIO, container_format: str, name: str, stack: ExitStack) -> Recording:
-    """Decode the first audio stream of an mp4 or webm container with PyAV.
-
-    The format is given explicitly. If FFmpeg guessed it, a file could pose as a playlist and make it
-    open other files or addresses.
-    """
-    try:
-        import av
-    except ImportError as error:
-        raise AudioError(
-            f"{name} is an mp4 or webm file and needs an optional package; install it with"
-            " pip install 'lstm-asr[media]'"
-        ) from error
-    file.seek(0)
-    try:
-        container: Any = stack.enter_context(av.open(file, format=container_format))
-    except av.FFmpegError as error:
-        raise _media_error(name, error) from error
-    if not container.streams.audio:
-        raise AudioError(f"{name} contains no audio stream; use a file with sound")
-    stream = container.streams.audio[0]
-    rate = stream.codec_context.sample_rate
-
-    def decode() -> Iterator[Block]:
-        resampler: Any = av.AudioResampler("fltp", stream.codec_context.layout, rate, BLOCK_FRAMES)
-        try:
-            for frame in chain(container.decode(stream), [None]):  # None: the end
-                for block in resampler.resample(frame):
-                    yield block.to_ndarray().T  # (n, channels)
-        except av.FFmpegError as error:
-            raise _media_error(name, error) from error
-
-    seconds = 0.0
-    if stream.duration is not None:
-        seconds = float(stream.duration * stream.time_base)
-    elif container.duration is not None and len(container.streams) == 1:
-        seconds = container.duration / 1_000_000  # the audio is the only stream
-    codec, blocks = stream.codec_context, decode()
-    return Recording(
-        name, rate, codec.channels, container.format.name, codec.name, blocks, None, seconds
-    )
-
-
-def _media_error(name: str, error: Exception) -> AudioError:
-    reason = getattr(error, "strerror", None) or error
-    return AudioError(
-        f"{name} is damaged or cut short and cannot be decoded ({reason}); copy or export it again"
-    )
+    frames = silence_dependents(data[stretch.start + stretch.xing.frame_bytes : stretch.end])
+    with _SoundFile(io.BytesIO(endless + silent + frames)) as sound:
+        yield from trim(
+            sound.read_blocks(), frame_samples - DECODER_DELAY + stretch.skip, stretch.drop
+        )

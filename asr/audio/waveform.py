@@ -3,8 +3,9 @@
     path | bytes | pipe --> blocks (n, channels) --> mean of the channels --> soxr --> (N,) float32
 
 soundfile decodes wav, flac, mp3, ogg, opus, aiff, au, sph, w64, caf and others; PyAV decodes mp4 and
-webm containers (extra `media`). Neither reports a recording that is cut short. Therefore the decoded
-length is checked against the header: an error is better than a sentence that silently loses its end.
+webm containers (extra `media`). Neither reports a recording that is cut short, or that goes on behind
+the length in its header. Therefore what is decoded is compared with the header and with the bytes
+that there are: an error is better than a sentence that silently loses its end.
 """
 
 import os
@@ -17,12 +18,17 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from asr.audio.containers import TOLERANCE_SECONDS, AudioSource, Recording, Waveform, open_recording
-from asr.audio.mp3 import Block
+from asr.audio.containers import AudioSource, open_recording
+from asr.audio.recording import TOLERANCE_SECONDS, Block, Recording, Waveform
 from asr.errors import AudioError
 
 SAMPLE_RATE = 16_000
 MAX_AMPLITUDE = 1e6  # full scale is 1; valid floats may reach 32,768, damaged ones any value
+
+CANCELED_POWER = 1e-3  # of the mean of the channels, relative to theirs
+QUIET_POWER = 10**-4.5  # -45 dBFS
+CLIPPED_AMPLITUDE = 0.999
+CLIPPED_SHARE = 1e-3
 
 # Those of the second line are decoded by PyAV.
 EXTENSIONS = frozenset(
@@ -41,6 +47,21 @@ class AudioInfo:
     format: str
     subtype: str
     frames: int  # samples per channel
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is known about a recording that was read to its end.
+
+    Attributes:
+        seconds: Its duration, as in `AudioInfo`.
+        gaps: (start, end) in seconds of what is damaged and was replaced by silence.
+        warnings: Sentences on what makes it hard to recognize, without their final periods.
+    """
+
+    seconds: float
+    gaps: tuple[tuple[float, float], ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def load_audio(
@@ -76,7 +97,8 @@ def read_blocks(
     sample_rate: int = SAMPLE_RATE,
     *,
     expected_seconds: float | None = None,
-    on_end: Callable[[float], object] = lambda _: None,
+    on_end: Callable[[Condition], object] = lambda _: None,
+    keep_damaged: bool = False,
 ) -> Iterator[Waveform]:
     """Yield a recording as consecutive waveforms (n,), decoded in blocks of a fixed size.
 
@@ -87,7 +109,9 @@ def read_blocks(
         source: As in `load_audio`; an open `Recording` is read once.
         sample_rate: As in `load_audio`.
         expected_seconds: As in `load_audio`.
-        on_end: Called at the end with the duration in seconds that `inspect_audio` gives.
+        on_end: Called at the end with the recording's duration and condition.
+        keep_damaged: Replace damaged parts by silence and report them to `on_end`, where the decoder
+            can go on after them (mp3, mp4, webm); otherwise they are errors.
 
     Yields:
         Mono float32 samples (n,), n >= 1.
@@ -100,20 +124,28 @@ def read_blocks(
         if not len(waveform):
             raise AudioError("the array contains no samples; pass at least one")
         _check_seconds("the array", len(waveform) / sample_rate, expected_seconds)
-        on_end(len(waveform) / sample_rate)
+        level = _Level(sample_rate)
+        level.feed(waveform[:, None], waveform)
+        on_end(Condition(len(waveform) / sample_rate, (), level.warn("the array")))
         yield waveform
         return
     with open_recording(source) as recording:
         resampler = Resampler(recording.sample_rate, sample_rate)
+        level = _Level(recording.sample_rate)
         decoded = 0  # frames
         samples = 0
         for block in recording.blocks:  # (n, channels)
-            mono = _mix_channels(block, recording, decoded)  # (n,)
+            if not keep_damaged:
+                recording.check_gaps()
+            mono, is_canceled = _mix_channels(block, recording, decoded)  # (n,)
+            level.feed(block, mono, is_canceled)
             decoded += len(block)
             waveform = resampler.feed(mono)
             samples += len(waveform)
             if len(waveform):
                 yield waveform
+        if not keep_damaged:
+            recording.check_gaps()
         recording.check_length(decoded, sample_rate)
         waveform = resampler.finish()
         samples += len(waveform)
@@ -121,17 +153,23 @@ def read_blocks(
             yield waveform
         _check_seconds(recording.name, samples / sample_rate, expected_seconds)
         frames = decoded if recording.frames is None else recording.frames
-        on_end(frames / recording.sample_rate)
+        warnings = (*recording.warnings, *level.warn(recording.name))
+        on_end(Condition(frames / recording.sample_rate, tuple(recording.gaps), warnings))
 
 
-def _mix_channels(block: Block, recording: Recording, before: int) -> Waveform:
+def _mix_channels(block: Block, recording: Recording, before: int) -> tuple[Waveform, bool]:
     """Average the channels of a block (n, channels) that follows `before` decoded frames: (n,).
 
-    Raises AudioError for samples that are not finite or too large.
+    Channels that cancel each other, such as one that was recorded with inverted polarity, would
+    leave silence; the loudest is taken instead, which the second result tells. Raises AudioError
+    for samples that are not finite or too large.
     """
     with np.errstate(over="ignore", invalid="ignore"):  # such samples raise an error below
         # The mean over rows is 20 times faster than block.mean(axis=1).
         mono: Waveform = np.ascontiguousarray(block.T).mean(axis=0)
+        is_canceled = block.shape[1] > 1 and _cancels(block, mono)
+        if is_canceled:
+            mono = np.ascontiguousarray(block[:, np.square(block).sum(axis=0).argmax()])
     finite = np.isfinite(mono)
     if not finite.all():
         seconds = (before + int(finite.argmin())) / recording.sample_rate
@@ -144,7 +182,56 @@ def _mix_channels(block: Block, recording: Recording, before: int) -> Waveform:
             f"{recording.name} contains samples above {MAX_AMPLITUDE:,.0f}, although full scale is"
             " 1; export it again"
         )
-    return mono
+    return mono, is_canceled
+
+
+def _cancels(block: Block, mono: Waveform) -> bool:
+    """Return whether the mean `mono` (n,) of the channels of a block (n, c) is nearly silent."""
+    channels = float(np.mean(np.square(block)))
+    return float(np.mean(np.square(mono))) < CANCELED_POWER * channels
+
+
+class _Level:
+    """The level of a recording, measured while it is read."""
+
+    def __init__(self, sample_rate: int) -> None:
+        self._frame = max(sample_rate // 10, 1)  # samples
+        self._power = 0.0  # of the loudest frame
+        self._samples = self._clipped = self._canceled = 0
+
+    def feed(self, block: Block, mono: Waveform, is_canceled: bool = False) -> None:
+        """Measure a block (n, channels) and its waveform (n,)."""
+        if not len(mono):
+            return
+        starts = np.arange(0, len(mono), self._frame)
+        lengths = np.diff(np.append(starts, len(mono)))
+        energy = np.add.reduceat(np.square(mono, dtype=np.float64), starts)
+        self._power = max(self._power, float((energy / np.maximum(lengths, 100)).max()))
+        self._samples += len(mono)
+        self._clipped += int(np.count_nonzero(np.abs(block).max(axis=1) >= CLIPPED_AMPLITUDE))
+        self._canceled += len(mono) if is_canceled else 0
+
+    def warn(self, name: str) -> tuple[str, ...]:
+        """Return what a listener should know about the level."""
+        warnings = []
+        if self._power == 0:
+            warnings.append(f"{name} is silent; check that the microphone was on")
+        elif self._power < QUIET_POWER:
+            warnings.append(
+                f"{name} is very quiet ({10 * np.log10(self._power):.0f} dBFS in its loudest tenth of"
+                " a second); record it louder if words are missing"
+            )
+        if self._clipped > CLIPPED_SHARE * self._samples:
+            warnings.append(
+                f"{name} is clipped ({100 * self._clipped / self._samples:.1f} % of its samples are at"
+                " full scale); record it at a lower level if words are wrong"
+            )
+        if 2 * self._canceled > self._samples:
+            warnings.append(
+                f"{name} is silent in mono, because its channels have opposite signs; the louder one"
+                " is used"
+            )
+        return tuple(warnings)
 
 
 def _check_seconds(name: str, seconds: float, expected: float | None) -> None:
@@ -204,6 +291,7 @@ def load_channels(source: AudioSource, seconds: float) -> Block:
                 break
         else:
             recording.check_length(frames)
+        recording.check_gaps()
     return np.concatenate(blocks)[:wanted]
 
 
@@ -218,6 +306,7 @@ def inspect_audio(source: AudioSource) -> AudioInfo:
         frames, rate = recording.frames, recording.sample_rate
         if frames is None:
             frames = sum(len(block) for block in recording.blocks)
+            recording.check_gaps()
         recording.check_length(frames)
         return AudioInfo(
             frames / rate, rate, recording.channels, recording.format, recording.subtype, frames

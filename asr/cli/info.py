@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr.cli.options import add_picture_option
-from asr.cli.output import check_picture, print_facts, save_picture
+from asr.cli.output import check_picture, print_facts, report_failures, save_picture
 from asr.errors import AsrError, AudioError
-from asr.progress import say
+from asr.progress import complain, say
 from asr.release import RELEASED, read_card
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif kind == "manifest":
         _describe_manifest(path, picture)
     else:
-        _describe_recording(path, picture, kind)
+        return _describe_recording(path, picture, kind)
     return 0
 
 
@@ -114,14 +114,18 @@ def _describe_manifest(path: Path, picture: Path | None) -> None:
         save_picture(figure, picture)
 
 
-def _describe_recording(path: Path, picture: Path | None, kind: str) -> None:
-    """Describe a recording; raises AsrError for a file of unknown kind that is not one."""
+def _describe_recording(path: Path, picture: Path | None, kind: str) -> int:
+    """Describe a recording and return the exit code.
+
+    Raises AsrError for a file of unknown kind that is not one.
+    """
     import numpy as np
 
     from asr.audio.containers import open_recording
-    from asr.audio.waveform import read_blocks
+    from asr.audio.recording import describe_gaps
+    from asr.audio.waveform import Condition, read_blocks
 
-    durations: list[float] = []
+    conditions: list[Condition] = []
     with ExitStack() as stack:
         try:
             recording = stack.enter_context(open_recording(path))
@@ -132,19 +136,26 @@ def _describe_recording(path: Path, picture: Path | None, kind: str) -> None:
                 f"{path} is not a checkpoint, a manifest (JSONL) or a recording; specify one"
             ) from error
         rate = recording.sample_rate
-        waveform = np.concatenate(list(read_blocks(recording, rate, on_end=durations.append)))
+        waveform = np.concatenate(
+            list(read_blocks(recording, rate, on_end=conditions.append, keep_damaged=True))
+        )
     print_facts(
         {
             "format": f"{recording.format}, {recording.subtype}",
             "sample rate": f"{rate:,} Hz",
             "channels": recording.channels,
-            "seconds": round(durations[0], 3),
+            "seconds": round(conditions[0].seconds, 3),
             "peak": _to_decibels(float(np.abs(waveform).max())),
             "level": f"{_to_decibels(float(np.sqrt(np.square(waveform, dtype=float).mean())))} (RMS)",
         }
     )
+    for warning in conditions[0].warnings:
+        complain(f"asr: {warning}.")
     if picture:
         _draw_recording(waveform, rate, path.name, picture)
+    if gaps := conditions[0].gaps:
+        return report_failures([f"{describe_gaps(str(path), gaps)}."], 1)
+    return 0
 
 
 def _to_decibels(amplitude: float) -> str:

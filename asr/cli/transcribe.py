@@ -12,7 +12,7 @@ from asr.cli.output import ALONE_FORMATS, FORMATS, render, report_failures, to_s
 from asr.decoder.hypothesis import Hypothesis
 from asr.errors import AsrError, AudioError
 from asr.files import write_text
-from asr.progress import Bar, say, track
+from asr.progress import Bar, complain, say, track
 
 if TYPE_CHECKING:
     from asr.recognizer import OperatingPoint, Recognizer
@@ -43,6 +43,8 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code. Raises AsrError."""
+    from asr.audio.recording import describe_gaps
+
     inputs, failures = find_inputs(arguments.inputs)
     total = len(inputs) + len(failures)
     is_single = len(arguments.inputs) == 1 and not Path(arguments.inputs[0]).is_dir()
@@ -75,6 +77,10 @@ def run(arguments: argparse.Namespace) -> int:
             continue
         if isinstance(result, AsrError):
             raise result
+        for warning in result.warnings:
+            complain(f"asr: {warning}.")
+        if result.gaps:
+            failures.append(f"{describe_gaps(given.name, result.gaps)}.")
         document = render(given.name, result, arguments.format)
         if folder:
             write_text(_output_path(given, folder, ending), document)

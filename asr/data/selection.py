@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from asr.audio.containers import TOLERANCE_SECONDS
+from asr.audio.recording import TOLERANCE_SECONDS
 from asr.audio.waveform import SAMPLE_RATE
 from asr.data.index import Index, index_utterances
 from asr.data.manifest import Reject, Utterance

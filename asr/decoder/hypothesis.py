@@ -39,6 +39,8 @@ class Hypothesis:
         score: Natural log-probability of the text, as the decoder defines it.
         alternatives: The next best hypotheses, best first, if the decoder was asked for any.
         seconds: Duration of the whole recording; None if unknown.
+        gaps: (start, end) in seconds of the recording's damaged parts, which were heard as silence.
+        warnings: Sentences on what makes the recording hard to recognize, such as its level.
 
     Example:
         >>> hypothesis = Hypothesis("cat", (Word("cat", 0.25, 0.6, 0.98),), 0.98, score=-1.5)
@@ -52,6 +54,8 @@ class Hypothesis:
     score: float
     alternatives: tuple["Hypothesis", ...] = ()
     seconds: float | None = field(default=None, compare=False)
+    gaps: tuple[tuple[float, float], ...] = field(default=(), compare=False)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
 
     def shifted(self, seconds: float) -> "Hypothesis":
         """The same hypothesis with all times moved by `seconds`."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from asr.audio.containers import TOLERANCE_SECONDS
+from asr.audio.recording import TOLERANCE_SECONDS
 from asr.doctor.findings import ERROR
 from asr.doctor.measurements import Examination, estimate_normal
 from asr.doctor.sound import FOLD_HZ, Sound, measure_sound

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-from asr.audio.containers import Waveform
+from asr.audio.recording import Waveform
 from asr.audio.waveform import inspect_audio, load_channels, read_blocks
 from asr.files import FilePath
 

@@ -35,7 +35,7 @@ from measuring import (
     write_document,
 )
 
-from asr.audio.containers import TOLERANCE_SECONDS
+from asr.audio.recording import TOLERANCE_SECONDS
 from asr.audio.waveform import Resampler, read_blocks
 from asr.checkpoint import Checkpoint
 from asr.cli.options import positive

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sounds import encode, error_of, no_output, speechlike  # noqa: F401
 
 from asr.audio import mp3
-from asr.audio.waveform import inspect_audio, load_audio
+from asr.audio.waveform import Condition, inspect_audio, load_audio, read_blocks
 
 MP3_RATES = [8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000]
 
@@ -36,9 +36,9 @@ def test_length_is_exact_with_a_xing_header_and_complete_without(
     if sample_rate == 16_000:
         np.testing.assert_array_equal(bare[begin : begin + len(whole)], whole)
 
-    assert len(load_audio(content + content)) > 2 * len(
-        whole
-    )  # two joined files are read to the end
+    # Resampling at the seam sees both parts.
+    np.testing.assert_allclose(load_audio(content + content), np.tile(whole, 2), atol=0.1)
+    assert inspect_audio(content + content).frames == 4 * sample_rate
     assert "cut short" in error_of(content[: int(0.9 * len(content))])
 
 
@@ -93,3 +93,32 @@ def test_real_recordings_cut_short_raise_an_error(shared: Path) -> None:
             lost = int(0.15 * len(content) / inspect_audio(path).seconds)  # 150 ms in bytes
             assert "cut short" in error_of(content[:-lost])
             load_audio(path)
+
+
+@pytest.mark.parametrize("has_header", [True, False])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("kind", ["noise", "zeros", "text"])
+def test_damage_within_a_long_mp3_costs_only_its_own_place(
+    kind: str, channels: int, has_header: bool
+) -> None:
+    content = encode(speechlike(30, 16_000, channels), format="MP3")
+    if not has_header:
+        content = content[mp3.read_xing(content).frame_bytes :]
+    whole = load_audio(content)
+    at, size = len(content) // 2, 4_000
+    damage = {
+        "noise": np.random.default_rng(0).bytes(size),
+        "zeros": bytes(size),
+        "text": b"a page of text " * (size // 15),
+    }[kind]
+    broken = content[:at] + damage + content[at + size :]
+    assert "is damaged from" in error_of(broken)
+    conditions: list[Condition] = []
+    blocks = read_blocks(broken, on_end=conditions.append, keep_damaged=True)
+    waveform = np.concatenate(list(blocks))
+    [(start, end)] = conditions[0].gaps
+    assert 14 < start < end < 17
+    assert abs(len(waveform) - len(whole)) < 8_000 * 0.06 if has_header else 16_000
+    begin, rest = round((start - 0.2) * 16_000), round((30 - end - 0.3) * 16_000)
+    np.testing.assert_allclose(waveform[:begin], whole[:begin], atol=1e-4)
+    np.testing.assert_allclose(waveform[-rest:], whole[-rest:], atol=1e-4)

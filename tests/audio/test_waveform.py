@@ -37,6 +37,35 @@ def test_channels_are_averaged(channels: int) -> None:
     np.testing.assert_allclose(waveform, wave.mean(axis=1), atol=1e-6)
 
 
+def condition_of(wave: np.ndarray, **options: str) -> waveform.Condition:
+    found: list[waveform.Condition] = []
+    for _ in read_blocks(encode(wave, **options), on_end=found.append):
+        pass
+    [condition] = found
+    return condition
+
+
+@pytest.mark.parametrize("gains", [(1, -1), (-1, 1), (1, -0.99), (0.5, 0.5, -1)])
+def test_channels_that_cancel_each_other_are_heard(gains: tuple[float, ...]) -> None:
+    wave = sine(5)[:, None] * np.array(gains)
+    heard = load_audio(encode(wave, subtype="FLOAT"))
+    loudest = wave[:, np.abs(gains).argmax()]
+    np.testing.assert_allclose(heard, loudest, atol=1e-5)
+    [warning] = condition_of(wave, subtype="FLOAT").warnings
+    assert "silent in mono" in warning
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [(0, "is silent"), (1e-3, "is very quiet (-"), (1, None), (3, None), (10, "is clipped (")],
+)
+def test_a_level_that_is_hard_to_recognize_is_told(gain: float, words: str | None) -> None:
+    for wave in (gain * sine(2), np.tile(gain * sine(2)[:, None], 2)):
+        warnings = condition_of(np.clip(wave, -1, 1)).warnings
+        assert len(warnings) == (words is not None)
+        assert all(words in warning for warning in warnings if words)
+
+
 @pytest.mark.parametrize(("seconds", "frames"), [(1.0, 8_000), (9.0, 70_000), (100.0, 70_000)])
 def test_load_channels_keeps_channels_and_sample_rate(seconds: float, frames: int) -> None:
     wave = np.random.default_rng(1).uniform(-1, 1, (70_000, 2))

@@ -56,7 +56,7 @@ class TestInfo:
         path = tmp_path / "silence.wav"
         soundfile.write(path, np.zeros(max(1, round(seconds * RATE))), RATE)
         code, out, err = run_asr("info", path, "--picture", tmp_path / "silence.png")
-        assert (code, err) == (0, "")
+        assert (code, err) == (0, f"asr: {path} is silent; check that the microphone was on.\n")
         assert self.facts(out)["peak"] == "silence"
         assert (tmp_path / "silence.png").read_bytes().startswith(self.PNG)
 

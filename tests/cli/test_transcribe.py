@@ -309,10 +309,10 @@ class TestOneReading:
     ) -> None:
         """The bar has no total and appears once the recording turns out to be long."""
         for seconds, lines in ((2.0, 0), (70.0, 2)):
-            path = write_encoded(tmp_path / "x.mp3", seconds, 44_100)
-            content = path.read_bytes()
-            assert b"Xing" in content
-            path.write_bytes(content.replace(b"Xing", bytes(4)))
+            path = write_encoded(tmp_path / "x.flac", seconds, 44_100)
+            content = bytearray(path.read_bytes())
+            content[21:26] = bytes([content[21] & 0xF0]) + bytes(4)  # the number of samples
+            path.write_bytes(content)
             opened.clear()
             code, _, err = run_asr("transcribe", path, "--checkpoint", checkpoint)
             assert (code, len(opened), len(err.splitlines())) == (0, 1, lines)
@@ -509,7 +509,7 @@ class TestBadInput:
         assert code == 1
         texts = dict(line.split("\t") for line in out.splitlines())
         assert texts == {str(file): transcribe(file, checkpoint) for file in good[: len(bad)]}
-        listed = err.split("\n", err.split("asr: ")[0].count("\n"))[-1]
+        listed = err[err.index(f"asr: {len(bad)} of ") :]
         assert listed.startswith(f"asr: {len(bad)} of {len(mixed)} recordings failed:\n")
         sentences = listed.splitlines()[1:]
         assert len(sentences) == len(bad)
@@ -525,3 +525,46 @@ class TestBadInput:
         assert code == 1
         assert out.startswith(f"{speech}\t")
         assert f"  {loud} contains samples above 1,000,000, although full scale is 1" in err
+
+
+@pytest.mark.parametrize("command", ["transcribe", "info"])
+def test_what_is_damaged_is_told_and_the_rest_is_transcribed(
+    run_asr: RunAsr, checkpoint: Path, tmp_path: Path, command: str
+) -> None:
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, make_noise(20), RATE)
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(content[:middle] + b"x" * 4_000 + content[middle + 4_000 :])
+    model = ("--checkpoint", checkpoint) if command == "transcribe" else ()
+    code, out, err = run_asr(command, path, *model)
+    assert code == 1
+    assert len(out) > 5
+    assert f"asr: {path} is damaged from " in err
+    assert "nothing is recognized there" in err
+
+
+@pytest.mark.parametrize("command", ["transcribe", "info"])
+@pytest.mark.parametrize(
+    ("gains", "words"),
+    [
+        ((0, 0), "is silent;"),
+        ((1e-3, 1e-3), "is very quiet"),
+        ((50, 50), "is clipped"),
+        ((1, -1), "is silent in mono"),
+    ],
+)
+def test_a_level_that_is_hard_to_recognize_is_told(
+    run_asr: RunAsr,
+    checkpoint: Path,
+    tmp_path: Path,
+    command: str,
+    gains: tuple[float, float],
+    words: str,
+) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.clip(make_noise(2, channels=2) * gains, -1, 1), RATE)
+    model = ("--checkpoint", checkpoint) if command == "transcribe" else ()
+    code, _, err = run_asr(command, path, *model)
+    assert code == 0
+    assert f"asr: {path} {words}" in err

@@ -10,7 +10,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from asr.audio.containers import TOLERANCE_SECONDS
+from asr.audio.recording import TOLERANCE_SECONDS
 from asr.data.augment import AugmentConfig, Augmenter, Timing
 from asr.data.corpora import read_librispeech
 from asr.data.index import Index

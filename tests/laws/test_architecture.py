@@ -17,7 +17,8 @@ PACKAGE = ROOT / "asr"
 # Lowest first: a module imports only what stands before it.
 ORDER = """
     errors defaults progress files compiled runtime.device text
-    audio.mp3 audio.containers audio.waveform
+    audio.recording audio.parts audio.section audio.mp3 audio.flac audio.ogg audio.chunks audio.media
+    audio.containers audio.waveform
     features lstm encoder model
     lm.ngrams lm.arpa lm.binary lm.estimation lm.model
     scoring

@@ -1,0 +1,97 @@
+"""Containers of sound and video: complete, at their presentation times, and failing by themselves."""
+
+import re
+
+import numpy as np
+import pytest
+from sounds import encode_media, error_of, no_output, sine  # noqa: F401
+
+from asr.audio.waveform import inspect_audio, load_audio
+from asr.errors import AudioError
+
+
+@pytest.mark.parametrize(
+    ("format", "codec", "sample_rate"),
+    [("mp4", "aac", 44_100), ("mp4", "alac", 16_000), ("webm", "libopus", 48_000)],
+)
+def test_media_containers_are_decoded_and_cut_ones_raise_an_error(
+    format: str, codec: str, sample_rate: int
+) -> None:
+    content = encode_media(format, codec, sample_rate)
+    waveform = load_audio(content)
+    assert 32_000 <= len(waveform) < 32_800  # AAC may be padded
+    np.testing.assert_allclose(waveform[4000:28_000], sine(2)[4000:28_000], atol=0.03)
+    info = inspect_audio(content)
+    assert (info.sample_rate, info.channels) == (sample_rate, 2)
+    assert info.seconds == pytest.approx(len(waveform) / 16_000, abs=1e-3)
+    for part in (0.05, 0.5, 0.8):
+        assert re.search("damaged|cut short", error_of(content[: int(part * len(content))]))
+
+
+@pytest.mark.parametrize(("format", "codec"), [("mp4", "aac"), ("webm", "libopus")])
+def test_titles_in_another_encoding_do_not_matter(format: str, codec: str) -> None:
+    content = encode_media(format, codec, 48_000, title="caféé")
+    changed = content.replace("éé".encode(), b"\xe9\xff\xe9\xc3")
+    assert changed != content
+    np.testing.assert_array_equal(load_audio(changed), load_audio(content))
+
+
+def test_an_unknown_codec_is_an_error_of_the_recording() -> None:
+    content = encode_media("matroska", "libopus", 48_000).replace(b"A_OPUS", b"A_QPUS")
+    assert "in a format that FFmpeg cannot decode" in error_of(content)
+
+
+@pytest.mark.parametrize("failure", [AttributeError, ValueError, UnicodeDecodeError, MemoryError])
+def test_any_exception_of_the_decoder_is_an_error_of_the_recording(
+    failure: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    av = pytest.importorskip("av")
+    content = encode_media("webm", "libopus", 48_000)
+
+    def fail(*_: object, **__: object) -> None:
+        raise failure(
+            *(("utf-8", b"\xe9", 0, 1, "bad") if failure is UnicodeDecodeError else ("x",))
+        )
+
+    for name in ("AudioResampler", "open"):
+        monkeypatch.setattr(av, name, fail)
+        assert "damaged" in error_of(content)
+
+
+@pytest.mark.parametrize(("format", "codec"), [("mp4", "aac"), ("webm", "libopus")])
+@pytest.mark.parametrize("seed", range(15))
+def test_damaged_bytes_raise_at_most_an_audio_error(format: str, codec: str, seed: int) -> None:
+    content = bytearray(encode_media(format, codec, 48_000))
+    random = np.random.default_rng(seed)
+    reach = 400 if seed % 2 else len(content)
+    for position in random.integers(0, reach, 20):
+        content[position] = random.integers(256)
+    try:
+        load_audio(bytes(content))
+        inspect_audio(bytes(content))
+    except AudioError:
+        pass
+
+
+@pytest.mark.parametrize("at", [0.0, 1.0])
+@pytest.mark.parametrize("pause", [0.2, 3.0])
+@pytest.mark.parametrize(
+    ("format", "codec"), [("mp4", "aac"), ("webm", "libopus"), ("matroska", "pcm_s16le")]
+)
+def test_pauses_in_the_timeline_are_silent_and_later_sound_keeps_its_time(
+    format: str, codec: str, pause: float, at: float
+) -> None:
+    plain = load_audio(encode_media(format, codec, 48_000))
+    waveform = load_audio(encode_media(format, codec, 48_000, [(at, pause)]))
+    loud = np.flatnonzero(np.abs(waveform) > 0.1) / 16_000
+    if at == 0:
+        assert loud[0] == pytest.approx(pause, abs=0.05)
+    else:
+        last = np.diff(loud).argmax()
+        assert (loud[last], loud[last + 1]) == pytest.approx((at, at + pause), abs=0.06)
+    assert len(waveform) == pytest.approx(len(plain) + pause * 16_000, abs=800)
+
+
+def test_joined_mp4_files_are_refused() -> None:
+    content = encode_media("mp4", "aac", 48_000)
+    assert "joins several recordings" in error_of(content + content)
