@@ -4,6 +4,7 @@ Symbol 0 of every vocabulary is the CTC blank, which stands for "no new characte
 in text. Characters without an id are never dropped silently: they raise an error that names them.
 """
 
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -13,6 +14,7 @@ from itertools import chain
 from operator import eq
 
 from asr.errors import TextError
+from asr.files import FilePath, read_lines
 
 BLANK = "<blank>"
 
@@ -96,6 +98,36 @@ class Vocabulary:
                 "a vocabulary cannot be built from transcripts without a character; pass texts"
             )
         return cls((BLANK, *sorted(characters)))
+
+    @classmethod
+    def read(cls, path: FilePath) -> "Vocabulary":
+        """Read an alphabet: a UTF-8 file with the characters that a model shall be able to write.
+
+        They may stand on one line or on many, in upper or lower case. The space, which separates
+        words, is always among them.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The blank, the space, and the characters of the file in lower case, in their order.
+
+        Raises:
+            TextError: If the file cannot be read or has no character.
+        """
+        lines = [_plain(line) for _, line in read_lines(path, TextError)]
+        characters = dict.fromkeys(" " + "".join(lines))
+        if len(characters) == 1:
+            raise TextError(f"{os.fspath(path)} has no character; write the letters of the texts")
+        return cls((BLANK, *characters))
+
+    def extend(self, characters: Iterable[str]) -> "Vocabulary":
+        """Return the vocabulary with the characters that it lacks at its end, in code point order.
+
+        Args:
+            characters: Single characters.
+        """
+        return Vocabulary((*self.symbols, *sorted(set(characters) - set(self.symbols))))
 
     @classmethod
     def from_list(cls, symbols: Iterable[str]) -> "Vocabulary":
@@ -349,15 +381,13 @@ def _drop_single_quotes(text: str) -> str:
 
 # What "multilingual" replaces wherever it occurs: signs for the apostrophe; stretched Arabic letters,
 # variants of signs, and Armenian marks inside words; and the invisible break of Khmer and Thai.
-_MULTILINGUAL = str.maketrans(
-    {
-        **_APOSTROPHES,
-        "‚": "'",
-        **dict.fromkeys("\u0640՛՜՞՟", None),
-        **{chr(code): None for code in range(0xFE00, 0xFE10)},
-        "\u200b": " ",
-    }
-)
+_MULTILINGUAL: dict[int, str | None] = {
+    **_APOSTROPHES,
+    ord("‚"): "'",
+    **dict.fromkeys(map(ord, "\u0640՛՜՞՟"), None),
+    **dict.fromkeys(range(0xFE00, 0xFE10), None),
+    0x200B: " ",
+}
 _OTHER_SIGN = re.compile(r"[^\w\s']|_")  # marks, punctuation, symbols, formats
 
 
