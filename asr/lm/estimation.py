@@ -21,6 +21,7 @@ import sys
 import warnings
 import zlib
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from numpy.typing import NDArray
 from asr.errors import ConfigError, TextError
 from asr.lm.arpa import GZIP_MAGIC
 from asr.lm.ngrams import BEGIN_WORD, END_WORD, UNKNOWN_WORD, NGramTable
+from asr.text import Vocabulary, normalize
 
 OnProgress = Callable[[str], object]
 Integers = NDArray[np.int32]
@@ -152,6 +154,37 @@ def read_sentences(paths: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
             problem = "is a folder" if os.path.isdir(name) else "does not exist"
             raise TextError(f"the text {name} {problem}; use a file with one sentence per line")
     return _read_lines(names)
+
+
+@dataclass
+class Normalizer:
+    """Normalizes sentences by a text profile, and counts what that did to their words.
+
+    Args:
+        profile: A profile of `asr.text.normalize`; "none" changes nothing.
+        vocabulary: The symbols of a model; words that it cannot spell are counted.
+    """
+
+    profile: str
+    vocabulary: Vocabulary | None = None
+    changed: int = field(default=0, init=False)  # words
+    dropped: int = field(default=0, init=False)  # words of which nothing is left
+    unspelled: Counter[str] = field(default_factory=Counter, init=False)
+
+    def normalize(self, sentences: Iterable[str]) -> Iterator[str]:
+        """Yield the normalized sentences."""
+        known = frozenset(self.vocabulary.symbols) if self.vocabulary else None
+        for sentence in sentences:
+            text = sentence if self.profile == "none" else normalize(sentence, self.profile)
+            words, ours = sentence.split(), text.split()
+            if words != ours:
+                lost = (Counter(words) - Counter(ours)).elements()
+                kept = [bool(normalize(word, self.profile)) for word in lost]
+                self.changed += sum(kept)
+                self.dropped += len(kept) - sum(kept)
+            if known:
+                self.unspelled.update(word for word in ours if not known.issuperset(word))
+            yield text
 
 
 class _WordIds(dict[str, int]):
