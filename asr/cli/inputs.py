@@ -12,6 +12,7 @@ from typing import Any
 
 from asr.errors import AsrError, DataError, TextError
 from asr.files import read_lines
+from asr.progress import complain
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def check_standard_input(names: Sequence[str]) -> None:
 
 def find_inputs(names: list[str]) -> tuple[list[Input], list[str]]:
     """The recordings that are named, and a sentence for each folder that contains none."""
-    from asr.audio.waveform import find_audio
+    from asr.audio.waveform import count_other_files, describe_other_files, find_audio
 
     check_standard_input(names)
     inputs, failures = [], []
@@ -57,6 +58,11 @@ def find_inputs(names: list[str]) -> tuple[list[Input], list[str]]:
         elif path.is_dir():
             found = find_audio(name)
             inputs += [Input(str(p), p.relative_to(name).with_suffix("")) for p in found]
+            if others := count_other_files(name):
+                complain(
+                    f"asr: {name}: left out {describe_other_files(others)}; convert recordings "
+                    "among them to wav or flac."
+                )
             if not found:
                 failures.append(f"{name} is a folder without recordings; choose another.")
         else:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from asr.audio.waveform import count_other_files, describe_other_files
 from asr.data.corpora import read_folder
 from asr.data.manifest import Utterance, summarize_rejects, write_manifest
 from asr.errors import EXIT_CODE, AsrError, DataError
@@ -29,6 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         utterances, rejects = read_folder(options.folder, options.profile, changes)
         if rejects:
             say(summarize_rejects(rejects))
+        if others := count_other_files(options.folder):
+            say(
+                f"left out {describe_other_files(others)}; convert recordings among them to wav or flac"
+            )
         report(utterances, changes, options.profile)
         if len(utterances) < 2:
             raise DataError(
