@@ -102,7 +102,7 @@ def _declare_convert(command: argparse.ArgumentParser) -> None:
 
 
 def _add_model(command: argparse.ArgumentParser, metavar: str = "FILE") -> None:
-    purpose = "language model: ARPA (also in gzip) or binary"
+    purpose = "language model: ARPA (also in gzip, bzip2 or xz) or binary"
     command.add_argument("model", type=Path, metavar=metavar, help=purpose)
 
 
@@ -111,7 +111,8 @@ def _add_texts(command: argparse.ArgumentParser) -> None:
         "texts",
         nargs="+",
         metavar="TEXT",
-        help="UTF-8 text with one sentence per line, plain or in gzip, or - for standard input",
+        help="UTF-8 text with one sentence per line, plain or in gzip, bzip2 or xz, or - for "
+        "standard input",
     )
 
 

@@ -15,11 +15,9 @@ k - 1 words, last word); the rank of a pair is the id of the k-gram. N-grams are
 objects.
 """
 
-import gzip
 import os
 import sys
 import warnings
-import zlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -33,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr.errors import ConfigError, TextError
-from asr.lm.arpa import GZIP_MAGIC
+from asr.files import DAMAGED, decompress
 from asr.lm.ngrams import BEGIN_WORD, END_WORD, UNKNOWN_WORD, NGramTable
 from asr.text import Vocabulary, normalize
 
@@ -133,7 +131,8 @@ def read_sentences(paths: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
     """Read the lines of text files lazily, one sentence per line.
 
     Args:
-        paths: UTF-8 files, plain or gzipped (detected from the first bytes); "-" is standard input.
+        paths: UTF-8 files, plain or in gzip, bzip2 or xz (detected from the first bytes); "-" is
+            standard input.
 
     Returns:
         An iterator over the lines of all files.
@@ -226,10 +225,8 @@ def _read_lines(names: list[str]) -> Iterator[str]:
         where = "the standard input" if name == STANDARD_INPUT else f"the text {name}"
         try:
             with _open(name) as file:
-                compressed = file.peek(2)[:2] == GZIP_MAGIC
-                lines = gzip.GzipFile(fileobj=file) if compressed else file
-                yield from _decode(lines, where)
-        except (OSError, EOFError, zlib.error) as error:
+                yield from _decode(decompress(file), where)
+        except (OSError, *DAMAGED) as error:
             raise TextError(
                 f"{where} cannot be read ({error}); check it, or create it again"
             ) from error

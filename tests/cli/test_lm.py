@@ -1,10 +1,13 @@
 """`asr lm train | info | perplexity | convert`, through the command line as a user types it."""
 
+import bz2
 import gzip
+import lzma
 import os
 import random
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from commands import RunAsr
@@ -94,6 +97,24 @@ class TestTrain:
         assert err.splitlines()[0] == f"training: 0/{stages} stages (0 %)"
         assert err.splitlines()[1].startswith(f"training: {stages}/{stages} stages (100 %) in ")
         assert len(err.splitlines()) == 2
+
+    @pytest.mark.parametrize("packed", [bz2, gzip, lzma])
+    def test_compressed_texts_and_models(
+        self, run_asr: RunAsr, hand: Path, packed: ModuleType
+    ) -> None:
+        hand.write_bytes(packed.compress(hand.read_bytes()))
+        code, out, _ = run_asr("lm", "info", hand)
+        assert code == 0
+        kind = {"bz2": "bzip2", "lzma": "xz"}.get(packed.__name__, "gzip")
+        assert facts(out)["kind"] == f"ARPA in {kind}"
+        hand.write_bytes(hand.read_bytes()[:-9])
+        code, _, err = run_asr("lm", "info", hand)
+        assert code == 2
+        assert f"is a truncated or damaged {kind} file" in err
+        text = hand.with_name("text")
+        text.write_bytes(packed.compress(b"one two\ntwo three\n"))
+        code, out, _ = run_asr("lm", "train", text, "-o", hand.with_name("new.lm"))
+        assert (code, facts(out)["vocabulary"]) == (0, "3")
 
     RAW = "The old man opened the door, and looked out.\n«Дверь» — café!\n"
 
