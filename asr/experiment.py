@@ -1,20 +1,24 @@
 """A training run described by dataclasses: manifests and configurations in, a trained model out."""
 
 import contextlib
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import yaml
 
+from asr.checkpoint import Checkpoint
 from asr.data.augment import AugmentConfig
 from asr.data.index import Index, open_index
-from asr.data.manifest import read_manifest
+from asr.data.manifest import Utterance, read_manifest
 from asr.decoder.config import DecoderConfig
 from asr.encoder import EncoderConfig
 from asr.errors import ConfigError
 from asr.features import FeaturesConfig
+from asr.release import RELEASED
 from asr.runtime.distributed import RuntimeConfig, cannot_replace_machines, is_rank_zero, launch
-from asr.text import Vocabulary
+from asr.text import Vocabulary, describe_characters, normalize
 from asr.training.config import Outcome, Task, TrainingCallbacks, TrainingConfig, TrainingData
 from asr.training.run import train
 
@@ -26,7 +30,9 @@ class DataConfig:
     Args:
         train: JSONL manifest of the training set.
         dev: JSONL manifest of the dev set.
-        vocabulary: "english", or "transcripts" for the characters of the training set.
+        vocabulary: "english"; "transcripts" for the characters of both sets, which extend the
+            vocabulary of the checkpoint that training starts from; or the path of a text file
+            (.txt) with all characters.
 
     Example:
         >>> DataConfig("train.jsonl", "dev.jsonl").vocabulary
@@ -38,9 +44,12 @@ class DataConfig:
     vocabulary: str = "english"
 
     def __post_init__(self) -> None:
-        if self.vocabulary not in ("english", "transcripts"):
+        if self.vocabulary in ("english", "transcripts"):
+            return
+        if not self.vocabulary.lower().endswith(".txt"):
             raise ConfigError(
-                f"data.vocabulary is {self.vocabulary!r}; it must be english or transcripts"
+                f"data.vocabulary is {self.vocabulary!r}; it must be english, transcripts, or a text "
+                "file (.txt) with the characters"
             )
 
 
@@ -91,12 +100,11 @@ class Experiment:
         if callbacks is None or not is_rank_zero():
             callbacks = TrainingCallbacks()
         training_set = _open_training_set(self.data.train, callbacks)
-        vocabulary = Vocabulary.english()
-        if self.data.vocabulary == "transcripts":
-            vocabulary = Vocabulary.from_transcripts([training_set.characters])
+        dev_set = read_manifest(self.data.dev)
+        vocabulary = self._choose_vocabulary(training_set, dev_set, callbacks)
         task = Task(
             folder=Path(self.folder),
-            data=TrainingData(training_set, read_manifest(self.data.dev), vocabulary),
+            data=TrainingData(training_set, dev_set, vocabulary),
             features=self.features,
             encoder=self.encoder,
             augment=self.augment,
@@ -112,6 +120,36 @@ class Experiment:
                 "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of torchrun."
             )
         return launch(train, task, self.runtime.resolve().processes)
+
+    def _choose_vocabulary(
+        self, training_set: Index, dev_set: Sequence[Utterance], callbacks: TrainingCallbacks
+    ) -> Vocabulary:
+        """The symbols to train: those of the data, of a file, or of English."""
+        if self.data.vocabulary == "english":
+            return Vocabulary.english()
+        if self.data.vocabulary != "transcripts":
+            return Vocabulary.read(self.data.vocabulary)
+        trained = set(training_set.characters)
+        # A resumed run keeps its vocabulary, even if the checkpoint that it started from is gone.
+        last = Path(self.folder) / "last.pt"
+        start = RELEASED if self.training.start_from == "released" else self.training.start_from
+        vocabulary = (
+            Checkpoint.read(last if last.exists() else start).vocabulary.extend(trained)
+            if start
+            else Vocabulary.from_transcripts(trained)
+        )
+        counts = Counter("".join(normalize(utterance.text) for utterance in dev_set))
+        unheard = {name: n for name, n in counts.items() if name not in vocabulary.symbols}
+        if unheard:
+            callbacks.say(
+                "Characters that only the dev set has, which cannot be learned and count as errors: "
+                f"{describe_characters(Counter(unheard))}."
+            )
+        return (
+            vocabulary.extend(unheard)
+            if start
+            else Vocabulary.from_transcripts([*trained, *unheard])
+        )
 
     def to_yaml(self) -> str:
         """All values as YAML, as `train` writes them to config.yaml in the folder."""

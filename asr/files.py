@@ -1,12 +1,17 @@
 """Files that are read line by line or written atomically, and folders that one process locks."""
 
+import bz2
 import contextlib
 import errno
+import gzip
+import io
+import lzma
 import os
 import re
 import secrets
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +26,7 @@ except ImportError:  # Windows
 
 FilePath = str | os.PathLike[str]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DAMAGED = (EOFError, zlib.error, lzma.LZMAError)  # and OSError without a number
 WAIT_SECONDS = 60.0  # how long to wait for the process that holds a folder's lock
 
 
@@ -56,6 +62,19 @@ def read_lines(
                 yield number, text.rstrip("\r\n")
     except OSError as problem:
         raise error(f"{name} cannot be read ({problem.strerror}); check the path") from problem
+
+
+def decompress(file: io.BufferedReader) -> io.BufferedIOBase:
+    """The content of a file in gzip, bzip2 or xz, recognized by its first bytes, or of a plain one.
+
+    Reading damaged content raises one of `DAMAGED`.
+    """
+    start = file.peek(6)
+    if start.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=file)
+    if start.startswith(b"BZh"):
+        return bz2.BZ2File(file)
+    return lzma.LZMAFile(file) if start.startswith(b"\xfd7zXZ\0") else file
 
 
 def write_text(path: FilePath, text: str) -> None:

@@ -4,14 +4,17 @@ Symbol 0 of every vocabulary is the CTC blank, which stands for "no new characte
 in text. Characters without an id are never dropped silently: they raise an error that names them.
 """
 
+import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import eq
 
 from asr.errors import TextError
+from asr.files import FilePath, read_lines
 
 BLANK = "<blank>"
 
@@ -20,6 +23,9 @@ PROFILES: dict[str, str] = {
     "plain": "lower case, white space collapsed",
     "english": "for cased and punctuated references: lower case, accents to ASCII, hyphens and "
     "dashes to spaces, quotes and other punctuation dropped, & to and, white space collapsed",
+    "multilingual": "for any language and script: lower case, composed letters (NFC), accents and "
+    "other marks kept, punctuation and emoji dropped, white space collapsed",
+    "turkish": "multilingual, with the lower case of Turkish and Azerbaijani: I to ı, İ to i",
 }
 
 
@@ -92,6 +98,36 @@ class Vocabulary:
                 "a vocabulary cannot be built from transcripts without a character; pass texts"
             )
         return cls((BLANK, *sorted(characters)))
+
+    @classmethod
+    def read(cls, path: FilePath) -> "Vocabulary":
+        """Read an alphabet: a UTF-8 file with the characters that a model shall be able to write.
+
+        They may stand on one line or on many, in upper or lower case. The space, which separates
+        words, is always among them.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The blank, the space, and the characters of the file in lower case, in their order.
+
+        Raises:
+            TextError: If the file cannot be read or has no character.
+        """
+        lines = [_plain(line) for _, line in read_lines(path, TextError)]
+        characters = dict.fromkeys(" " + "".join(lines))
+        if len(characters) == 1:
+            raise TextError(f"{os.fspath(path)} has no character; write the letters of the texts")
+        return cls((BLANK, *characters))
+
+    def extend(self, characters: Iterable[str]) -> "Vocabulary":
+        """Return the vocabulary with the characters that it lacks at its end, in code point order.
+
+        Args:
+            characters: Single characters.
+        """
+        return Vocabulary((*self.symbols, *sorted(set(characters) - set(self.symbols))))
 
     @classmethod
     def from_list(cls, symbols: Iterable[str]) -> "Vocabulary":
@@ -177,8 +213,9 @@ def normalize(text: str, profile: str = "plain") -> str:
 
     Args:
         text: Any text.
-        profile: "plain" (lower case, single spaces) or "english", which also removes accents and
-            punctuation and separates hyphenated words; see `PROFILES`.
+        profile: "plain" (lower case, single spaces), "english", which also removes accents and
+            punctuation and separates hyphenated words, "multilingual", which does so for any script
+            and keeps accents and other marks, or "turkish"; see `PROFILES`.
 
     Returns:
         The normalized text, which may be empty.
@@ -197,13 +234,61 @@ def normalize(text: str, profile: str = "plain") -> str:
     return _NORMALIZERS[profile](text)
 
 
+def count_changes(text: str, profile: str) -> Counter[str]:
+    """Count the characters that a profile removes or replaces, apart from case and white space.
+
+    Args:
+        text: Any text.
+        profile: A profile of `normalize`.
+
+    Returns:
+        How often each character, in lower case, occurs in the text and no longer in the normalized
+        text. A replaced one counts too: "english" turns ё into е.
+    """
+    before = "".join(_fold(text, profile == "turkish").split())
+    return Counter(before) - Counter(normalize(text, profile))
+
+
+def describe_characters(counts: Counter[str], limit: int = 20) -> str:
+    """Describe counted characters in one line, the most frequent first: "ё (12), й (3)"."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown = [
+        f"{name if name.isprintable() and not is_mark(name) else _describe(name)} ({count:,})"
+        for name, count in ordered[:limit]
+    ]
+    more = f" and {len(ordered) - limit} other characters" if len(ordered) > limit else ""
+    return ", ".join(shown) + more
+
+
+def is_mark(character: str) -> bool:
+    """Whether a character is a combining mark, such as a vowel sign or an accent."""
+    return unicodedata.category(character).startswith("M")
+
+
+def is_letter(character: str) -> bool:
+    """Whether a character is a letter or a combining mark."""
+    return unicodedata.category(character)[0] in "LM"
+
+
 def _describe(character: str) -> str:
     return f"{character!r} (U+{ord(character):04X})"
 
 
+def _fold(text: str, turkish: bool = False) -> str:
+    """Compose letters (NFC), so that é is one letter however it is encoded, in lower case.
+
+    Full case folding would merge letters that are written differently: ß and ss, ς and σ.
+    """
+    text = unicodedata.normalize("NFC", text)
+    if "İ" in text:  # Python's lower case of it is i with a second dot, a combining mark
+        text = text.replace("İ", "i")
+    if turkish:
+        text = re.sub("i\u0307+", "i", text.replace("I", "ı"))
+    return unicodedata.normalize("NFC", text.lower())
+
+
 def _plain(text: str) -> str:
-    # NFC: é must be the same letter whether it is encoded as one code point or as two.
-    return " ".join(unicodedata.normalize("NFC", text.lower()).split())
+    return " ".join(_fold(text).split())
 
 
 class _EnglishTable(dict[int, str | None]):
@@ -228,9 +313,10 @@ class _EnglishTable(dict[int, str | None]):
         return self[code]
 
 
+_APOSTROPHES = dict.fromkeys(map(ord, "'‘’‛ʼʻ′`´＇"), "'")
 _ENGLISH = _EnglishTable(
     {
-        **dict.fromkeys(map(ord, "'‘’‛ʼʻ′`"), "'"),
+        **_APOSTROPHES,
         **{ord("&"): " and ", ord("ø"): "o", ord("ł"): "l", ord("đ"): "d", ord("ð"): "d"},
         **{ord("æ"): "ae", ord("œ"): "oe", ord("ß"): "ss", ord("þ"): "th", ord("ı"): "i"},
     }
@@ -238,16 +324,39 @@ _ENGLISH = _EnglishTable(
 # An ellipsis, or punctuation without a space after it ("yes,sir"). It becomes a space, because
 # dropping it would join two words.
 _WORD_BREAK = re.compile(r"\.{2,}|(?<=[^\W\d_]|[\u0300-\u036f])[,;:!?]+(?=[^\W\d_])")
+_DIGIT = re.compile(r"\d")
+# A number keeps its sign and its decimal marks: 1.5 is not 15, and -5 is not 5.
+_NUMBER = re.compile(r"((?:(?<!\S)-)?(?:(?<![^\s$£€-])\.)?\d+(?:[.,]\d+)*)")
+_BEFORE_NUMBER = re.compile(r"[(\[\"“”](?=-?\.?\d)")
+_BETWEEN_NUMBERS = re.compile(r"(?<=\d)(?![.,]\d)[.,:;*\"”()\[\]!?·]+(?=\d)")
+_THOUSANDS = re.compile(r"(?<=\d)(?<!\d{4}),(?=\d{3}(?!\d))")
 # Apostrophes at a word's left edge (group 1), at its right edge (group 2), and standing alone.
 _OUTER_APOSTROPHE = re.compile(r"(?<![^\s'])(')(?=[^\s'])|(?<=[^\s'])(')(?![^\s'])|(?<!\S)'(?!\S)")
 
 
 def _english(text: str) -> str:
     text = text.replace("´", "'")  # NFKD would decompose it into a space and an accent
-    text = unicodedata.normalize("NFKD", text).lower()
-    text = _WORD_BREAK.sub(" ", text).translate(_ENGLISH)
+    text = _decompose(text).lower()
+    text = _WORD_BREAK.sub(" ", text)
+    if _DIGIT.search(text):
+        text = _BETWEEN_NUMBERS.sub(" ", _BEFORE_NUMBER.sub(" ", text))
+        parts = _NUMBER.split(_THOUSANDS.sub("", text))  # numbers at the odd positions
+        text = "".join([p if i % 2 else p.translate(_ENGLISH) for i, p in enumerate(parts)])
+    else:
+        text = text.translate(_ENGLISH)
     text = " ".join(unicodedata.normalize("NFC", text).split())
     return _drop_single_quotes(text) if "'" in text else text
+
+
+def _decompose(text: str) -> str:
+    """Decompose letters (NFKD), but not ² and ½, which would turn 10² into 102."""
+    if text.isascii():
+        return text
+    if any(unicodedata.category(character) == "No" for character in text):
+        return "".join(
+            c if unicodedata.category(c) == "No" else unicodedata.normalize("NFKD", c) for c in text
+        )
+    return unicodedata.normalize("NFKD", text)
 
 
 def _drop_single_quotes(text: str) -> str:
@@ -270,4 +379,65 @@ def _drop_single_quotes(text: str) -> str:
     return " ".join(kept.split())
 
 
-_NORMALIZERS: dict[str, Callable[[str], str]] = {"plain": _plain, "english": _english}
+# What "multilingual" replaces wherever it occurs: signs for the apostrophe; stretched Arabic letters,
+# variants of signs, and Armenian marks inside words; and the invisible break of Khmer and Thai.
+_MULTILINGUAL: dict[int, str | None] = {
+    **_APOSTROPHES,
+    ord("‚"): "'",
+    **dict.fromkeys(map(ord, "\u0640՛՜՞՟"), None),
+    **dict.fromkeys(range(0xFE00, 0xFE10), None),
+    0x200B: " ",
+}
+_OTHER_SIGN = re.compile(r"[^\w\s']|_")  # marks, punctuation, symbols, formats
+
+
+def _multilingual(text: str) -> str:
+    text = _OTHER_SIGN.sub(_replace_sign, _fold(text).translate(_MULTILINGUAL))
+    text = unicodedata.normalize("NFC", " ".join(text.split()))
+    return _drop_single_quotes(text) if "'" in text else text
+
+
+def _turkish(text: str) -> str:
+    return _fold(_multilingual(_fold(text, turkish=True)), turkish=True)
+
+
+def _replace_sign(match: re.Match[str]) -> str:
+    """What "multilingual" writes for a character that is neither letter, digit nor apostrophe."""
+    sign, text, at = match[0], match.string, match.start()
+    category = unicodedata.category(sign)
+    before = text[at - 1] if at else " "
+    after = text[at + 1] if at + 1 < len(text) else " "
+    in_word = is_letter(before) and is_letter(after)
+    is_first = before.isspace() or before in '"([«“„‚'  # before a number: a sign or a decimal mark
+    if category[0] == "M" or category in ("Sc", "Sm", "Co", "Cn", "Cs") or sign in "%‰@#&§°№":
+        return sign  # marks belong to letters; the others are read aloud
+    if sign in "\u200c\u200d":  # joiners, which Persian and the scripts of India spell with
+        return sign if in_word else ""
+    if category[0] == "C":
+        return ""
+    if category == "Pd" or sign in "/\\_":
+        return "-" if sign == "-" and is_first and after.isdecimal() else " "
+    if sign == "." and after.isdecimal() and is_first:
+        return sign
+    if before.isdecimal() and after.isdecimal() and sign != "…":
+        return sign  # 1.5 is not 15
+    if in_word and _is_spelled(sign, before, after):
+        return "״" if sign == '"' else sign
+    is_initial = sign == "." and is_letter(before) and not (at > 1 and is_letter(text[at - 2]))
+    is_bracket = category in ("Ps", "Pe", "Pi", "Pf") or sign == '"'
+    return "" if is_initial or (is_bracket and in_word) else " "
+
+
+def _is_spelled(sign: str, before: str, after: str) -> bool:
+    """Whether punctuation inside a word is part of it: Catalan l·l, Hebrew צה״ל."""
+    if sign == "·":
+        return before == after == "l"
+    return sign in '׳״"' and all("\u0591" <= letter <= "\u05f2" for letter in (before, after))
+
+
+_NORMALIZERS: dict[str, Callable[[str], str]] = {
+    "plain": _plain,
+    "english": _english,
+    "multilingual": _multilingual,
+    "turkish": _turkish,
+}

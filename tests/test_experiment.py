@@ -1,5 +1,6 @@
 """Training from plain Python: no Hydra, silent unless callbacks are given."""
 
+import json
 import subprocess
 import sys
 import textwrap
@@ -12,7 +13,7 @@ from project import ROOT
 from asr.data.augment import AugmentConfig
 from asr.data.manifest import Utterance, write_manifest
 from asr.encoder import EncoderConfig
-from asr.errors import ConfigError, DataError
+from asr.errors import ConfigError, DataError, TextError
 from asr.experiment import DataConfig, Experiment
 from asr.features import FeaturesConfig
 from asr.recognizer import Recognizer
@@ -64,6 +65,51 @@ def test_it_trains_silently_and_resumes(data: DataConfig, tmp_path: Path, capfd)
     assert experiment.train(notes) == outcome
     assert notes.lines[0].startswith("Resuming in")
     assert notes.steps == 0
+
+
+def test_a_character_that_only_the_dev_set_has_is_said_and_counts_as_an_error(
+    data: DataConfig, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in Path(data.dev).read_text().splitlines()]
+    rows[0]["text"] += " ж"
+    data.dev = str(tmp_path / "dev.jsonl")
+    for row in rows:
+        row["audio_filepath"] = str(Path(data.train).parent / row["audio_filepath"])
+    Path(data.dev).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    notes = Notes()
+    assert make_experiment(tmp_path / "run", data).train(notes).epoch == 1
+    assert any("only the dev set has" in line and "ж (1)" in line for line in notes.lines)
+    assert Recognizer.load(tmp_path / "run" / "best.pt").vocabulary.to_list()[1:] == list(" abcdж")
+
+
+def test_an_alphabet_can_be_given(data: DataConfig, tmp_path: Path) -> None:
+    data.vocabulary = str(tmp_path / "alphabet.txt")
+    Path(data.vocabulary).write_text("DCBA\nжée\u0301\n")
+    make_experiment(tmp_path / "run", data).train()
+    assert Recognizer.load(tmp_path / "run" / "best.pt").vocabulary.to_list()[1:] == list(" dcbaжé")
+    Path(data.vocabulary).write_text(" \n")
+    with pytest.raises(TextError, match=r"alphabet\.txt has no character"):
+        make_experiment(tmp_path / "other", data).train()
+
+
+def test_fine_tuning_extends_the_vocabulary_of_the_checkpoint(
+    data: DataConfig, tmp_path: Path
+) -> None:
+    make_experiment(tmp_path / "before", data).train()
+    start = tmp_path / "before" / "best.pt"
+    other = tmp_path / "other.jsonl"
+    rows = [json.loads(line) for line in Path(data.train).read_text().splitlines()]
+    for row in rows:
+        row["audio_filepath"] = str(Path(data.train).parent / row["audio_filepath"])
+        row["text"] = row["text"].replace("a", "ж")
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data.train = str(other)
+    experiment = make_experiment(tmp_path / "run", data)
+    experiment.training.start_from = str(start)
+    outcome = experiment.train()
+    assert Recognizer.load(tmp_path / "run" / "best.pt").vocabulary.to_list()[1:] == list(" abcdж")
+    start.unlink()
+    assert experiment.train() == outcome  # resumed
 
 
 def test_callbacks_see_messages_and_steps(data: DataConfig, tmp_path: Path) -> None:

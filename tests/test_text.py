@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.errors import TextError
-from asr.text import BLANK, PROFILES, Vocabulary, min_ctc_frames, normalize
+from asr.text import (
+    BLANK,
+    PROFILES,
+    Vocabulary,
+    count_changes,
+    describe_characters,
+    min_ctc_frames,
+    normalize,
+)
 
 ENGLISH = Vocabulary.english()
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz'"
@@ -172,6 +180,82 @@ class TestNormalize:
     ) -> None:
         assert normalize(text, "english") == expected
 
+    @pytest.mark.parametrize("profile", ["english", "multilingual"])
+    @pytest.mark.parametrize(
+        ("number", "other"),
+        [
+            ("1.5", "15"),
+            ("1,5", "15"),
+            ("1..5", "15"),
+            ("10:30", "1030"),
+            ("-5", "5"),
+            ("(-5)", "5"),
+            (".5", "5"),
+            ("1½", "11⁄2"),
+            ("10²", "102"),
+            ("3·4", "34"),
+        ],
+    )
+    def test_different_numbers_stay_different(self, profile: str, number: str, other: str) -> None:
+        assert normalize(f"about {number}.", profile) != normalize(f"about {other}.", profile)
+        assert normalize("In 1999, (2000).", profile) == "in 1999 2000"
+
+    def test_english_joins_thousands(self) -> None:
+        assert normalize("1,234,567.89 and 12,34", "english") == "1234567.89 and 12,34"
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("«Мой чай ещё горячий», — сказала Анна по-русски.",
+             "мой чай ещё горячий сказала анна по русски"),
+            ("Η ΟΔΟΣ είναι ωραία· «Ναι;» Κόσμος.", "η οδος είναι ωραία ναι κόσμος"),
+            ("Tiếng Việt có sáu thanh điệu, phải không?",
+             "tiếng việt có sáu thanh điệu phải không"),
+            ("Das ist Öl für die Straße!", "das ist öl für die straße"),
+            ("¿Qué? ¡Niño!", "qué niño"),
+            ("П’ять п'ять пʼять", "п'ять п'ять п'ять"),
+            ("L’eau, 'tis ‚gut‘.", "l'eau 'tis gut"),
+            ("नमस्ते, दुनिया। हिन्दी", "नमस्ते दुनिया हिन्दी"),
+            ("می‌خواهم بروم؟ کتـــاب", "می‌خواهم بروم کتاب"),
+            ("你好，世界。", "你好 世界"),
+            ('צה"ל, שלום־עולם', "צה״ל שלום עולם"),
+            ("Ինչպե՞ս ես", "ինչպես ես"),
+            ("Col·legi", "col·legi"),
+            ("т.е. вот.Так", "те вот так"),
+            ("Да ❤️‍🔥👍🏽 ♪ да", "да да"),
+            ("50 % & 5 €", "50 % & 5 €"),
+        ],
+    )  # fmt: skip
+    def test_multilingual_keeps_letters_and_marks_and_drops_punctuation(
+        self, text: str, expected: str
+    ) -> None:
+        assert normalize(text, "multilingual") == expected
+        assert normalize(unicodedata.normalize("NFD", text), "multilingual") == expected
+
+    def test_multilingual_keeps_every_letter_and_mark(self) -> None:
+        for code in range(0x30000):
+            letter = chr(code)
+            if unicodedata.category(letter) in ("Ll", "Lo", "Mc") or 0x300 <= code < 0x370:
+                composed = unicodedata.normalize("NFC", f"ж{letter}ж".lower())
+                if "'" not in normalize(letter, "multilingual"):
+                    assert normalize(f"ж{letter}ж", "multilingual") == composed, hex(code)
+
+    def test_turkish_has_its_own_lower_case(self) -> None:
+        assert normalize("IŞIK, İstanbul'da!", "turkish") == "ışık istanbul'da"
+        assert normalize("i\u0307zmir", "turkish") == "izmir"  # lower case of another program
+        for profile in ("plain", "multilingual"):
+            assert (
+                normalize("İstanbul", profile) == normalize("I\u0307stanbul", profile) == "istanbul"
+            )
+
+    def test_changes_of_a_profile_are_counted(self) -> None:
+        changes = count_changes("Мой чай ещё, ещё!", "english")
+        assert changes == {"й": 2, "ё": 2, ",": 1, "!": 1}
+        assert describe_characters(changes, 2) == "й (2), ё (2) and 2 other characters"
+        assert count_changes("Мой чай ещё, ещё!", "multilingual") == {",": 1, "!": 1}
+        assert not count_changes("IŞIK", "turkish")
+        assert not count_changes(unicodedata.normalize("NFD", "Ещё ЧАЙ"), "multilingual")
+
     def test_symbols_that_are_read_aloud_are_kept_and_cannot_be_encoded(self) -> None:
         text = normalize("It costs $5, or 10%.", "english")
         assert text == "it costs $5 or 10%"
@@ -200,7 +284,7 @@ class TestNormalize:
     @given(TRICKY)
     @settings(deadline=None)
     def test_english_keeps_only_known_or_spoken_characters(self, text: str) -> None:
-        assert set(normalize(text, "english")) <= set(CHARACTERS + "5%")
+        assert set(normalize(text, "english")) <= set(CHARACTERS + "5%.,-")  # 1.5 and -5
 
     @given(TRICKY)
     @settings(deadline=None)

@@ -9,6 +9,7 @@ that there are: an error is better than a sentence that silently loses its end.
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +31,16 @@ QUIET_POWER = 10**-4.5  # -45 dBFS
 CLIPPED_AMPLITUDE = 0.999
 CLIPPED_SHARE = 1e-3
 
-# Those of the second line are decoded by PyAV.
+# What is read: by libsndfile, and from the containers of MP4 and Matroska by PyAV. Every other file of
+# a folder is counted by `count_other_files`.
 EXTENSIONS = frozenset(
-    """.wav .wave .w64 .rf64 .flac .mp3 .ogg .oga .opus .sph .nist .aiff .aif .aifc .au .snd .caf
-    .m4a .m4b .mp4 .mov .webm .mka .mkv""".split()
+    """.wav .wave .bwf .w64 .rf64 .flac .mp3 .mp2 .mpa .m2a .ogg .oga .opus .sph .nist .aiff .aif .aifc
+    .au .snd .caf .voc .avr .pvf .paf .sf .svx .iff
+    .m4a .m4b .m4r .m4v .mp4 .mov .qt .3gp .3g2 .f4v .webm .weba .mka .mkv .mk3d""".split()
+)
+# Texts that are kept beside recordings; nobody expects them to be transcribed.
+TEXT_EXTENSIONS = frozenset(
+    ".txt .md .rst .json .jsonl .srt .vtt .textgrid .ctm .stm .trn .lab .tsv .csv .log".split()
 )
 
 
@@ -327,6 +334,27 @@ def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
         for path in folder.rglob("*")
         if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
     )
+
+
+def count_other_files(folder: str | os.PathLike[str]) -> Counter[str]:
+    """Count the files of a folder and its subfolders that `find_audio` leaves out, by extension.
+
+    Hidden files and texts are not counted.
+    """
+    return Counter(
+        path.suffix.lower() or "no extension"
+        for path in Path(folder).rglob("*")
+        if path.suffix.lower() not in EXTENSIONS | TEXT_EXTENSIONS
+        and not path.name.startswith(".")
+        and path.is_file()
+    )
+
+
+def describe_other_files(counts: Counter[str]) -> str:
+    """Describe what `count_other_files` counted: "2 files of other formats: .aac (2)"."""
+    total = counts.total()
+    kinds = ", ".join(f"{kind} ({count:,})" for kind, count in counts.most_common(10))
+    return f"{total:,} {'file' if total == 1 else 'files'} of other formats: {kinds}"
 
 
 def change_speed(waveform: Waveform, factor: float) -> Waveform:

@@ -3,14 +3,16 @@
 import io
 import json
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from asr.errors import AsrError, DataError, TextError
 from asr.files import read_lines
+from asr.progress import complain
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class Input:
         return file
 
 
+class UnclearFormatError(DataError):
+    """The lines of a file may begin with an id or not."""
+
+
 def check_standard_input(names: Sequence[str]) -> None:
     """Raise AsrError if standard input (-) is among the names more than once."""
     if names.count("-") > 1:
@@ -39,7 +45,7 @@ def check_standard_input(names: Sequence[str]) -> None:
 
 def find_inputs(names: list[str]) -> tuple[list[Input], list[str]]:
     """The recordings that are named, and a sentence for each folder that contains none."""
-    from asr.audio.waveform import find_audio
+    from asr.audio.waveform import count_other_files, describe_other_files, find_audio
 
     check_standard_input(names)
     inputs, failures = [], []
@@ -52,6 +58,11 @@ def find_inputs(names: list[str]) -> tuple[list[Input], list[str]]:
         elif path.is_dir():
             found = find_audio(name)
             inputs += [Input(str(p), p.relative_to(name).with_suffix("")) for p in found]
+            if others := count_other_files(name):
+                complain(
+                    f"asr: {name}: left out {describe_other_files(others)}; convert recordings "
+                    "among them to wav or flac."
+                )
             if not found:
                 failures.append(f"{name} is a folder without recordings; choose another.")
         else:
@@ -76,26 +87,119 @@ def read_transcript(given: str) -> str:
     return given
 
 
-def read_texts(path: Path, keys: Sequence[str]) -> dict[str, str]:
-    """Read texts by id, from JSONL (the first of `keys` that an object has) or Kaldi lines."""
+def read_texts(
+    path: Path, keys: Sequence[str], form: str | None = None, known: Container[str] = ()
+) -> dict[str, str]:
+    """Read texts by id; the format is recognized from all lines.
+
+    JSONL, sclite's trn (`text (id)`), tables with tabs and a header, and Kaldi's `id text` if a tab
+    follows every first word, or if every first word has a digit or an underscore.
+
+    Args:
+        path: The file.
+        keys: Names of the text in JSONL and headers, of which the first that occurs is taken.
+        form: "kaldi" or "lines" (plain sentences, whose ids are their line numbers) for files that
+            are not JSONL; None: recognize it.
+        known: Ids of the other file: first words that are all among them are ids.
+
+    Raises:
+        DataError: If the file cannot be read or an id occurs twice.
+        UnclearFormatError: If the lines may begin with an id or not.
+    """
+    advice = "specify a manifest, a table, a trn file, a Kaldi text file or plain lines"
+    lines = list(read_lines(path, DataError, advice))
+    filled = [(number, line) for number, line in lines if line.strip()]
+    if filled and filled[0][1].startswith("{") and not _TRN.fullmatch(filled[0][1]):
+        form = "jsonl"
+    form = form or (_recognize(path, filled, keys, known) if filled else "kaldi")
+    if form == "lines":
+        return {str(number): line.strip() for number, line in lines}
+    header = filled.pop(0)[1].split("\t") if form == "tsv" else []
     texts: dict[str, str] = {}
-    is_json = None
-    for number, line in read_lines(path, DataError, "specify a manifest or a Kaldi text file"):
-        if not line.strip():
-            continue
-        if is_json is None:
-            is_json = line.startswith("{")
+    for number, line in filled:
         where = f"{path}, line {number}"
-        name, text = _parse_json_text(line, keys, where) if is_json else _parse_kaldi_text(line)
+        if form == "jsonl":
+            name, text = _parse_json_text(line, keys, where)
+        elif form == "tsv":
+            cells = line.split("\t")
+            if len(cells) != len(header):
+                raise DataError(f"{where} has {len(cells)} columns, not {len(header)}; correct it")
+            name, text = _parse_row(dict(zip(header, cells, strict=True)), keys)
+        elif form == "trn":
+            if line.startswith(";;"):  # a comment
+                continue
+            name, text = _parse_trn(line, where)
+        else:
+            name, *words = line.split()
+            text = " ".join(words)
         if name in texts:
             raise DataError(f"{where}: the id {name!r} occurs twice; use a unique id for each text")
         texts[name] = text
     return texts
 
 
-def _parse_kaldi_text(line: str) -> tuple[str, str]:
-    name, *words = line.split()
-    return name, " ".join(words)
+_TRN = re.compile(r"(.*)\(([^()\s]+)\)\s*")
+_TIMED = re.compile(r"\S+\s+\S+\s+(\S+\s+)?\d+\.\d+\s+\d+\.\d+(\s.*|)")  # sclite's stm and ctm
+_ID_COLUMNS = ("id", "utterance_id", "utt_id", "utterance", "utt", "key", "name")
+_PATH_COLUMNS = ("audio_filepath", "path", "audio", "file", "filename", "file_name")
+_TEXT_COLUMNS = ("sentence", "transcript", "transcription")
+
+
+def _recognize(
+    path: Path, lines: Sequence[tuple[int, str]], keys: Sequence[str], known: Container[str]
+) -> str:
+    """The format of lines with text that are not JSON. Raises UnclearFormatError."""
+    texts = [line for _, line in lines]
+    header = set(texts[0].split("\t"))
+    if header & {*_ID_COLUMNS, *_PATH_COLUMNS} and header & {*keys, *_TEXT_COLUMNS}:
+        return "tsv"
+    first = [line.split()[0] for line in texts]
+    # A tab separates the id from the text; plain lines have none.
+    tabs = all(line.split(" ")[0].count("\t") == 1 for line in texts if len(line.split()) > 1)
+    ids_come_first = (
+        all(map(_is_id, first))
+        or all(word in known for word in first)
+        or (tabs and any("\t" in line for line in texts))
+    )
+    spoken = [line for line in texts if not line.startswith(";;")]
+    matches = [_TRN.fullmatch(line) for line in spoken]
+    last = [match[2] for match in matches if match]
+    if last and len(last) == len(spoken) == len(set(last)):
+        ids_come_last = all(map(_is_id, last)) or all(word in known for word in last)
+        if ids_come_last != ids_come_first:
+            return "trn" if ids_come_last else "kaldi"
+        if not ids_come_last:
+            return "trn"
+    elif ids_come_first and not _is_table(texts) and not all(map(_TIMED.fullmatch, texts)):
+        return "kaldi"
+    raise UnclearFormatError(
+        f"{path}: it is not clear whether its lines begin with an id; add --format kaldi if they do "
+        "(id, space, text), or --format lines if each line is only a text, the same one in both files"
+    )
+
+
+def _is_id(word: str) -> bool:
+    return bool(re.search(r"[\d_/]", word)) and not re.search(r"[,;]", word)
+
+
+def _is_table(lines: Sequence[str]) -> bool:
+    """Whether the lines have three columns or more."""
+    return all(line.count("\t") > 1 for line in lines)
+
+
+def _parse_row(row: Mapping[str, str], keys: Sequence[str]) -> tuple[str, str]:
+    named = [row[column] for column in _ID_COLUMNS if column in row]
+    named += [Path(row[column]).stem for column in _PATH_COLUMNS if column in row]
+    return named[0], next(row[key] for key in (*keys, *_TEXT_COLUMNS) if key in row)
+
+
+def _parse_trn(line: str, where: str) -> tuple[str, str]:
+    match = _TRN.fullmatch(line)
+    if not match:
+        raise DataError(f"{where} does not end with (id); add it, as on the other lines")
+    if re.search(r"\{.*/.*\}", match[1]):
+        raise DataError(f"{where} has alternatives {{ a / b }}, which are not supported; keep one")
+    return match[2], " ".join(match[1].split())
 
 
 def _parse_json_text(line: str, keys: Sequence[str], where: str) -> tuple[str, str]:

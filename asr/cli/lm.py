@@ -20,13 +20,15 @@ from asr.cli.output import print_facts
 from asr.errors import AsrError
 from asr.files import check_writable
 from asr.progress import Bar, complain
+from asr.text import PROFILES, Vocabulary
 
 if TYPE_CHECKING:
-    from asr.lm.estimation import EstimationConfig
+    from asr.lm.estimation import EstimationConfig, Normalizer
     from asr.lm.model import LanguageModel
 
 ARPA_ENDINGS = (".arpa", ".arpa.gz")
 FORMATS = "ARPA if its name ends in .arpa or .arpa.gz, otherwise binary"
+RAW = "none"  # the profile that changes nothing
 RESERVED_WORDS = 3  # <unk>, <s> and </s> are in every vocabulary
 MANY_SENTENCES = 10_000  # number of sentences after which progress is shown
 
@@ -69,6 +71,18 @@ def _declare_train(command: argparse.ArgumentParser) -> None:
         "the last one applies to all higher orders (default: 0, drop none). TEXT must stand before "
         "this option, which takes all words up to the next option",
     )
+    command.add_argument(
+        "--profile",
+        choices=(*PROFILES, RAW),
+        help="normalization of the text, which should be that of the model's transcripts (default: "
+        f"multilingual, or english with an English --checkpoint). {RAW}: keep words as they are; "
+        + "; ".join(f"{name}: {description}" for name, description in PROFILES.items()),
+    )
+    command.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="acoustic model: count the words that it cannot spell, which will never be recognized",
+    )
     options.add_count_option(
         command, "--vocabulary-limit", "keep only the N most frequent words (default: all)"
     )
@@ -88,7 +102,7 @@ def _declare_convert(command: argparse.ArgumentParser) -> None:
 
 
 def _add_model(command: argparse.ArgumentParser, metavar: str = "FILE") -> None:
-    purpose = "language model: ARPA (also in gzip) or binary"
+    purpose = "language model: ARPA (also in gzip, bzip2 or xz) or binary"
     command.add_argument("model", type=Path, metavar=metavar, help=purpose)
 
 
@@ -97,7 +111,8 @@ def _add_texts(command: argparse.ArgumentParser) -> None:
         "texts",
         nargs="+",
         metavar="TEXT",
-        help="UTF-8 text with one sentence per line, plain or in gzip, or - for standard input",
+        help="UTF-8 text with one sentence per line, plain or in gzip, bzip2 or xz, or - for "
+        "standard input",
     )
 
 
@@ -121,13 +136,36 @@ def _train(arguments: argparse.Namespace) -> Facts:
     from asr.lm.estimation import EstimationConfig
 
     config = EstimationConfig(arguments.order, arguments.prune, arguments.vocabulary_limit)
-    return train(arguments.texts, config, arguments.output, arguments.quantize)
+    return train(
+        arguments.texts, config, arguments.output, arguments.quantize, _make_normalizer(arguments)
+    )
+
+
+def _make_normalizer(arguments: argparse.Namespace) -> "Normalizer":
+    from asr.lm.estimation import Normalizer
+
+    if not arguments.checkpoint:
+        return Normalizer(arguments.profile or "multilingual")
+    from asr.checkpoint import Checkpoint
+    from asr.release import RELEASED
+
+    is_released = arguments.checkpoint == "released"
+    vocabulary = Checkpoint.read(RELEASED if is_released else arguments.checkpoint).vocabulary
+    english = vocabulary == Vocabulary.english()
+    profile = arguments.profile or ("english" if english else "multilingual")
+    return Normalizer(profile, vocabulary)
 
 
 def train(
-    texts: Sequence[str], config: "EstimationConfig", output: Path, quantize: bool = False
+    texts: Sequence[str],
+    config: "EstimationConfig",
+    output: Path,
+    quantize: bool = False,
+    normalizer: "Normalizer | None" = None,
 ) -> Facts:
     """Train a model on the text files `texts`, write it to `output` and return facts about it.
+
+    The words are those of the text, changed by `normalizer` if there is one.
 
     Raises AsrError if `output` is invalid (before any work) or the texts do not fit into memory, and
     the TextErrors of `read_sentences` and `LanguageModel.estimate`.
@@ -137,6 +175,8 @@ def train(
 
     _check_output(output, texts, quantize)
     sentences = _read_texts(texts)
+    if normalizer:
+        sentences = normalizer.normalize(sentences)
     began = monotonic()
     with (
         # One stage each for reading, computing, arranging and writing, and one to count each order.
@@ -160,10 +200,26 @@ def train(
     return {
         "sentences": stages.sentences,
         "words": stages.words,
+        **(_describe_changes(normalizer) if normalizer else {}),
         **_contents(model),
         "file": _describe_file(output),
         "time": f"{monotonic() - began:.1f} s",
     }
+
+
+def _describe_changes(normalizer: "Normalizer") -> Facts:
+    """What the profile did to the text, and what the acoustic model cannot spell."""
+    changes = f"{normalizer.changed:,} words changed, {normalizer.dropped:,} dropped"
+    facts: Facts = {}
+    if normalizer.changed or normalizer.dropped:
+        facts["profile"] = f"{normalizer.profile} ({changes})"
+    if normalizer.vocabulary:
+        unspelled = normalizer.unspelled
+        some = ", ".join(word for word, _ in unspelled.most_common(5))
+        facts["words that the model cannot spell"] = (
+            f"{unspelled.total():,}, {len(unspelled):,} different" + (f": {some}" if some else "")
+        )
+    return facts
 
 
 def _describe(arguments: argparse.Namespace) -> Facts:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from asr.cli.inputs import read_texts
+from asr.cli.inputs import UnclearFormatError, read_texts
 from asr.cli.options import add_profile_option
 from asr.cli.output import print_report, to_json
 from asr.progress import say
@@ -12,11 +12,24 @@ from asr.progress import say
 def declare(command: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add = command.add_argument
-    add("reference", metavar="REF", help="correct texts: a manifest (JSONL) or a Kaldi text file")
+    add(
+        "reference",
+        metavar="REF",
+        help="correct texts: a manifest (JSONL), a table with tabs and a header, sclite's trn, a "
+        "Kaldi text file, or plain lines",
+    )
     add(
         "hypothesis",
         metavar="HYP",
-        help='recognized texts in either format (JSONL: "pred_text" if there is one, otherwise "text")',
+        help='recognized texts in any of these formats (JSONL: "pred_text" if there is one, otherwise '
+        '"text")',
+    )
+    add(
+        "--format",
+        choices=("kaldi", "lines"),
+        help="format of files whose lines may begin with an id or not: kaldi (id, space, text) or "
+        "lines (one text per line, in the same order in both files); by default the format is "
+        "recognized, and an unclear one is refused",
     )
     add_profile_option(command)
     add("--json", action="store_true", help="print the whole report as JSON")
@@ -26,13 +39,22 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code. Raises AsrError."""
     from asr.scoring import score
 
-    report = score(
-        read_texts(Path(arguments.reference), ("text",)),
-        read_texts(Path(arguments.hypothesis), ("pred_text", "text")),
-        arguments.profile,
-    )
+    references, hypotheses = _read(arguments)
+    report = score(references, hypotheses, arguments.profile)
     if arguments.json:
         say(to_json(report.to_dict(), indent=1))
     else:
         print_report(report)
     return 0
+
+
+def _read(arguments: argparse.Namespace) -> tuple[dict[str, str], dict[str, str]]:
+    """Read both files. The ids of one tell what the first words of the other are."""
+    reference, hypothesis, form = arguments.reference, arguments.hypothesis, arguments.format
+    keys = ("pred_text", "text")
+    try:
+        references = read_texts(Path(reference), ("text",), form)
+    except UnclearFormatError:
+        hypotheses = read_texts(Path(hypothesis), keys, form)
+        return read_texts(Path(reference), ("text",), form, hypotheses), hypotheses
+    return references, read_texts(Path(hypothesis), keys, form, references)

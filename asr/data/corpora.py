@@ -1,6 +1,8 @@
 """Readers of corpora: LibriSpeech, Common Voice, Kaldi folders, and folders of recordings."""
 
 import os
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -10,11 +12,11 @@ from asr.audio.waveform import find_audio, inspect_audio
 from asr.data.manifest import Reject, Utterance
 from asr.errors import AudioError, DataError
 from asr.files import FilePath, read_lines
-from asr.text import normalize
+from asr.text import count_changes, normalize
 
 
 def read_librispeech(
-    folder: FilePath, profile: str = "plain"
+    folder: FilePath, profile: str = "plain", changes: Counter[str] | None = None
 ) -> tuple[list[Utterance], list[Reject]]:
     """Read a corpus in LibriSpeech's layout, at any depth below `folder`, with any audio format.
 
@@ -24,6 +26,7 @@ def read_librispeech(
     Args:
         folder: The corpus, or a folder that contains it.
         profile: How the text is normalized, see `normalize`.
+        changes: Receives how often the profile removed or replaced each character.
 
     Returns:
         The usable utterances, and the others with the reasons why they were left out.
@@ -34,7 +37,7 @@ def read_librispeech(
     folder = _require_folder(folder)
     transcripts = [
         (str(path.parent / line.partition(" ")[0]), line.partition(" ")[2])
-        for path in _find_texts(folder, "*.trans.txt")
+        for path in _find_texts(folder, ".trans.txt")
         for _, line in read_lines(path, DataError)
         if line.strip()
     ]
@@ -48,17 +51,18 @@ def read_librispeech(
         name = os.path.basename(stem)
         return name, name.partition("-")[0]
 
-    return _assemble(_pair(folder, transcripts, identify), profile)
+    return _assemble(_pair(folder, transcripts, identify), profile, changes)
 
 
 def read_common_voice(
-    tsv: FilePath, profile: str = "english"
+    tsv: FilePath, profile: str = "english", changes: Counter[str] | None = None
 ) -> tuple[list[Utterance], list[Reject]]:
     """Read a table of Common Voice (train.tsv, dev.tsv, ...) with the folder `clips` beside it.
 
     Args:
         tsv: The table; it needs the columns `path` and `sentence`, and `client_id` is the speaker.
         profile: How the text is normalized, see `normalize`.
+        changes: Receives how often the profile removed or replaced each character.
 
     Returns:
         The usable utterances, and the others with the reasons why they were left out.
@@ -86,16 +90,19 @@ def read_common_voice(
         name = os.path.splitext(row["path"])[0]
         audio = os.path.join(clips, row["path"])
         candidates.append(_Candidate(name, audio, row["sentence"], row.get("client_id", "")))
-    return _assemble(candidates, profile)
+    return _assemble(candidates, profile, changes)
 
 
-def read_kaldi(folder: FilePath, profile: str = "plain") -> tuple[list[Utterance], list[Reject]]:
+def read_kaldi(
+    folder: FilePath, profile: str = "plain", changes: Counter[str] | None = None
+) -> tuple[list[Utterance], list[Reject]]:
     """Read a Kaldi data folder: wav.scp, text and, if speakers are known, utt2spk.
 
     Args:
         folder: The data folder. Relative paths in wav.scp start from it. Utterances whose entry is a
             command (`sph2pipe ... |`) are rejected; the command is not run.
         profile: How the text is normalized, see `normalize`.
+        changes: Receives how often the profile removed or replaced each character.
 
     Returns:
         The usable utterances, and the others with the reasons why they were left out.
@@ -120,18 +127,22 @@ def read_kaldi(folder: FilePath, profile: str = "plain") -> tuple[list[Utterance
             continue
         audio = os.path.join(folder, audio) if audio else ""
         candidates.append(_Candidate(name, audio, texts.get(name), speakers.get(name, "")))
-    return _assemble(candidates, profile)
+    return _assemble(candidates, profile, changes)
 
 
-def read_folder(folder: FilePath, profile: str = "plain") -> tuple[list[Utterance], list[Reject]]:
+def read_folder(
+    folder: FilePath, profile: str = "plain", changes: Counter[str] | None = None
+) -> tuple[list[Utterance], list[Reject]]:
     """Read recordings x.wav (or another format) at any depth, each beside its transcript x.txt.
 
-    The id of an utterance is its path below the folder without the extension; its speaker is the
-    first folder of that path, if there is one.
+    Names match however their accents are encoded, and `x.TXT` is a transcript too. The id of an
+    utterance is its path below the folder without the extension; its speaker is the first folder of
+    that path, if there is one.
 
     Args:
         folder: The folder of recordings and transcripts.
         profile: How the text is normalized, see `normalize`.
+        changes: Receives how often the profile removed or replaced each character.
 
     Returns:
         The usable utterances, and the others with the reasons why they were left out.
@@ -141,18 +152,17 @@ def read_folder(folder: FilePath, profile: str = "plain") -> tuple[list[Utteranc
     """
     folder = _require_folder(folder)
     transcripts = [
-        (str(path.with_suffix("")), "\n".join(line for _, line in read_lines(path, DataError)))
-        for path in _find_texts(folder, "*.txt")
+        (str(path.with_suffix("")), _read_transcript(path)) for path in _find_texts(folder, ".txt")
     ]
 
     def identify(stem: str) -> tuple[str, str]:
-        name = Path(stem).relative_to(folder)
+        name = Path(stem)
         return name.as_posix(), name.parts[0] if len(name.parts) > 1 else ""
 
     candidates = _pair(folder, transcripts, identify)
     if not candidates:
         raise DataError(f"{folder} contains no recording; add x.wav and its transcript x.txt")
-    return _assemble(candidates, profile)
+    return _assemble(candidates, profile, changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +182,21 @@ def _require_folder(folder: FilePath) -> Path:
     return folder
 
 
-def _find_texts(folder: Path, pattern: str) -> list[Path]:
+def _find_texts(folder: Path, ending: str) -> list[Path]:
     """Text files at any depth, without hidden files such as the `._x.txt` of macOS."""
-    return sorted(path for path in folder.rglob(pattern) if not path.name.startswith("."))
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.name.lower().endswith(ending) and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def _read_transcript(path: Path) -> str | DataError:
+    """The text of a transcript, or the error that reading it raised."""
+    try:
+        return "\n".join(line for _, line in read_lines(path, DataError))
+    except DataError as error:
+        return error
 
 
 def _read_table(path: Path) -> dict[str, str]:
@@ -190,33 +212,44 @@ def _read_table(path: Path) -> dict[str, str]:
 
 
 def _pair(
-    folder: Path, transcripts: Sequence[tuple[str, str]], identify: Callable[[str], tuple[str, str]]
+    folder: Path,
+    transcripts: Sequence[tuple[str, str | DataError]],
+    identify: Callable[[str], tuple[str, str]],
 ) -> list[_Candidate | Reject]:
     """Join transcripts and the recordings below a folder by their paths.
 
     Args:
         folder: The corpus.
-        transcripts: Path without extension, and text.
-        identify: Gives the (id, speaker) of a path without extension.
+        transcripts: Path without extension, and text or the error that reading it raised.
+        identify: Gives the (id, speaker) of a path below the folder without extension.
     """
+    inside = "" if folder == Path() else os.path.join(folder, "")
+
+    def locate(path: str) -> str:
+        """The path below the folder; macOS and Linux encode the same accents differently."""
+        return unicodedata.normalize("NFC", path.removeprefix(inside))
+
     recordings: dict[str, list[str]] = {}
     for path in find_audio(folder):
-        recordings.setdefault(os.path.splitext(path)[0], []).append(str(path))
-    silent = sorted(recordings.keys() - {stem for stem, _ in transcripts})
+        recordings.setdefault(locate(os.path.splitext(path)[0]), []).append(str(path))
+    texts = [(locate(stem), text) for stem, text in transcripts]
+    silent = sorted(recordings.keys() - {stem for stem, _ in texts})
     candidates: list[_Candidate | Reject] = []
-    for stem, text in [*transcripts, *((stem, None) for stem in silent)]:
+    for stem, text in [*texts, *((stem, None) for stem in silent)]:
         name, speaker = identify(stem)
         audio = recordings.get(stem, [""])
         if len(audio) > 1:
             files = ", ".join(map(os.path.basename, audio))
             candidates.append(Reject(name, "several recordings", files))
+        elif isinstance(text, DataError):
+            candidates.append(Reject(name, "transcript unreadable", str(text)))
         else:
             candidates.append(_Candidate(name, audio[0], text, speaker))
     return candidates
 
 
 def _assemble(
-    candidates: Iterable[_Candidate | Reject], profile: str
+    candidates: Iterable[_Candidate | Reject], profile: str, changes: Counter[str] | None
 ) -> tuple[list[Utterance], list[Reject]]:
     """Split candidates into utterances with normalized text and known length, and rejects."""
     rejects: list[Reject] = []
@@ -233,6 +266,8 @@ def _assemble(
             rejects.append(Reject(candidate.id, "audio missing", candidate.audio))
         elif text := normalize(candidate.text, profile):
             usable.append(Utterance(candidate.id, candidate.audio, 0.0, text, candidate.speaker))
+            if changes is not None:
+                changes.update(count_changes(candidate.text, profile))
         else:
             rejects.append(Reject(candidate.id, "empty text"))
         if isinstance(candidate, _Candidate):

@@ -182,7 +182,7 @@ def read_words(path: str | PathLike[str]) -> list[str]:
 
 
 def read_entries(path: str | PathLike[str]) -> list[tuple[int, str]]:
-    """The lines of a file that are not blank, with their numbers from 1."""
+    """The lines of a file with their numbers from 1, without blank ones and comments (`# ...`)."""
     try:
         text = Path(path).read_text("utf-8-sig")
     except OSError as error:
@@ -194,6 +194,7 @@ def read_entries(path: str | PathLike[str]) -> list[tuple[int, str]]:
             f"{fspath(path)} is not UTF-8 text; use a text file with one word per line"
         ) from error
     lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    lines = [(n, line) for n, line in lines if line.split()[0] != "#"]
     if not lines:
         raise DataError(f"{fspath(path)} contains no words; write one word per line")
     return [(number, line.strip("\r\n ")) for number, line in lines]

@@ -34,9 +34,6 @@ from asr.lm.ngrams import (
     log_prob_of,
 )
 
-GZIP_MAGIC = b"\x1f\x8b"
-"""First bytes of a gzip file."""
-
 _BLOCK_BYTES = 1 << 22
 _COMMENT_BYTES = 1 << 20  # longest text before the line \data\
 _MOST_NODES = 2**31 - 2  # node numbers are int32

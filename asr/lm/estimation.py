@@ -15,12 +15,11 @@ k - 1 words, last word); the rank of a pair is the id of the k-gram. N-grams are
 objects.
 """
 
-import gzip
 import os
 import sys
 import warnings
-import zlib
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -32,8 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr.errors import ConfigError, TextError
-from asr.lm.arpa import GZIP_MAGIC
+from asr.files import DAMAGED, decompress
 from asr.lm.ngrams import BEGIN_WORD, END_WORD, UNKNOWN_WORD, NGramTable
+from asr.text import Vocabulary, normalize
 
 OnProgress = Callable[[str], object]
 Integers = NDArray[np.int32]
@@ -131,7 +131,8 @@ def read_sentences(paths: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
     """Read the lines of text files lazily, one sentence per line.
 
     Args:
-        paths: UTF-8 files, plain or gzipped (detected from the first bytes); "-" is standard input.
+        paths: UTF-8 files, plain or in gzip, bzip2 or xz (detected from the first bytes); "-" is
+            standard input.
 
     Returns:
         An iterator over the lines of all files.
@@ -152,6 +153,37 @@ def read_sentences(paths: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
             problem = "is a folder" if os.path.isdir(name) else "does not exist"
             raise TextError(f"the text {name} {problem}; use a file with one sentence per line")
     return _read_lines(names)
+
+
+@dataclass
+class Normalizer:
+    """Normalizes sentences by a text profile, and counts what that did to their words.
+
+    Args:
+        profile: A profile of `asr.text.normalize`; "none" changes nothing.
+        vocabulary: The symbols of a model; words that it cannot spell are counted.
+    """
+
+    profile: str
+    vocabulary: Vocabulary | None = None
+    changed: int = field(default=0, init=False)  # words
+    dropped: int = field(default=0, init=False)  # words of which nothing is left
+    unspelled: Counter[str] = field(default_factory=Counter, init=False)
+
+    def normalize(self, sentences: Iterable[str]) -> Iterator[str]:
+        """Yield the normalized sentences."""
+        known = frozenset(self.vocabulary.symbols) if self.vocabulary else None
+        for sentence in sentences:
+            text = sentence if self.profile == "none" else normalize(sentence, self.profile)
+            words, ours = sentence.split(), text.split()
+            if words != ours:
+                lost = (Counter(words) - Counter(ours)).elements()
+                kept = [bool(normalize(word, self.profile)) for word in lost]
+                self.changed += sum(kept)
+                self.dropped += len(kept) - sum(kept)
+            if known:
+                self.unspelled.update(word for word in ours if not known.issuperset(word))
+            yield text
 
 
 class _WordIds(dict[str, int]):
@@ -193,10 +225,8 @@ def _read_lines(names: list[str]) -> Iterator[str]:
         where = "the standard input" if name == STANDARD_INPUT else f"the text {name}"
         try:
             with _open(name) as file:
-                compressed = file.peek(2)[:2] == GZIP_MAGIC
-                lines = gzip.GzipFile(fileobj=file) if compressed else file
-                yield from _decode(lines, where)
-        except (OSError, EOFError, zlib.error) as error:
+                yield from _decode(decompress(file), where)
+        except (OSError, *DAMAGED) as error:
             raise TextError(
                 f"{where} cannot be read ({error}); check it, or create it again"
             ) from error

@@ -13,7 +13,6 @@ import itertools
 import math
 import os
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,8 +24,8 @@ from numpy.typing import NDArray
 
 from asr.compiled import compiled
 from asr.errors import LanguageError
-from asr.files import write_atomically
-from asr.lm.arpa import GZIP_MAGIC, format_arpa, read_arpa
+from asr.files import DAMAGED, decompress, write_atomically
+from asr.lm.arpa import format_arpa, read_arpa
 from asr.lm.binary import MAGIC, quantize_ngrams, read_binary, write_binary
 from asr.lm.estimation import EstimationConfig, OnProgress, estimate_ngrams
 from asr.lm.ngrams import (
@@ -163,7 +162,8 @@ class LanguageModel:
         """Read a model from a file.
 
         Args:
-            path: ARPA, gzipped ARPA, or a binary of `write`; the format is detected from the content.
+            path: ARPA, also in gzip, bzip2 or xz, or a binary of `write`; the format is detected from
+                the content.
 
         Raises:
             LanguageError: If the file is missing, damaged, or in another format.
@@ -177,16 +177,16 @@ class LanguageModel:
                 start = file.peek(len(MAGIC))
                 if start.startswith(MAGIC):
                     return cls(*read_binary(name))
-                packed = start.startswith(GZIP_MAGIC)
-                return cls(*read_arpa(gzip.GzipFile(fileobj=file) if packed else file, name))
-        except (EOFError, zlib.error, gzip.BadGzipFile):
+                return cls(*read_arpa(decompress(file), name))
+        except (OSError, *DAMAGED) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise LanguageError(
+                    f"{name} cannot be read ({error.strerror}); check the path"
+                ) from error
+            kind = find_kind(path).removeprefix("ARPA in ")
             raise LanguageError(
-                f"{name} is a truncated or damaged gzip file; download it again"
+                f"{name} is a truncated or damaged {kind} file; download it again"
             ) from None
-        except OSError as error:
-            raise LanguageError(
-                f"{name} cannot be read ({error.strerror}); check the path"
-            ) from error
         except MemoryError:
             raise LanguageError(
                 f"{name} counts more n-grams than fit into memory; check the file"
@@ -344,7 +344,7 @@ def _check_words(words: Sequence[str]) -> None:
 
 
 def find_kind(path: FilePath) -> str:
-    """The format of a model's file by its first bytes: "binary", "ARPA in gzip" or "ARPA".
+    """The format of a model's file by its first bytes: "binary", "ARPA in gzip" and so on, or "ARPA".
 
     Raises OSError if the file cannot be opened.
     """
@@ -352,7 +352,10 @@ def find_kind(path: FilePath) -> str:
         start = file.read(len(MAGIC))
     if start.startswith(MAGIC):
         return "binary"
-    return "ARPA in gzip" if start.startswith(GZIP_MAGIC) else "ARPA"
+    packed = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
+    return next(
+        (f"ARPA in {kind}" for magic, kind in packed.items() if start.startswith(magic)), "ARPA"
+    )
 
 
 def _exp(exponent: float) -> float:

@@ -102,26 +102,41 @@ def read_last(folder: Path, fingerprint: dict[str, str]) -> dict[str, Any] | Non
 
 
 def start_from(model: AcousticModel, task: Task) -> str:
-    """Load the weights and the normalization of `training.start_from`; returns the checkpoint's path.
+    """Load the weights and the normalization of `training.start_from`.
 
-    Raises ConfigError if the checkpoint is of another architecture or vocabulary.
+    Of the head, the rows of the symbols that both vocabularies have are loaded; those of other
+    symbols keep their random weights.
+
+    Returns:
+        A message that names the checkpoint and the characters that are new or dropped.
+
+    Raises:
+        ConfigError: If the checkpoint is of another architecture.
     """
     path = task.training.start_from
     path = str(RELEASED) if path == "released" else path
     checkpoint = Checkpoint.read(path)
-    differences = checkpoint.find_differences(task.features, task.encoder, task.data.vocabulary)
-    characters = differences.pop("vocabulary", None)
+    vocabulary = task.data.vocabulary
+    differences = checkpoint.find_differences(task.features, task.encoder, vocabulary)
+    before = differences.pop("vocabulary", None)
     if differences:
         raise ConfigError(
             f"{path} contains another model than the one to be trained; to start from it, add "
             f"{' '.join(f'{name}={value}' for name, value in differences.items())} to the command"
         )
-    if characters:
-        ours = task.data.vocabulary.to_list()
-        raise ConfigError(
-            f"{path} was trained with other characters ({''.join(characters[1:])!r}) than "
-            f"this training uses ({''.join(ours[1:])!r}); set data.vocabulary, or normalize "
-            "the transcripts, so that they are the same"
-        )
-    model.load_state_dict(checkpoint.weights)
-    return path
+    message = f"Starting from the weights of {path}."
+    weights = dict(checkpoint.weights)
+    if before:
+        ours = vocabulary.to_list()
+        rows = {symbol: row for row, symbol in enumerate(before)}
+        kept = [row for row, symbol in enumerate(ours) if symbol in rows]
+        for name in ("head.weight", "head.bias"):
+            head = model.state_dict()[name].clone()
+            head[kept] = weights[name][[rows[ours[row]] for row in kept]].to(head)
+            weights[name] = head
+        new = [symbol for symbol in ours if symbol not in rows]
+        dropped = [symbol for symbol in before if symbol not in ours]
+        message += f" Characters that are new to it: {''.join(new)!r}." if new else ""
+        message += f" Characters that it loses: {''.join(dropped)!r}." if dropped else ""
+    model.load_state_dict(weights)
+    return message

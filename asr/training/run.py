@@ -83,7 +83,7 @@ def prepare(task: Task, process: Process) -> "Run":
     if saved:
         model.load_state_dict(state["weights"])
     elif task.training.start_from:
-        callbacks.say(f"Starting from the weights of {resume.start_from(model, task)}.")
+        callbacks.say(resume.start_from(model, task))
     else:
         preparation.fit_normalization(task, model, training_set, process)
     trainer = Trainer(model, task.training, process)

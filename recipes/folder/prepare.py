@@ -11,22 +11,30 @@ import argparse
 import hashlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from asr.audio.waveform import count_other_files, describe_other_files
 from asr.data.corpora import read_folder
 from asr.data.manifest import Utterance, summarize_rejects, write_manifest
 from asr.errors import EXIT_CODE, AsrError, DataError
 from asr.progress import complain, say
-from asr.text import PROFILES
+from asr.text import PROFILES, describe_characters, is_letter
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
-        utterances, rejects = read_folder(options.folder, options.profile)
+        changes: Counter[str] = Counter()
+        utterances, rejects = read_folder(options.folder, options.profile, changes)
         if rejects:
             say(summarize_rejects(rejects))
+        if others := count_other_files(options.folder):
+            say(
+                f"left out {describe_other_files(others)}; convert recordings among them to wav or flac"
+            )
+        report(utterances, changes, options.profile)
         if len(utterances) < 2:
             raise DataError(
                 f"{options.folder} holds too few usable utterances ({len(utterances)}); training and "
@@ -45,6 +53,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def report(utterances: Sequence[Utterance], changes: Counter[str], profile: str) -> None:
+    """Say which characters the profile removed or replaced, and which ones the texts have now."""
+    letters = Counter({name: count for name, count in changes.items() if is_letter(name)})
+    if letters:
+        say(
+            f"letters that the profile {profile} replaced or removed: "
+            f"{describe_characters(letters)}; --profile multilingual keeps them"
+        )
+    if signs := changes - letters:
+        say(f"signs that the profile {profile} replaced or removed: {describe_characters(signs)}")
+    characters = Counter("".join(utterance.text for utterance in utterances))
+    del characters[" "]
+    if characters:
+        say(f"characters of the texts: {describe_characters(characters, limit=200)}")
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -59,7 +83,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--profile",
         choices=PROFILES,
-        default="english",
+        default="multilingual",
         help="how transcripts are normalized: "
         + "; ".join(f"{name}: {what}" for name, what in PROFILES.items())
         + " (%(default)s)",

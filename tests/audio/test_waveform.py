@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,8 @@ from asr.audio import containers, waveform
 from asr.audio.waveform import (
     Resampler,
     change_speed,
+    count_other_files,
+    describe_other_files,
     find_audio,
     inspect_audio,
     load_audio,
@@ -211,6 +214,60 @@ def test_find_audio_lists_recordings_by_extension(tmp_path: Path) -> None:
     for wrong in (tmp_path / "a.wav", tmp_path / "nowhere"):
         with pytest.raises(AudioError, match=f"{wrong} is not a folder"):
             find_audio(wrong)
+
+
+@pytest.mark.parametrize(
+    ("extension", "form", "codec"),
+    [
+        (".weba", "webm", "libopus"),
+        (".3gp", "3gp", "aac"),
+        (".3g2", "3g2", "aac"),
+        (".mp2", "mp2", "mp2"),
+        (".mov", "mov", "aac"),
+        (".f4v", "f4v", "aac"),
+        (".mka", "matroska", "libopus"),
+        (".m4v", "ipod", "aac"),
+    ],
+)
+def test_folders_list_what_the_decoders_read(
+    tmp_path: Path, extension: str, form: str, codec: str
+) -> None:
+    av = pytest.importorskip("av")
+    path = tmp_path / f"a{extension.upper()}"
+    with av.open(str(path), "w", format=form) as file:
+        stream = file.add_stream(codec, rate=48_000)
+        stream.layout = "mono"
+        samples = (10_000 * sine(1, 48_000)).astype(np.int16)[None]
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+        frame.sample_rate = 48_000
+        for each in (*stream.encode(frame), *stream.encode(None)):
+            file.mux(each)
+    assert find_audio(tmp_path) == [path]
+    assert len(load_audio(path)) == pytest.approx(16_000, abs=2_000)
+
+
+@pytest.mark.parametrize(
+    ("extension", "form"),
+    [
+        (".voc", "VOC"), (".avr", "AVR"), (".pvf", "PVF"), (".paf", "PAF"), (".sf", "IRCAM"),
+        (".svx", "SVX"), (".caf", "CAF"), (".aifc", "AIFF"), (".bwf", "WAV"),
+    ],
+)  # fmt: skip
+def test_folders_list_what_libsndfile_reads(tmp_path: Path, extension: str, form: str) -> None:
+    path = tmp_path / f"a{extension}"
+    soundfile.write(path, sine(1), 16_000, "PCM_16", format=form)
+    assert find_audio(tmp_path) == [path]
+    assert len(load_audio(path)) == 16_000
+
+
+def test_what_a_folder_leaves_out_is_counted(tmp_path: Path) -> None:
+    for name in ("a.wav", "b.PDF", "deep/c.pdf", "d", "notes.txt", ".hidden.pdf"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    counts = count_other_files(tmp_path)
+    assert counts == {".pdf": 2, "no extension": 1}
+    said = describe_other_files(counts)
+    assert said == "3 files of other formats: .pdf (2), no extension (1)"
 
 
 @settings(deadline=None, max_examples=50)

@@ -1,10 +1,13 @@
 """`asr lm train | info | perplexity | convert`, through the command line as a user types it."""
 
+import bz2
 import gzip
+import lzma
 import os
 import random
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from commands import RunAsr
@@ -94,6 +97,56 @@ class TestTrain:
         assert err.splitlines()[0] == f"training: 0/{stages} stages (0 %)"
         assert err.splitlines()[1].startswith(f"training: {stages}/{stages} stages (100 %) in ")
         assert len(err.splitlines()) == 2
+
+    @pytest.mark.parametrize("packed", [bz2, gzip, lzma])
+    def test_compressed_texts_and_models(
+        self, run_asr: RunAsr, hand: Path, packed: ModuleType
+    ) -> None:
+        hand.write_bytes(packed.compress(hand.read_bytes()))
+        code, out, _ = run_asr("lm", "info", hand)
+        assert code == 0
+        kind = {"bz2": "bzip2", "lzma": "xz"}.get(packed.__name__, "gzip")
+        assert facts(out)["kind"] == f"ARPA in {kind}"
+        hand.write_bytes(hand.read_bytes()[:-9])
+        code, _, err = run_asr("lm", "info", hand)
+        assert code == 2
+        assert f"is a truncated or damaged {kind} file" in err
+        text = hand.with_name("text")
+        text.write_bytes(packed.compress(b"one two\ntwo three\n"))
+        code, out, _ = run_asr("lm", "train", text, "-o", hand.with_name("new.lm"))
+        assert (code, facts(out)["vocabulary"]) == (0, "3")
+
+    RAW = "The old man opened the door, and looked out.\n«Дверь» — café!\n"
+
+    @pytest.mark.parametrize(
+        ("options", "words", "said"),
+        [
+            ([], "the old door out дверь café", "multilingual (5 words changed, 1 dropped)"),
+            (["--profile", "english"], "door cafe", "english (5 words changed, 1 dropped)"),
+            (["--profile", "plain"], "the door, café!", "plain (2 words changed, 0 dropped)"),
+            (["--profile", "none"], "The door, café! «Дверь» —", None),
+            (["--checkpoint", "released"], "the door cafe", "english (5 words changed, 1 dropped)"),
+        ],
+    )
+    def test_raw_text_is_normalized_and_the_changes_are_counted(
+        self,
+        run_asr: RunAsr,
+        tmp_path: Path,
+        options: list[str],
+        words: str,
+        said: str | None,
+    ) -> None:
+        (tmp_path / "raw.txt").write_text(self.RAW, "utf-8")
+        output = tmp_path / "raw.arpa"
+        code, out, _ = run_asr("lm", "train", tmp_path / "raw.txt", "-o", output, *options)
+        assert code == 0
+        written = output.read_text("utf-8").split()
+        assert [word for word in words.split() if word not in written] == []
+        assert facts(out).get("profile") == said
+        if "--profile" not in options:
+            assert "door," not in written
+        if "--checkpoint" in options:
+            assert facts(out)["words that the model cannot spell"] == "1, 1 different: дверь"
 
     def test_texts_of_every_kind(
         self, run_asr: RunAsr, tmp_path: Path, sentences: list[str], monkeypatch: pytest.MonkeyPatch

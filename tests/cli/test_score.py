@@ -44,6 +44,64 @@ class TestScore:
         ]
         assert "b: S 0, I 0, D 1 of 3 words" in out
 
+    # Two errors in four words, in the formats of other tools; the ids are told by more than one rule.
+    FORMATS: ClassVar = {
+        "trn": ("one two (s1-u1)\nthree four (s1-u2)\n", "one too (s1-u1)\nthree for (s1-u2)\n"),
+        "trn with words as ids": (
+            "one two (anna)\nthree four (bob)\n",
+            "one too (anna)\nthree for (bob)",
+        ),
+        "tsv": (
+            "client_id\tpath\tsentence\nx\tu1.mp3\tone two\nx\tu2.mp3\tthree four\n",
+            "id\ttext\nu1\tone too\nu2\tthree for\n",
+        ),
+        "kaldi": ("u1 one two\nu2 three four\n", "u2 three for\nu1 one too\n"),
+        "kaldi with tabs": ("ann\tone two\nbob\tthree four\n", "ann\tone too\nbob\tthree for\n"),
+        "kaldi and jsonl": (
+            "ann one two\nbob three four\n",
+            '{"id": "ann", "text": "one too"}\n{"id": "bob", "text": "three for"}\n',
+        ),
+    }
+
+    @pytest.mark.parametrize("form", FORMATS)
+    def test_formats_are_recognized(self, run_asr: RunAsr, tmp_path: Path, form: str) -> None:
+        for name, content in zip(("ref", "hyp"), self.FORMATS[form], strict=True):
+            (tmp_path / name).write_text(content)
+        for one, other, changes in (("ref", "hyp", "S 2"), ("hyp", "ref", "S 2")):
+            code, out, err = run_asr("score", tmp_path / one, tmp_path / other)
+            assert (code, err) == (0, "")
+            assert out.startswith(f"WER 50.00 % ({changes}, I 0, D 0 of 4 words)")
+
+    def test_an_unclear_format_is_asked_for(self, run_asr: RunAsr, tmp_path: Path) -> None:
+        (tmp_path / "ref").write_text("one two\nthree four\n\n")
+        (tmp_path / "hyp").write_text("one too\nthree for\n\n")
+        files = (tmp_path / "ref", tmp_path / "hyp")
+        code, out, err = run_asr("score", *files)
+        assert (code, out) == (2, "")
+        assert "--format lines" in one_sentence(err)
+        assert "--format kaldi" in err
+        assert run_asr("score", *files, "--format", "lines")[1].startswith("WER 50.00 %")
+        assert run_asr("score", *files, "--format", "kaldi")[1].startswith("WER 100.00 %")
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            "u1 1 anna 0.00 1.50 one two\nu2 1 anna 0.00 1.50 three four\n",  # stm
+            "u1 1 0.00 1.50 one\nu2 1 0.00 1.50 three\n",  # ctm
+            "id,text\nu1,one two\nu2,three four\n",
+            "u1,one two\nu2,three four\n",
+            "WEBVTT\n\n00:00.000 --> 00:01.000\none two\n",
+            "u1\tanna\tone two\nu2\tanna\tthree four\n",  # a table without a header
+            "one two (laughs)\nu2 three (laughs)\n",
+            "{ one / two } (u1)\nthree (u2)\n",
+        ],
+    )
+    def test_other_formats_are_refused(self, run_asr: RunAsr, tmp_path: Path, content: str) -> None:
+        (tmp_path / "ref").write_text(content)
+        code, out, err = run_asr("score", tmp_path / "ref", tmp_path / "ref")
+        assert (code, out) == (2, "")
+        assert str(tmp_path / "ref") in one_sentence(err)
+
     def test_json_and_profile(self, run_asr: RunAsr, files: Path) -> None:
         (files / "cased.txt").write_text("a The cat sat down!\nb On mat.\nc\n")
         words = ["score", files / "ref.txt", files / "cased.txt", "--json", "--profile"]

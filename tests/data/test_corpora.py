@@ -1,5 +1,6 @@
 """Readers of corpora: what they find, what they reject, and which errors they raise."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -142,8 +143,29 @@ def test_read_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none contains no recording"):
         read_folder(tmp_path / "none")
     (tmp_path / "x.txt").write_bytes(b"\xe9")
-    with pytest.raises(DataError, match=r"x\.txt, line 1 is not UTF-8"):
-        read_folder(tmp_path)
+    utterances, rejects = read_folder(tmp_path)
+    assert [utterance.id for utterance in utterances] == ["anna/x"]
+    assert by_id(rejects)["x"] == "transcript unreadable"
+    assert any("x.txt, line 1 is not UTF-8" in reject.detail for reject in rejects)
+
+
+def test_names_match_however_they_are_encoded(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "épée") for form in ("NFC", "NFD"))
+    folder = tmp_path / unicodedata.normalize("NFD", "été")
+    write_wav(folder / f"{decomposed}.wav", 0.25)
+    write_text(folder / f"{composed}.TXT", "Bonjour")
+    write_wav(folder / "b" / f"{composed}.WAV", 0.25)
+    write_text(folder / "b" / f"{decomposed}.Txt", "Salut")
+    for speaker, name in (("c", composed), ("c", decomposed)):
+        write_wav(folder / speaker / f"{name}.wav", 0.25)
+    write_text(folder / "c" / f"{composed}.txt", "Merci")
+    utterances, rejects = read_folder(folder)
+    assert {utterance.id: utterance.text for utterance in utterances} == {
+        composed: "bonjour",
+        f"b/{composed}": "salut",
+    }
+    assert all(Path(utterance.audio).exists() for utterance in utterances)
+    assert by_id(rejects) == {f"c/{composed}": "several recordings"}
 
 
 @pytest.mark.parametrize(

@@ -322,6 +322,8 @@ class TestFiles:
         path = tmp_path / "hot.txt"
         path.write_text("New York\nAnna\t7.5\r\n  bad word \t-2\n\n", "utf-8")
         assert read_hotwords(path, 3.0) == {"new york": 3.0, "anna": 7.5, "bad word": -2.0}
+        path.write_text("# names\nAnna\t7.5\n  # more: of places\n#\nYork\n#1 fan\n")
+        assert read_hotwords(path, 3.0) == {"anna": 7.5, "york": 3.0, "#1 fan": 3.0}
 
     def test_invalid_weights_are_reported_with_their_line(self, tmp_path: Path) -> None:
         path = tmp_path / "hot.txt"

@@ -525,6 +525,20 @@ def test_speakers_are_not_divided(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "train.jsonl: 8 utterances" in capsys.readouterr().out
 
 
+def test_what_a_profile_changes_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_folder(tmp_path / "mine", dict.fromkeys(["1.flac", "2.flac"], "Мой чай, ещё!"))
+    command = [str(tmp_path / "mine"), "--output", str(tmp_path / "out"), "--profile"]
+    assert own_folder.main([*command, "english"]) == 0
+    printed = capsys.readouterr().out
+    assert "letters that the profile english replaced or removed: й (4), ё (2);" in printed
+    assert "signs that the profile english replaced or removed: ! (2), , (2)" in printed
+    assert own_folder.main([*command, "multilingual"]) == 0
+    printed = capsys.readouterr().out
+    assert "letters that" not in printed
+    assert "signs that the profile multilingual replaced or removed: ! (2), , (2)" in printed
+    assert {row["text"] for row in read(tmp_path / "out" / "dev.jsonl")} == {"мой чай ещё"}
+
+
 @pytest.mark.parametrize("only_speaker", ["", "ann/"])
 def test_without_speakers_recordings_are_divided(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], only_speaker: str

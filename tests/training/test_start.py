@@ -16,9 +16,11 @@ from asr.errors import CheckpointError, ConfigError
 from asr.features import FeaturesConfig
 from asr.model import AcousticModel
 from asr.runtime.distributed import Process
-from asr.text import Vocabulary
+from asr.text import BLANK, Vocabulary
 from asr.training.config import TrainingCallbacks, TrainingConfig
 from asr.training.metrics import read_metrics
+from asr.training.preparation import make_model
+from asr.training.resume import start_from
 from asr.training.run import train
 from asr.training.trainer import Trainer
 
@@ -84,10 +86,24 @@ def test_another_model_is_refused_with_the_values_to_add(tones, before, tmp_path
         train(task)
 
 
-def test_another_vocabulary_is_refused(tones, before, tmp_path) -> None:
-    vocabulary = Vocabulary.from_transcripts(u.text for u in tones)
-    with pytest.raises(ConfigError, match="was trained with other characters"):
-        train(tiny_task(tmp_path, tones, start_from=str(before), vocabulary=vocabulary))
+def test_another_alphabet_keeps_the_rows_of_the_symbols_that_both_have(
+    tones, before, tmp_path
+) -> None:
+    vocabulary = Vocabulary((BLANK, *"dcba éж"))
+    task = tiny_task(tmp_path, tones, start_from=str(before), vocabulary=vocabulary)
+    model = make_model(task)
+    message = start_from(model, task)
+    old = checkpoint.Checkpoint.read(before)
+    for name, weights in model.state_dict().items():
+        if not name.startswith("head."):
+            assert torch.equal(weights, old.weights[name]), name
+    ours, theirs = vocabulary.to_list(), old.vocabulary.to_list()
+    for symbol in set(ours) & set(theirs):
+        row, other = ours.index(symbol), theirs.index(symbol)
+        assert torch.equal(model.head.weight[row], old.weights["head.weight"][other])
+        assert torch.equal(model.head.bias[row], old.weights["head.bias"][other])
+    assert message.startswith(f"Starting from the weights of {before}. Characters that are new")
+    assert "new to it: 'éж'. Characters that it loses: \"efghij" in message
 
 
 def test_a_checkpoint_that_does_not_exist(tones, tmp_path) -> None:
