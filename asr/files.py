@@ -21,6 +21,7 @@ except ImportError:  # Windows
 
 FilePath = str | os.PathLike[str]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+MOST_LINE_BYTES = 1 << 24
 WAIT_SECONDS = 60.0  # how long to wait for the process that holds a folder's lock
 
 
@@ -46,7 +47,13 @@ def read_lines(
     name = os.fspath(path)
     try:
         with open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(
+                iter(lambda: file.readline(MOST_LINE_BYTES), b""), start=1
+            ):
+                if len(line) == MOST_LINE_BYTES:
+                    raise error(
+                        f"{name}, line {number} is longer than {MOST_LINE_BYTES} bytes; check the file"
+                    )
                 if on_line:
                     on_line(line)
                 try:

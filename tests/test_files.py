@@ -26,6 +26,10 @@ class TestReadLines:
         assert str(caught.value) == f"{path}, line 2 is not UTF-8 text; name a list of words"
         assert list(read_lines(path, DataError, undecodable="replace"))[1] == (2, "caf\ufffd")
 
+    def test_a_line_without_end(self) -> None:
+        with pytest.raises(DataError, match=r"^/dev/zero, line 1 is longer than"):
+            list(read_lines("/dev/zero", DataError))
+
     def test_what_cannot_be_opened(self, tmp_path: Path) -> None:
         for path, reason in ((tmp_path / "x", "No such file or directory"), (tmp_path, "Is a dir")):
             with pytest.raises(DataError, match=rf"^{path} cannot be read \({reason}"):

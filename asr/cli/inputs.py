@@ -101,7 +101,7 @@ def _parse_kaldi_text(line: str) -> tuple[str, str]:
 def _parse_json_text(line: str, keys: Sequence[str], where: str) -> tuple[str, str]:
     try:
         record: Any = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not JSON ({error}); fix or remove it") from error
     if not isinstance(record, dict):
         raise DataError(f"{where} is not a JSON object; write one as {{...}} on each line")

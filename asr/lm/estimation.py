@@ -24,6 +24,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -32,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr.errors import ConfigError, TextError
+from asr.files import MOST_LINE_BYTES
 from asr.lm.arpa import GZIP_MAGIC
 from asr.lm.ngrams import BEGIN_WORD, END_WORD, UNKNOWN_WORD, NGramTable
 
@@ -195,7 +197,8 @@ def _read_lines(names: list[str]) -> Iterator[str]:
             with _open(name) as file:
                 compressed = file.peek(2)[:2] == GZIP_MAGIC
                 lines = gzip.GzipFile(fileobj=file) if compressed else file
-                yield from _decode(lines, where)
+                pieces = iter(partial(lines.readline, MOST_LINE_BYTES), b"")
+                yield from _decode(pieces, where)
         except (OSError, EOFError, zlib.error) as error:
             raise TextError(
                 f"{where} cannot be read ({error}); check it, or create it again"
@@ -213,6 +216,11 @@ def _decode(lines: Iterable[bytes], name: str) -> Iterator[str]:
     """Decode and check lines; `name` is the name of the file in error messages."""
     has_words = False
     for number, line in enumerate(lines, start=1):
+        if len(line) == MOST_LINE_BYTES:
+            raise TextError(
+                f"line {number} of {name} is longer than {MOST_LINE_BYTES} bytes; write one sentence "
+                "per line"
+            )
         if b"\0" in line:
             raise TextError(f"line {number} of {name} contains a zero byte; use UTF-8 text")
         try:
