@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.profile,
     )
     if arguments.json:
-        say(to_json(report.to_dict(), indent=1))
+        say(to_json(report.to_dict(), indent=1), verbatim=True)
     else:
         print_report(report)
     return 0

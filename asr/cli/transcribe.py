@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         elif arguments.format == "txt" and not is_single:
             say(f"{given.name}\t{result.text}")
         elif document:
-            say(document.removesuffix("\n"))
+            say(document.removesuffix("\n"), verbatim=arguments.format != "txt")
     return report_failures(failures, total)
 
 
