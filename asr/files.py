@@ -92,6 +92,7 @@ def write_atomically(path: FilePath, write: Callable[[IO[bytes]], Any]) -> None:
         with reporting_disk_errors(f"{target} could not be written", untouched):
             target.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("xb") as file:
+                _lock(file)  # until it is renamed or this process dies, see `remove_leftovers`
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -132,13 +133,15 @@ def remove_leftovers(folder: FilePath, name: str = "", older_than: float = 0) ->
     """Remove the temporary files that a killed `write_atomically` has left in a folder.
 
     `name` limits this to one target file, `older_than` (seconds) to files that no other process is
-    writing anymore. Errors are ignored.
+    writing anymore. A file that a living process has locked stays. Errors are ignored.
     """
     pattern = re.compile(rf"\.{re.escape(name) or '.+'}\.[0-9a-f]{{16}}")
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if pattern.fullmatch(entry.name) and time.time() - entry.stat().st_mtime >= older_than:
-                os.unlink(entry.path)
+                with open(entry.path, "ab") as file:
+                    if _lock(file):
+                        os.unlink(entry.path)
 
 
 @contextlib.contextmanager

@@ -11,12 +11,13 @@ from asr.cli.inputs import Input, find_inputs
 from asr.cli.output import ALONE_FORMATS, FORMATS, render, report_failures, to_sentence
 from asr.decoder.hypothesis import Hypothesis
 from asr.errors import AsrError, AudioError
-from asr.files import write_text
+from asr.files import remove_leftovers, write_text
 from asr.progress import Bar, say, track
 
 if TYPE_CHECKING:
     from asr.recognizer import OperatingPoint, Recognizer
 
+LEFTOVER_SECONDS = 0.5  # after this a file that is being written is locked
 LONG_SECONDS = 60.0  # a single recording that is longer gets a bar
 
 
@@ -52,9 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
     if folder:
         if folder.exists() and not folder.is_dir():
             raise AsrError(f"{folder} is a file; specify a folder for --output")
+        targets = [_output_path(given, folder, ending) for given in inputs]
+        for parent in {target.parent for target in targets}:
+            remove_leftovers(parent, older_than=LEFTOVER_SECONDS)
         _check_distinct(
             inputs,
-            [_output_path(given, folder, ending) for given in inputs],
+            targets,
             "both be written to {}; transcribe them into different folders, or pass a folder that "
             "contains both",
         )
