@@ -86,7 +86,7 @@ def write_atomically(path: FilePath, write: Callable[[IO[bytes]], Any]) -> None:
     """
     target = Path(path)
     # `tempfile` is avoided, because it ignores the umask: only the owner can read its files.
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    temporary = target.with_name(f".{_shorten(target.name)}.{secrets.token_hex(8)}")
     untouched = " (the former file is untouched)"
     try:
         with reporting_disk_errors(f"{target} could not be written", untouched):
@@ -100,6 +100,11 @@ def write_atomically(path: FilePath, write: Callable[[IO[bytes]], Any]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _shorten(name: str) -> str:
+    """The beginning of a file's name that leaves room for more within 255 bytes."""
+    return os.fsdecode(os.fsencode(name)[:200])
 
 
 def check_writable(path: FilePath) -> None:
@@ -135,7 +140,7 @@ def remove_leftovers(folder: FilePath, name: str = "", older_than: float = 0) ->
     `name` limits this to one target file, `older_than` (seconds) to files that no other process is
     writing anymore. A file that a living process has locked stays. Errors are ignored.
     """
-    pattern = re.compile(rf"\.{re.escape(name) or '.+'}\.[0-9a-f]{{16}}")
+    pattern = re.compile(rf"\.{re.escape(_shorten(name)) or '.+'}\.[0-9a-f]{{16}}")
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if pattern.fullmatch(entry.name) and time.time() - entry.stat().st_mtime >= older_than:

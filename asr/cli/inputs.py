@@ -55,7 +55,7 @@ def find_inputs(names: list[str]) -> tuple[list[Input], list[str]]:
             if not found:
                 failures.append(f"{name} is a folder without recordings; choose another.")
         else:
-            inputs.append(Input(name, Path(path.stem)))
+            inputs.append(Input(name, Path(os.path.splitext(path.name)[0])))
     return inputs, failures
 
 

@@ -10,7 +10,7 @@ from asr.cli import options
 from asr.cli.inputs import Input, find_inputs
 from asr.cli.output import ALONE_FORMATS, FORMATS, render, report_failures, to_sentence
 from asr.decoder.hypothesis import Hypothesis
-from asr.errors import AsrError, AudioError
+from asr.errors import AsrError, AudioError, FileError
 from asr.files import remove_leftovers, write_text
 from asr.progress import Bar, say, track
 
@@ -81,7 +81,10 @@ def run(arguments: argparse.Namespace) -> int:
             raise result
         document = render(given.name, result, arguments.format)
         if folder:
-            write_text(_output_path(given, folder, ending), document)
+            try:
+                write_text(_output_path(given, folder, ending), document)
+            except FileError as error:
+                failures.append(to_sentence(error))
         elif arguments.format == "txt" and not is_single:
             say(f"{given.name}\t{result.text}")
         elif document:
