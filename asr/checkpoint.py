@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from asr.decoder.config import DecoderConfig
-from asr.encoder import TRAINING_ONLY, EncoderConfig
+from asr.encoder import TRAINING_ONLY, Encoder, EncoderConfig
 from asr.errors import AsrError, CheckpointError
 from asr.features import FeaturesConfig
 from asr.files import FilePath, write_atomically
@@ -29,7 +29,11 @@ from asr.text import Vocabulary
 
 FORMAT = "asr checkpoint"
 VERSION = 1
-PARTS = ("features", "encoder", "decoder", "vocabulary", "weights", "facts", "training")
+PARTS: dict[str, Any] = {  # name -> type
+    **dict.fromkeys(("features", "encoder", "decoder", "weights", "facts"), dict),
+    "vocabulary": list,
+    "training": dict | None,
+}
 
 
 class Checkpoint:
@@ -78,6 +82,14 @@ class Checkpoint:
             raise CheckpointError(
                 f"{name}: the checkpoint lacks {', '.join(missing)}; it is damaged, use another one"
             )
+        for part, kind in PARTS.items():
+            if not isinstance(payload[part], kind):
+                raise CheckpointError(f"{name}: the part {part} is damaged; use another checkpoint")
+        for weight, value in payload["weights"].items():
+            if not _is_whole(value):
+                raise CheckpointError(
+                    f"{name}: the weights {str(weight)[:80]} are damaged; use another checkpoint"
+                )
         return cls(path, payload)
 
     def __reduce__(self) -> tuple[Callable[[FilePath], "Checkpoint"], tuple[str]]:
@@ -118,6 +130,15 @@ class Checkpoint:
         """
         features, encoder, symbols = self.features, self.encoder, len(self.vocabulary)
         with self._wrap_errors():
+            # The shapes are compared first, because a damaged configuration may ask for any memory.
+            if encoder.layers > len(self.weights):
+                raise CheckpointError(f"{encoder.layers} layers have too few weights")
+            with torch.device("meta"):
+                empty = Encoder(encoder, features.mels).state_dict(prefix="encoder.")
+            for name, weight in empty.items():
+                if (found := self.weights.get(name)) is None or found.shape != weight.shape:
+                    shape = "missing" if found is None else f"of shape {tuple(found.shape)}"
+                    raise CheckpointError(f"{name} is {shape}, not {tuple(weight.shape)}")
             model = AcousticModel(features, encoder, symbols)
             model.load_state_dict(self.weights)
         return model.to(device).eval()
@@ -169,8 +190,8 @@ class Checkpoint:
         """Turn the errors of invalid or inconsistent parts into a CheckpointError."""
         try:
             yield
-        except (AsrError, KeyError, TypeError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[-1].strip().removesuffix(".")
+        except (AsrError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = (str(error).strip() or "empty").splitlines()[-1].strip().removesuffix(".")
             raise CheckpointError(
                 f"{self.path}: the parts of this checkpoint do not fit together ({reason}); "
                 "it is damaged or was made by another version of asr"
@@ -272,6 +293,7 @@ def remove_epochs(folder: FilePath, last: int) -> None:
 def _read_file(path: FilePath) -> Any:
     name = os.fspath(path)
     try:
+        _check_stored(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{name}: there is no such checkpoint; check the path") from None
@@ -289,6 +311,30 @@ def _read_file(path: FilePath) -> Any:
             f"{name}: this file is truncated, damaged or not a checkpoint; "
             "use another one, such as the run's best.pt or last.pt"
         ) from error
+
+
+def _is_whole(weight: object) -> bool:
+    """Whether `weight` is a tensor of finite numbers that are all in the file.
+
+    A damaged file can repeat one number in a tensor of any size.
+    """
+    if not isinstance(weight, Tensor) or weight.layout != torch.strided:
+        return False
+    stored = weight.untyped_storage().nbytes() // weight.element_size()
+    return weight.numel() <= stored and bool(torch.isfinite(weight).all())
+
+
+def _check_stored(path: FilePath) -> None:
+    """Raise ValueError if the file is no zip file as torch.save writes it: every part is stored.
+
+    Compressed or overlapping parts could fill the memory from a small file.
+    """
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+    if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or (
+        sum(part.file_size for part in parts) > os.path.getsize(path)
+    ):
+        raise ValueError("its parts are compressed")
 
 
 def _write(path: FilePath, payload: Mapping[str, Any]) -> None:

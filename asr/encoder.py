@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from asr.errors import ConfigError
+from asr.errors import ConfigError, check_number
 from asr.lstm import CellActivations, MemoryCell, State, open_forget_gates
 
 CELLS: dict[str, type[nn.LSTM] | type[nn.RNN]] = {"lstm": nn.LSTM, "rnn": nn.RNN}
@@ -102,15 +102,17 @@ class EncoderConfig:
                 raise ConfigError(
                     f"encoder.{key} is {getattr(self, key)!r}; it must be one of {', '.join(table)}"
                 )
-        for key, lowest in (("layers", 1), ("hidden", 1), ("stack", 1), ("projection", 0)):
-            if (value := getattr(self, key)) < lowest:
-                raise ConfigError(f"encoder.{key} is {value}; it must be at least {lowest}")
+        check_number("encoder.layers", self.layers, 1, 1000, whole=True)
+        check_number("encoder.hidden", self.hidden, 1, 100_000, whole=True)
+        check_number("encoder.stack", self.stack, 1, 1000, whole=True)
+        check_number("encoder.projection", self.projection, 0, 100_000, whole=True)
+        check_number("encoder.dropout", self.dropout)
+        check_number("encoder.whole", self.whole, 0, 1)
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"encoder.dropout is {self.dropout}; it must be in [0, 1)")
-        if not 0 <= self.whole <= 1:
-            raise ConfigError(f"encoder.whole is {self.whole}; it must be from 0 to 1")
         for key, lowest in (("chunk", 1), ("right", 0)):
-            span = getattr(self, key)
+            for value in (span := list(getattr(self, key))):
+                check_number(f"encoder.{key}", value, whole=True)
             if len(span) != 2 or not lowest <= span[0] <= span[1]:
                 raise ConfigError(
                     f"encoder.{key} is {span}; it must be two numbers of frames, the smaller one "

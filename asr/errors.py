@@ -81,3 +81,24 @@ class LanguageError(AsrError):
 
 class ScoreError(AsrError):
     """References and hypotheses cannot be compared."""
+
+
+def check_number(
+    name: str,
+    value: object,
+    lowest: float = float("-inf"),
+    most: float = float("inf"),
+    whole: bool = False,
+) -> None:
+    """Raise ConfigError if the configuration's value `name` is no number or is out of range."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int if whole else int | float)
+        or value != value
+    ):
+        wanted = "whole number" if whole else "number"
+        raise ConfigError(f"{name} is {str(value)[:80]!r}; it must be a {wanted}")
+    if value < lowest:
+        raise ConfigError(f"{name} is {value}; it must be at least {lowest}")
+    if value > most:
+        raise ConfigError(f"{name} is {value}; it must be at most {most}")

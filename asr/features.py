@@ -22,7 +22,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from asr.errors import AudioError, ConfigError
+from asr.errors import AudioError, ConfigError, check_number
+
+MOST_WINDOW = 1 << 16
+"""Largest number of samples of a window."""
 
 
 @dataclass
@@ -56,12 +59,21 @@ class FeaturesConfig:
     floor: float = 1e-8
 
     def __post_init__(self) -> None:
+        check_number("features.sample_rate", self.sample_rate, most=1_000_000, whole=True)
+        check_number("features.mels", self.mels, most=1000, whole=True)
+        for key in ("window_ms", "hop_ms", "low_hz", "high_hz", "floor"):
+            check_number(f"features.{key}", getattr(self, key))
         if self.sample_rate <= 0:
             raise ConfigError(f"features.sample_rate is {self.sample_rate}; it must be positive")
         if not (0 < self.hop_ms <= self.window_ms < math.inf and self.hop >= 1):
             raise ConfigError(
                 f"features.hop_ms is {self.hop_ms} with a window of {self.window_ms} ms; it must be "
                 "at least one sample and at most the window"
+            )
+        if self.window > MOST_WINDOW:
+            raise ConfigError(
+                f"features.window_ms is {self.window_ms}, which is {self.window} samples; use at "
+                f"most {MOST_WINDOW}"
             )
         if not 0 <= self.low_hz < self.high_hz <= self.sample_rate / 2:
             raise ConfigError(

@@ -27,6 +27,7 @@ except ImportError:  # Windows
 FilePath = str | os.PathLike[str]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError)  # and OSError without a number
+MOST_LINE_BYTES = 1 << 24
 WAIT_SECONDS = 60.0  # how long to wait for the process that holds a folder's lock
 
 
@@ -52,7 +53,13 @@ def read_lines(
     name = os.fspath(path)
     try:
         with open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(
+                iter(lambda: file.readline(MOST_LINE_BYTES), b""), start=1
+            ):
+                if len(line) == MOST_LINE_BYTES:
+                    raise error(
+                        f"{name}, line {number} is longer than {MOST_LINE_BYTES} bytes; check the file"
+                    )
                 if on_line:
                     on_line(line)
                 try:
@@ -98,12 +105,13 @@ def write_atomically(path: FilePath, write: Callable[[IO[bytes]], Any]) -> None:
     """
     target = Path(path)
     # `tempfile` is avoided, because it ignores the umask: only the owner can read its files.
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    temporary = target.with_name(f".{_shorten(target.name)}.{secrets.token_hex(8)}")
     untouched = " (the former file is untouched)"
     try:
         with reporting_disk_errors(f"{target} could not be written", untouched):
             target.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("xb") as file:
+                _lock(file)  # until it is renamed or this process dies, see `remove_leftovers`
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -111,6 +119,11 @@ def write_atomically(path: FilePath, write: Callable[[IO[bytes]], Any]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _shorten(name: str) -> str:
+    """The beginning of a file's name that leaves room for more within 255 bytes."""
+    return os.fsdecode(os.fsencode(name)[:200])
 
 
 def check_writable(path: FilePath) -> None:
@@ -144,13 +157,15 @@ def remove_leftovers(folder: FilePath, name: str = "", older_than: float = 0) ->
     """Remove the temporary files that a killed `write_atomically` has left in a folder.
 
     `name` limits this to one target file, `older_than` (seconds) to files that no other process is
-    writing anymore. Errors are ignored.
+    writing anymore. A file that a living process has locked stays. Errors are ignored.
     """
-    pattern = re.compile(rf"\.{re.escape(name) or '.+'}\.[0-9a-f]{{16}}")
+    pattern = re.compile(rf"\.{re.escape(_shorten(name)) or '.+'}\.[0-9a-f]{{16}}")
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if pattern.fullmatch(entry.name) and time.time() - entry.stat().st_mtime >= older_than:
-                os.unlink(entry.path)
+                with open(entry.path, "ab") as file:
+                    if _lock(file):
+                        os.unlink(entry.path)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ plain lines: one when the work starts, at most one every ten seconds, and one wh
 `LiveLine` shows results that still change.
 """
 
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import AbstractContextManager
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
+# C0 and C1 controls, and the marks that change the direction of the text after them.
+_CONTROL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")
 PLAIN_LINE_SECONDS = 10.0
 
 T = TypeVar("T")
@@ -25,8 +28,20 @@ _display: "Progress | None" = None  # shared by all open bars: a terminal holds 
 _open_bars: list["Bar"] = []
 
 
-def say(text: str) -> None:
-    """Print a line of results on stdout, above the live bars if there are any."""
+def neutralize(text: str) -> str:
+    """Text in which control characters, which could steer a terminal, are written as escapes.
+
+    Line feeds and tabs stay; so does everything that is written in any language.
+    """
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def say(text: str, verbatim: bool = False) -> None:
+    """Print lines on stdout, above the live bars if there are any.
+
+    Control characters are neutralized, unless the text is `verbatim`, in a format for machines.
+    """
+    text = text if verbatim else neutralize(text)
     if _display is not None and sys.stdout.isatty():
         _display.console.out(text, highlight=False)
     else:
@@ -125,7 +140,7 @@ class Bar(AbstractContextManager["Bar"]):
             line += f", {_clock(task.time_remaining)} left"
         if task.fields["note"]:
             line += f", {task.fields['note']}"
-        print(line, file=sys.stderr, flush=True)
+        print(neutralize(line), file=sys.stderr, flush=True)
 
 
 class LiveLine(AbstractContextManager["LiveLine"]):
@@ -147,6 +162,7 @@ class LiveLine(AbstractContextManager["LiveLine"]):
             return
         from rich.text import Text
 
+        stable, tail = neutralize(stable), neutralize(tail)
         width = self._live.console.width - 1
         stable = f"{stable} " if stable and tail else stable
         line = Text.assemble(stable[-width:], (tail, "dim"), no_wrap=True, end="")
@@ -159,7 +175,7 @@ class LiveLine(AbstractContextManager["LiveLine"]):
         if self._live is None:
             return
         self._live.update("", refresh=True)
-        self._live.console.out(text, highlight=False)
+        self._live.console.out(neutralize(text), highlight=False)
 
     def close(self) -> None:
         """Erase the line; later calls of `show` have no effect."""
@@ -211,5 +227,5 @@ def _clock(seconds: float) -> str:
 
 
 def complain(text: str) -> None:
-    """Print an error message on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Print an error message on stderr, without control characters."""
+    print(neutralize(text), file=sys.stderr, flush=True)

@@ -5,6 +5,7 @@ text. Shapes: B utterances, N samples, T' encoder frames, V symbols.
 """
 
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -54,6 +55,11 @@ _AHEAD = 4  # recordings that are read before they are needed
 _Loaded = tuple[float, Waveform | Iterator[Waveform] | AsrError]  # the seconds, and the audio
 
 T = TypeVar("T")
+
+# The threads of a parent that has computed do not exist in a forked child, which would wait for
+# them forever; with one thread it needs none.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 @dataclass(frozen=True)

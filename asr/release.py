@@ -83,12 +83,21 @@ def _pack(weights: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
 
 
 def _unpack(packed: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
-    """Restore float32 weights; a matrix is exact to half of its row's scale."""
-    return {
-        name: part.float() * packed[name + SCALE] if name + SCALE in packed else part.float()
-        for name, part in packed.items()
-        if not name.endswith(SCALE)
-    }
+    """Restore float32 weights; a matrix is exact to half of its row's scale.
+
+    Raises ValueError if a matrix and its scales do not fit together.
+    """
+    weights = {}
+    for name, part in packed.items():
+        if name.endswith(SCALE):
+            continue
+        scale = packed.get(name + SCALE)
+        if scale is not None and (part.ndim != 2 or scale.shape != (len(part), 1)):
+            raise ValueError(
+                f"{name} has the shape {tuple(part.shape)}, its scales {tuple(scale.shape)}"
+            )
+        weights[name] = part.float() if scale is None else part.float() * scale
+    return weights
 
 
 def count_parameters(weights: Mapping[str, "Tensor"]) -> int:
@@ -114,11 +123,11 @@ def read_release(folder: Path) -> Any:
         )
     try:
         payload = json.loads((folder / CONFIGURATION).read_text("utf-8"))
-        payload |= {"weights": _unpack(load_file(folder / WEIGHTS))}
+        payload["weights"] = _unpack(load_file(folder / WEIGHTS))
         decoder = payload["decoder"]
         if decoder["language_model"]:
             decoder["language_model"] = str(folder / decoder["language_model"])
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorError) as error:
         raise CheckpointError(
             f"{folder}: this released model is incomplete or damaged ({error}); install asr again, "
             "or write it again with `asr release`"
@@ -140,7 +149,14 @@ def read_results(path: Path) -> dict[str, Any]:
     try:
         results = json.loads(read_text(path))
         next(iter(results["sets"]))  # there is at least one
-    except (ValueError, TypeError, KeyError, AttributeError, StopIteration) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        StopIteration,
+        RecursionError,
+    ) as error:
         raise DataError(
             f"{path} contains no results of an evaluate.py; specify the file that its --output wrote"
         ) from error

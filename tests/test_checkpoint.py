@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import resource
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,6 +150,70 @@ def test_parts_that_do_not_fit_together(saved) -> None:
         Checkpoint.read(edited(saved, encoder={"hidden": 8, "color": "red"})).model()
     with pytest.raises(CheckpointError, match="format version 99"):
         Checkpoint.read(edited(saved, version=99)).model()
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("encoder", "hidden", 100_000),
+        ("encoder", "hidden", 10**12),
+        ("encoder", "layers", 1000),
+        ("encoder", "layers", 10**15),
+        ("encoder", "stack", 999),
+        ("encoder", "projection", 99_999),
+        ("encoder", "hidden", "8"),
+        ("encoder", "hidden", float("nan")),
+        ("encoder", "dropout", float("nan")),
+        ("encoder", "chunk", [1, float("nan")]),
+        ("encoder", "chunk", None),
+        ("features", "mels", 10**9),
+        ("features", "sample_rate", 10**12),
+        ("features", "sample_rate", float("inf")),
+        ("features", "window_ms", float("nan")),
+        ("features", "window_ms", 1e9),
+        ("features", "floor", "x"),
+        ("decoder", "beam", float("nan")),
+        ("decoder", "priors", None),
+        ("decoder", "priors", [float("nan")]),
+    ],
+)
+def test_absurd_values_are_refused_before_anything_is_allocated(
+    saved, section: str, key: str, value: object
+) -> None:
+    payload = torch.load(saved, weights_only=True)
+    checkpoint = Checkpoint.read(edited(saved, **{section: payload[section] | {key: value}}))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match="do not fit together"):
+        _ = checkpoint.model(), checkpoint.decoder
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 100_000
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("vocabulary", 3), ("weights", []), ("facts", None), ("features", []), ("encoder", "x")],
+)
+def test_parts_of_another_type_are_refused(saved, part: str, value: object) -> None:
+    with pytest.raises(CheckpointError, match=f"the part {part} is damaged"):
+        Checkpoint.read(edited(saved, **{part: value}))
+
+
+@pytest.mark.parametrize(
+    "weight", [torch.zeros(1).expand(10**7, 10**7), torch.tensor([float("nan")]), "x"]
+)
+def test_weights_that_are_no_numbers_are_refused(saved, weight: object) -> None:
+    weights = torch.load(saved, weights_only=True)["weights"]
+    with pytest.raises(CheckpointError, match=r"the weights head\.bias are damaged"):
+        Checkpoint.read(edited(saved, weights=weights | {"head.bias": weight}))
+
+
+def test_a_compressed_checkpoint_is_refused(saved) -> None:
+    with zipfile.ZipFile(saved) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(saved, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        Checkpoint.read(saved)
 
 
 def test_a_part_that_is_missing(saved) -> None:

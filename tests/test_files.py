@@ -1,12 +1,17 @@
 """Files: text that is read line by line, and text and figures that are written atomically."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 from matplotlib.figure import Figure
+from project import ROOT
 
 from asr.errors import DataError, FileError
-from asr.files import read_lines, save_figure, write_text
+from asr.files import read_lines, remove_leftovers, save_figure, write_atomically, write_text
 
 
 class TestReadLines:
@@ -26,6 +31,10 @@ class TestReadLines:
         assert str(caught.value) == f"{path}, line 2 is not UTF-8 text; name a list of words"
         assert list(read_lines(path, DataError, undecodable="replace"))[1] == (2, "caf\ufffd")
 
+    def test_a_line_without_end(self) -> None:
+        with pytest.raises(DataError, match=r"^/dev/zero, line 1 is longer than"):
+            list(read_lines("/dev/zero", DataError))
+
     def test_what_cannot_be_opened(self, tmp_path: Path) -> None:
         for path, reason in ((tmp_path / "x", "No such file or directory"), (tmp_path, "Is a dir")):
             with pytest.raises(DataError, match=rf"^{path} cannot be read \({reason}"):
@@ -42,3 +51,20 @@ def test_write_text_writes_every_name(tmp_path: Path) -> None:
 def test_save_figure(tmp_path: Path) -> None:
     save_figure(tmp_path / "x.png", Figure(), dpi=50)
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_leftovers_of_a_killed_process_are_removed_and_others_stay(tmp_path: Path) -> None:
+    code = f"""
+import os, pathlib, signal
+from asr.files import write_atomically
+write_atomically({str(tmp_path / "x.txt")!r}, lambda file: os.kill(os.getpid(), signal.SIGKILL))
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1
+
+    def write(file: IO[bytes]) -> None:
+        remove_leftovers(tmp_path)
+        file.write(b"y")
+
+    write_atomically(tmp_path / "y.txt", write)
+    assert [path.name for path in tmp_path.iterdir()] == ["y.txt"]

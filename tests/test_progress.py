@@ -213,3 +213,15 @@ def test_dumb_terminal_gets_plain_lines(clock: Clock, monkeypatch: pytest.Monkey
 def test_import_is_light() -> None:
     check = "import sys, asr.progress; sys.exit('rich' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+def test_control_characters_are_neutralized(capfd: pytest.CaptureFixture[str]) -> None:
+    harm = "\x1b]0;title\x07\x1b[2J\r\x9b31m\u202e"
+    progress.say(f"é мой\tchào\n{harm}")
+    progress.complain(harm)
+    out, err = capfd.readouterr()
+    escaped = r"\x1b]0;title\x07\x1b[2J\r\x9b31m\u202e"
+    assert out == f"é мой\tchào\n{escaped}\n"
+    assert err == f"{escaped}\n"
+    progress.say('{"id": "\x7f"}', verbatim=True)
+    assert capfd.readouterr().out == '{"id": "\x7f"}\n'

@@ -1,6 +1,10 @@
 """The one path of inference: batch invariance (law 1), unreadable recordings, operating points."""
 
 import io
+import os
+import subprocess
+import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from project import ROOT
 from signals import ARPA, emit, make_wav, only, text_of
 
 from asr.checkpoint import Checkpoint, save_model
@@ -281,3 +286,27 @@ class TestGroupBySeconds:
         batches = list(group_by_seconds(items, 60.0))
         for number, batch in enumerate(batches):
             assert list(group_by_seconds(items[batch[0] :], 60.0)) == batches[number:]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_recognizer_that_has_computed_works_in_a_forked_child() -> None:
+    code = """
+        import multiprocessing
+        import torch
+        from asr import Recognizer
+        torch.set_num_threads(2)
+        recognizer = Recognizer.default()
+        expected = recognizer.transcribe("docs/sample.flac").text
+        def work(path):
+            return recognizer.transcribe(path).text
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            assert pool.map_async(work, ["docs/sample.flac"]).get(60) == [expected]
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

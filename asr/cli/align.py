@@ -50,5 +50,5 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output:
         write_text(arguments.output, document)
     else:
-        say(document.removesuffix("\n"))
+        say(document.removesuffix("\n"), verbatim=True)
     return 0

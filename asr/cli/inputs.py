@@ -66,7 +66,7 @@ def find_inputs(names: list[str]) -> tuple[list[Input], list[str]]:
             if not found:
                 failures.append(f"{name} is a folder without recordings; choose another.")
         else:
-            inputs.append(Input(name, Path(path.stem)))
+            inputs.append(Input(name, Path(os.path.splitext(path.name)[0])))
     return inputs, failures
 
 
@@ -205,7 +205,7 @@ def _parse_trn(line: str, where: str) -> tuple[str, str]:
 def _parse_json_text(line: str, keys: Sequence[str], where: str) -> tuple[str, str]:
     try:
         record: Any = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not JSON ({error}); fix or remove it") from error
     if not isinstance(record, dict):
         raise DataError(f"{where} is not a JSON object; write one as {{...}} on each line")

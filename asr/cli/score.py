@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     references, hypotheses = _read(arguments)
     report = score(references, hypotheses, arguments.profile)
     if arguments.json:
-        say(to_json(report.to_dict(), indent=1))
+        say(to_json(report.to_dict(), indent=1), verbatim=True)
     else:
         print_report(report)
     return 0

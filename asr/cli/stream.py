@@ -194,7 +194,10 @@ def _show_partials(stream: "Stream", pieces: "Iterable[npt.NDArray[Any]]", line:
             line.show(*shown)
         else:
             seconds = round(partial.seconds, 3)
-            say(to_json({"seconds": seconds, "stable": partial.stable, "tail": partial.tail}))
+            say(
+                to_json({"seconds": seconds, "stable": partial.stable, "tail": partial.tail}),
+                verbatim=True,
+            )
 
 
 def _show_segments(segments: Iterable[Hypothesis], line: LiveLine) -> None:
@@ -202,7 +205,7 @@ def _show_segments(segments: Iterable[Hypothesis], line: LiveLine) -> None:
         if hypothesis.text and line.is_live:
             line.print(hypothesis.text)
         elif hypothesis.text:
-            say(to_json({"segment": True, **hypothesis.to_dict()}))
+            say(to_json({"segment": True, **hypothesis.to_dict()}), verbatim=True)
 
 
 def _show_final(stream: "Stream", line: LiveLine) -> None:
@@ -210,6 +213,6 @@ def _show_final(stream: "Stream", line: LiveLine) -> None:
     _show_segments(stream.take_segments(), line)
     line.close()
     if not line.is_live:
-        say(to_json({"final": True, **hypothesis.to_dict()}))
+        say(to_json({"final": True, **hypothesis.to_dict()}), verbatim=True)
     elif hypothesis.text:
         say(hypothesis.text)

@@ -10,13 +10,14 @@ from asr.cli import options
 from asr.cli.inputs import Input, find_inputs
 from asr.cli.output import ALONE_FORMATS, FORMATS, render, report_failures, to_sentence
 from asr.decoder.hypothesis import Hypothesis
-from asr.errors import AsrError, AudioError
-from asr.files import write_text
+from asr.errors import AsrError, AudioError, FileError
+from asr.files import remove_leftovers, write_text
 from asr.progress import Bar, complain, say, track
 
 if TYPE_CHECKING:
     from asr.recognizer import OperatingPoint, Recognizer
 
+LEFTOVER_SECONDS = 0.5  # after this a file that is being written is locked
 LONG_SECONDS = 60.0  # a single recording that is longer gets a bar
 
 
@@ -54,9 +55,12 @@ def run(arguments: argparse.Namespace) -> int:
     if folder:
         if folder.exists() and not folder.is_dir():
             raise AsrError(f"{folder} is a file; specify a folder for --output")
+        targets = [_output_path(given, folder, ending) for given in inputs]
+        for parent in {target.parent for target in targets}:
+            remove_leftovers(parent, older_than=LEFTOVER_SECONDS)
         _check_distinct(
             inputs,
-            [_output_path(given, folder, ending) for given in inputs],
+            targets,
             "both be written to {}; transcribe them into different folders, or pass a folder that "
             "contains both",
         )
@@ -83,11 +87,14 @@ def run(arguments: argparse.Namespace) -> int:
             failures.append(f"{describe_gaps(given.name, result.gaps)}.")
         document = render(given.name, result, arguments.format)
         if folder:
-            write_text(_output_path(given, folder, ending), document)
+            try:
+                write_text(_output_path(given, folder, ending), document)
+            except FileError as error:
+                failures.append(to_sentence(error))
         elif arguments.format == "txt" and not is_single:
             say(f"{given.name}\t{result.text}")
         elif document:
-            say(document.removesuffix("\n"))
+            say(document.removesuffix("\n"), verbatim=arguments.format != "txt")
     return report_failures(failures, total)
 
 

@@ -262,7 +262,7 @@ def _assemble(
             rejects.append(Reject(candidate.id, "id occurs twice"))
         elif candidate.text is None:
             rejects.append(Reject(candidate.id, "transcript missing"))
-        elif not Path(candidate.audio).is_file():
+        elif not os.path.isfile(candidate.audio):
             rejects.append(Reject(candidate.id, "audio missing", candidate.audio))
         elif text := normalize(candidate.text, profile):
             usable.append(Utterance(candidate.id, candidate.audio, 0.0, text, candidate.speaker))

@@ -77,6 +77,11 @@ def build_hotwords(weights: Mapping[str, float], vocabulary: Vocabulary) -> Hotw
     potential = np.array(advance)
     potential[np.isinf(potential)] = 0.0  # the phrase is complete in these states
     arrival = potential + earned
+    if (most := float(np.abs(np.stack([arrival, potential])).max())) > MOST_NATS:
+        raise ConfigError(
+            f"hotwords that contain each other earn {most:g} nats together; they must stay within "
+            f"{MOST_NATS} nats, so lower their weights or leave some out"
+        )
     boost = max(1.0, float(np.exp((arrival[move] - potential[:, None]).max())))
     return Hotwords(move, column, np.exp(np.stack([arrival, -potential], axis=1)), boost)
 

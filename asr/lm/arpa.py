@@ -21,6 +21,7 @@ from asr.lm.ngrams import (
     END_WORD,
     HUGE,
     LN10,
+    MOST_ORDER,
     UNKNOWN_WORD,
     Bytes,
     Float32,
@@ -35,7 +36,9 @@ from asr.lm.ngrams import (
 )
 
 _BLOCK_BYTES = 1 << 22
+_LINE_BYTES = 1 << 20  # longest line
 _COMMENT_BYTES = 1 << 20  # longest text before the line \data\
+_BLANK_LINES = re.compile(rb"[ \t\r\n]*\n")
 _MOST_NODES = 2**31 - 2  # node numbers are int32
 _TAB, _LINE_FEED, _RETURN, _SPACE, _BACKSLASH = b"\t\n\r \\"
 _PLUS, _MINUS, _POINT, _ZERO, _NINE, _SMALL_E, _LARGE_E = b"+-.09eE"
@@ -239,6 +242,7 @@ class _Reader:
         self.block = b""
         self.at = 0  # start of the next line in the block
         self.line = 0  # number of lines read
+        self.has_begun = False  # whether the line \data\ was read
         # For each order, the rows that follow blank lines or a heading, with their line numbers.
         self.anchors: list[list[tuple[int, int]]] = []
 
@@ -265,6 +269,13 @@ class _Reader:
     def _refill(self) -> bool:
         """Read more bytes after the rest of the block; False at the end of the file."""
         rest = self.block[self.at :]
+        if len(rest) > _LINE_BYTES:
+            if not self.has_begun:
+                raise self._foreign_error()
+            self.line += 1
+            raise self._error(
+                f"is longer than {_LINE_BYTES} bytes; it is damaged, download it again"
+            )
         more = self.stream.read(_BLOCK_BYTES)
         if not more and rest and not rest.endswith(b"\n"):
             more = b"\n"
@@ -283,11 +294,18 @@ class _Reader:
 
     def _next_content(self) -> str:
         """The next line that is not blank. Raises LanguageError at the end of the file."""
+        self._skip_blank_lines()
         while (line := self._next_line()) == "":
-            pass
+            self._skip_blank_lines()
         if line is None:
             raise self._truncation_error()
         return line
+
+    def _skip_blank_lines(self) -> None:
+        """Skip the blank lines that come next in the block."""
+        if match := _BLANK_LINES.match(self.block, self.at):
+            self.line += self.block.count(b"\n", self.at, match.end())
+            self.at = match.end()
 
     def _truncation_error(self) -> LanguageError:
         return LanguageError(
@@ -295,22 +313,30 @@ class _Reader:
             "download it again"
         )
 
+    def _foreign_error(self) -> LanguageError:
+        return LanguageError(
+            f"{self.name} is not a language model (it has no \\data\\ line as ARPA files "
+            "do, and is not a binary of asr); use another file"
+        )
+
     def _read_counts(self) -> list[int]:
         """The number of n-grams of each order according to the header."""
         skipped = 0
         while (line := self._next_line()) != "\\data\\":
-            skipped += len(line or "")
+            skipped += 1 + len(line or "")
             if not self.line:
                 raise LanguageError(f"{self.name} is empty; download or create it again")
             if line is None or skipped > _COMMENT_BYTES:
-                raise LanguageError(
-                    f"{self.name} is not a language model (it has no \\data\\ line as ARPA files "
-                    "do, and is not a binary of asr); use another file"
-                )
+                raise self._foreign_error()
+        self.has_begun = True
         counts: list[int] = []
         pattern = re.compile(r"ngram\s+(\d{1,18})\s*=\s*(\d{1,18})")
         while match := pattern.fullmatch(line := self._next_content()):
             counts.append(int(match[2]))
+            if len(counts) > MOST_ORDER:
+                raise self._error(
+                    f"counts {match[1]}-grams; at most {MOST_ORDER}-grams can be read"
+                )
             if int(match[1]) != len(counts):
                 raise self._error(f"counts {match[1]}-grams, but {len(counts)}-grams come next")
         self._expect("\\1-grams:", line)
@@ -358,7 +384,9 @@ class _Reader:
             elif start < stop:
                 break
             else:
-                self._next_line()
+                self._skip_blank_lines()
+                if self.anchors[-1][-1][0] == row:
+                    self.anchors[-1].pop()
                 self.anchors[-1].append((row, self.line + 1))
         if row < count:
             self.line += 1

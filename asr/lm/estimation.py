@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -31,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr.errors import ConfigError, TextError
-from asr.files import DAMAGED, decompress
+from asr.files import DAMAGED, MOST_LINE_BYTES, decompress
 from asr.lm.ngrams import BEGIN_WORD, END_WORD, UNKNOWN_WORD, NGramTable
 from asr.text import Vocabulary, normalize
 
@@ -225,7 +226,8 @@ def _read_lines(names: list[str]) -> Iterator[str]:
         where = "the standard input" if name == STANDARD_INPUT else f"the text {name}"
         try:
             with _open(name) as file:
-                yield from _decode(decompress(file), where)
+                lines = decompress(file)
+                yield from _decode(iter(partial(lines.readline, MOST_LINE_BYTES), b""), where)
         except (OSError, *DAMAGED) as error:
             raise TextError(
                 f"{where} cannot be read ({error}); check it, or create it again"
@@ -243,6 +245,11 @@ def _decode(lines: Iterable[bytes], name: str) -> Iterator[str]:
     """Decode and check lines; `name` is the name of the file in error messages."""
     has_words = False
     for number, line in enumerate(lines, start=1):
+        if len(line) == MOST_LINE_BYTES:
+            raise TextError(
+                f"line {number} of {name} is longer than {MOST_LINE_BYTES} bytes; write one sentence "
+                "per line"
+            )
         if b"\0" in line:
             raise TextError(f"line {number} of {name} contains a zero byte; use UTF-8 text")
         try:

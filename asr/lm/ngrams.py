@@ -24,6 +24,9 @@ UNKNOWN_WORD, BEGIN_WORD, END_WORD = "<unk>", "<s>", "</s>"
 UNKNOWN_LOG10_PROB = -100.0
 """Log10 probability of <unk> if the source does not give one, as in KenLM."""
 
+MOST_ORDER = 100
+"""Largest order of a model that is read."""
+
 LN10 = math.log(10.0)
 HUGE = 1e6
 """Bound on the absolute logarithm of a probability or back-off; larger values are errors."""

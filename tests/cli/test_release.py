@@ -1,6 +1,7 @@
 """Released models: a folder that is used like a checkpoint and describes itself."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import soundfile
 import torch
 from commands import RunAsr
 from project import ROOT
+from safetensors.torch import load_file, save_file
 from signals import ARPA, RATES, make_model, make_talk
 
 from asr import release
@@ -164,7 +166,7 @@ def test_what_is_refused(run_asr: RunAsr, run: Path, released: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff" * 100, None])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"[" * 100_000, b"\xff" * 100, None])
 def test_a_damaged_folder_is_refused(
     run_asr: RunAsr, released: Path, tmp_path: Path, name: str, content: bytes | None
 ) -> None:
@@ -173,6 +175,19 @@ def test_a_damaged_folder_is_refused(
         (released / name).write_bytes(content)
     said = complaint(run_asr, "transcribe", "--checkpoint", released, tmp_path / "talk.wav")
     assert str(released) in said
+
+
+def test_scales_that_do_not_fit_are_refused(
+    run_asr: RunAsr, released: Path, tmp_path: Path
+) -> None:
+    """Broadcast, a few numbers would become a matrix of any size."""
+    weights = load_file(released / "model.safetensors")
+    for name in [name for name in weights if name.endswith(".scale")][:1]:
+        for shape in [(len(weights[name]),), (1, len(weights[name])), (1, 1)]:
+            scale = weights[name].flatten()[: math.prod(shape)].reshape(shape).contiguous()
+            save_file(weights | {name: scale}, released / "model.safetensors")
+            said = complaint(run_asr, "transcribe", "--checkpoint", released, tmp_path / "talk.wav")
+            assert f"{name.removesuffix('.scale')} has the shape" in said
 
 
 def test_a_full_disk_leaves_the_former_one(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -568,3 +569,22 @@ def test_a_level_that_is_hard_to_recognize_is_told(
     code, _, err = run_asr(command, path, *model)
     assert code == 0
     assert f"asr: {path} {words}" in err
+
+
+def test_a_transcript_that_cannot_be_written_is_the_failure_of_its_recording(
+    run_asr: RunAsr, checkpoint: Path, speech: Path, tmp_path: Path
+) -> None:
+    names = ["a.wav", "..wav", f"{'n' * 249}.wav", f"{'é' * 120}.wav", "z.wav"]
+    paths = [tmp_path / name for name in names]
+    for path in paths:
+        shutil.copyfile(speech, path)
+    output = tmp_path / "out"
+    (output / "a.json").mkdir(parents=True)
+    code, _, err = run_asr(
+        "transcribe", "--checkpoint", checkpoint, "--format=json", "--output", output, *paths
+    )
+    assert code == 1
+    assert "1 of 5 recordings failed" in err
+    assert "a.json could not be written" in err
+    written = {path.name for path in output.iterdir()} - {"a.json"}
+    assert written == {"..wav.json", f"{'n' * 249}.json", f"{'é' * 120}.json", "z.json"}

@@ -56,6 +56,20 @@ def test_read_librispeech(tmp_path: Path) -> None:
         read_librispeech(tmp_path, profile="plane")
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "a/" * 3000 + "a", "a\0b", "\x1b[31m"])
+def test_names_that_no_file_can_have_are_missing_audio(tmp_path: Path, name: str) -> None:
+    write_wav(tmp_path / "clips" / "a.wav", 0.25)
+    tsv = write_text(tmp_path / "t.tsv", f"path\tsentence\na.wav\tyes\n{name}.wav\tno\n")
+    utterances, rejects = read_common_voice(tsv)
+    assert len(utterances) == 1
+    assert by_id(rejects) == {name: "audio missing"}
+    write_text(tmp_path / "wav.scp", f"u {tmp_path / 'clips' / 'a.wav'}\nv {name}.wav\n")
+    write_text(tmp_path / "text", "u yes\nv no\n")
+    utterances, rejects = read_kaldi(tmp_path)
+    assert len(utterances) == 1
+    assert by_id(rejects) == {"v": "audio missing"}
+
+
 def test_read_common_voice(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         write_wav(tmp_path / "clips" / f"{name}.wav", 0.25)

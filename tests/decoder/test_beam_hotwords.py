@@ -22,7 +22,9 @@ from beams import (
 from ngrams import Entries
 
 from asr.decoder.beam import BeamDecoder
+from asr.decoder.hotwords import build_hotwords
 from asr.errors import AsrError, ConfigError, TextError
+from asr.text import Vocabulary
 
 
 @pytest.fixture(scope="session")
@@ -150,3 +152,11 @@ class TestInvalidHotwords:
             hypothesis = decoder.decode(emit(path, LARGER, posterior=1.0))
             assert hypothesis.text == path
             assert hypothesis.score == close(2 * weight * count)
+
+
+@pytest.mark.parametrize("weight", [9.0, -9.0])
+def test_nested_hotwords_stay_within_the_numbers(weight: float) -> None:
+    """Phrases that end together are paid together: a, a a, a a a and so on."""
+    nested = {" ".join("a" * count): weight for count in range(1, 30)}
+    with pytest.raises(ConfigError, match=r"contain each other earn .* nats together"):
+        build_hotwords(nested, Vocabulary.english())

@@ -3,6 +3,7 @@
 import gzip
 import math
 import random
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 
@@ -230,6 +231,29 @@ class TestInvalid:
             read(tmp_path, repeated.replace("-0.6", "x"))
         with pytest.raises(LanguageError, match=r"line 13 .*not UTF-8"):
             read(tmp_path, HAND.encode().replace(b"-0.9\tb", b"\n\n-0.9\tb\xff"))
+
+    @pytest.mark.parametrize(
+        ("before", "endless", "message"),
+        [
+            ("", "x", r"no .data. line"),
+            (HAND[:8], "x", "line 2 of .* is longer than"),
+            (HAND[: HAND.index("\ta\t")], "x", "line 10 of .* is longer than"),
+            (HAND[: HAND.index("\n-0.7")], "\n", r"is truncated"),
+        ],
+    )
+    def test_lines_without_end_and_blank_lines_without_number(
+        self, tmp_path: Path, before: str, endless: str, message: str
+    ) -> None:
+        text = before.encode() + endless.encode() * 100_000_000
+        path = saved(tmp_path, gzip.compress(text, 1), "bomb.arpa.gz")
+        del text
+        tracemalloc.start()
+        try:
+            with pytest.raises(LanguageError, match=message):
+                LanguageModel.read(path)
+            assert tracemalloc.get_traced_memory()[1] < 50_000_000
+        finally:
+            tracemalloc.stop()
 
     def test_every_truncation_is_detected(self, tmp_path: Path) -> None:
         for end in range(HAND.index("\\end\\") + len("\\end\\")):

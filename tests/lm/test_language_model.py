@@ -279,11 +279,52 @@ class TestFiles:
             (17, b"\1", "header counts"),
             (23, b"\xff", "header counts"),
             (64, bytes(len(whole) - 64), "do not form a tree"),
+            (len(whole) - 1, b"\xff", "are not UTF-8 text"),
             (0, b"A", r"no \\data\\ line"),
         ]:
+            # Files of earlier versions have no checksum.
+            whole = whole[:56] + bytes(8) + whole[64:]
             path.write_bytes(whole[:start] + piece + whole[start + len(piece) :])
             with pytest.raises(LanguageError, match=message):
                 LanguageModel.read(path)
+
+    @pytest.mark.parametrize("quantize", [False, True])
+    def test_every_damaged_byte_is_detected(
+        self, tmp_path: Path, hand: LanguageModel, quantize: bool
+    ) -> None:
+        path = tmp_path / "model.lm"
+        hand.write(path, quantize)
+        whole = path.read_bytes()
+        for at in [*range(8, 64), *range(64, len(whole), 7)]:
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
+            with pytest.raises(LanguageError, match=r"model\.lm "):
+                LanguageModel.read(path)
+
+    @pytest.mark.parametrize("quantize", [False, True])
+    def test_damage_of_a_file_without_a_checksum_is_harmless(
+        self, tmp_path: Path, hand: LanguageModel, quantize: bool
+    ) -> None:
+        """Earlier versions wrote no checksum: damage is found, or is no more than other numbers."""
+        path = tmp_path / "model.lm"
+        hand.write(path, quantize)
+        whole = path.read_bytes()
+        generator = random.Random(3)
+        read = 0
+        for _ in range(300):
+            damaged = bytearray(whole)
+            damaged[56:64] = bytes(8)
+            start = generator.randrange(12, len(whole))
+            for at in range(start, min(start + generator.choice([1, 4]), len(whole))):
+                damaged[at] = generator.choice([0, 1, 2, 5, 127, 128, 255])
+            path.write_bytes(damaged)
+            try:
+                model = LanguageModel.read(path)
+            except LanguageError:
+                continue
+            read += 1
+            assert math.isfinite(model.score("a b b a </s> <s> c"))
+            model.write_arpa(tmp_path / "again.arpa")
+        assert read
 
     def test_quantization_preserves_the_perplexity(self, shared: Path, tmp_path: Path) -> None:
         with gzip.open(shared / "text/books.txt.gz", "rt", encoding="utf-8") as file:
