@@ -45,6 +45,7 @@ KILL_AT = 0.5  # of the steps of the unbroken training
 KILLS_TRIED = 5
 SECONDS = 1800  # that a process may take
 TRAINING = (
+    "data.vocabulary=english",  # the default of former commits
     "encoder.hidden=48",
     "encoder.layers=2",
     "training.epochs=4",
