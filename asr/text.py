@@ -288,7 +288,8 @@ def _fold(text: str, turkish: bool = False) -> str:
 
 
 def _plain(text: str) -> str:
-    return " ".join(_fold(text).split())
+    # NFC: é must be the same letter whether it is encoded as one code point or as two.
+    return " ".join(unicodedata.normalize("NFC", text.lower()).split())
 
 
 class _EnglishTable(dict[int, str | None]):

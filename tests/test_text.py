@@ -243,10 +243,8 @@ class TestNormalize:
     def test_turkish_has_its_own_lower_case(self) -> None:
         assert normalize("IŞIK, İstanbul'da!", "turkish") == "ışık istanbul'da"
         assert normalize("i\u0307zmir", "turkish") == "izmir"  # lower case of another program
-        for profile in ("plain", "multilingual"):
-            assert (
-                normalize("İstanbul", profile) == normalize("I\u0307stanbul", profile) == "istanbul"
-            )
+        for text in ("İstanbul", "I\u0307stanbul"):
+            assert normalize(text, "multilingual") == "istanbul"
 
     def test_changes_of_a_profile_are_counted(self) -> None:
         changes = count_changes("Мой чай ещё, ещё!", "english")

@@ -10,6 +10,9 @@ _LONE_SIGNATURE = b"fLaC\x80\0\0\x22"
 _TOTAL = (1 << 36) - 1  # mask of the total number of samples, in bytes 18 to 25
 _SCAN_BYTES = 1 << 20
 
+# Samples in a frame by the code in its header; 0: reserved, or written at the header's end.
+_BLOCK_FRAMES = (0, 192, 576, 1152, 2304, 4608, 0, 0, *(256 << shift for shift in range(8)))
+
 
 def split_flac(file: BinaryIO) -> list[Section]:
     """Return the FLAC files that a file consists of, which are more than one if it was joined.
@@ -78,9 +81,7 @@ def _read_end(header: bytes, block_frames: int) -> int | None:
         at += more
     code, rate_code = header[2] >> 4, header[2] & 15
     extra = {6: 1, 7: 2}.get(code, 0)
-    frames = {0: 0, 1: 192, 6: 0, 7: 0}.get(
-        code, 576 << (code - 2) if code < 6 else 256 << (code - 8) if code > 7 else 0
-    )
+    frames = _BLOCK_FRAMES[code]
     if extra:
         frames = int.from_bytes(header[at : at + extra], "big") + 1
     at += extra + {12: 1, 13: 2, 14: 2}.get(rate_code, 0)

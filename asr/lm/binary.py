@@ -62,14 +62,15 @@ def read_binary(name: str) -> tuple[int, NGrams, Bytes]:
     """
     # Copy-on-write, because numba would compile another version for read-only arrays.
     file = np.asarray(np.memmap(name, np.uint8, mode="c"))
-    if len(file) < _HEADER.size:
-        raise LanguageError(f"{name} is truncated within its header; copy it again")
-    _, version, order, *sizes, checksum = _HEADER.unpack(file[: _HEADER.size].tobytes())
-    if version != _VERSION:
+    header = file[: _HEADER.size].tobytes().ljust(_HEADER.size, b"\0")
+    _, version, order, *sizes, checksum = _HEADER.unpack(header)
+    if version not in (0, _VERSION):  # 0: cut off before it
         raise LanguageError(
             f"{name} has format version {version}, but this asr reads version {_VERSION}; "
             "convert it again from its ARPA file"
         )
+    if not version or len(file) < _HEADER.size:
+        raise LanguageError(f"{name} is truncated within its header; copy it again")
     sections, size = _list_sections(*sizes)
     if min(sizes) < 0 or size != len(file):
         raise LanguageError(

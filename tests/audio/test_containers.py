@@ -317,3 +317,12 @@ def test_a_flac_of_unknown_length_is_read_to_its_end() -> None:
     content[21:26] = bytes([content[21] & 0xF0]) + bytes(4)
     np.testing.assert_array_equal(load_audio(bytes(content)), expected)
     assert inspect_audio(bytes(content)).frames == 32_000
+
+
+@pytest.mark.parametrize("code", range(16))
+def test_bytes_that_look_like_a_flac_frame_raise_at_most_an_audio_error(code: int) -> None:
+    """The codes of a frame's length, reserved ones included (RFC 9639, section 9.1.1)."""
+    content = encode(speechlike(0.5), format="FLAC")
+    frame = b"\xff\xf8" + bytes([code << 4 | 8, 0x08]) + bytes(12)
+    with contextlib.suppress(AudioError):
+        load_audio(content[:-40] + frame + content[-24:])

@@ -99,7 +99,7 @@ class TestProgram:
     def test_a_reader_that_leaves(self, tmp_path: Path) -> None:
         (tmp_path / "ref").write_text("a some words\n")
         program = subprocess.Popen(
-            [sys.executable, "-m", "asr", "score", tmp_path / "ref", tmp_path / "ref"],
+            [sys.executable, "-m", "asr", "score", "--format", "kaldi"] + 2 * [tmp_path / "ref"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )

@@ -37,6 +37,7 @@ LETTER_SAMPLES = 2400
 TRAINING = [  # of the recipe, in the folder that `write_corpus` filled
     "folder=run",
     "data.train=corpus/train.jsonl",
+    "data.vocabulary=english",  # the default of former versions
     "data.dev=corpus/dev.jsonl",
     "features.mels=8",
     "encoder.layers=1",
