@@ -380,7 +380,7 @@ def _drop_single_quotes(text: str) -> str:
     return " ".join(kept.split())
 
 
-# What "multilingual" replaces wherever it occurs: signs for the apostrophe; stretched Arabic letters,
+# Characters that "multilingual" replaces everywhere: forms of the apostrophe, stretched Arabic letters,
 # variants of signs, and Armenian marks inside words; and the invisible break of Khmer and Thai.
 _MULTILINGUAL: dict[int, str | None] = {
     **_APOSTROPHES,

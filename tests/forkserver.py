@@ -57,7 +57,7 @@ class ForkServer:
         assert self._server.stdout.readline() == b"ready\n"
 
     def close(self) -> None:
-        """End the server; programs that still run are not waited for."""
+        """End the server without waiting for programs that are still running."""
         self._server.communicate()
 
 

@@ -11,7 +11,7 @@ _FIRST = 2  # flag of a stream's first page
 
 
 def split_ogg(file: BinaryIO, name: str) -> list[Section]:
-    """Return the streams of sound that an Ogg file has one after the other.
+    """Return the audio streams of an Ogg file, in the order in which they play.
 
     libsndfile decodes only the first of a chain. Of several streams at the same time, such as video
     and sound, the first with sound is kept. A missing end-of-stream flag is accepted, as RFC 7845

@@ -90,7 +90,7 @@ def read_transcript(given: str) -> str:
 def read_texts(
     path: Path, keys: Sequence[str], form: str | None = None, known: Container[str] = ()
 ) -> dict[str, str]:
-    """Read texts by id; the format is recognized from all lines.
+    """Read texts by id, in a format that is recognized from the lines of the file.
 
     JSONL, sclite's trn (`text (id)`), tables with tabs and a header, and Kaldi's `id text` if a tab
     follows every first word, or if every first word has a digit or an underscore.

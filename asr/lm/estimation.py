@@ -158,7 +158,7 @@ def read_sentences(paths: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
 
 @dataclass
 class Normalizer:
-    """Normalizes sentences by a text profile, and counts what that did to their words.
+    """Normalizes sentences with a text profile, and counts the words that this changes or drops.
 
     Args:
         profile: A profile of `asr.text.normalize`; "none" changes nothing.
