@@ -54,7 +54,8 @@ def _check_total(file: BinaryIO, start: int, end: int) -> Section:
     tail = file.read(end - file.tell())
     header[18:26] = (packed & ~_TOTAL).to_bytes(8, "big")
     if total and _ends_at(tail, total, int.from_bytes(header[8:10], "big")):
-        return Section(splice(b"", file, start, end))
+        alone = start == 0 and end == file.seek(0, io.SEEK_END)
+        return Section(file if alone else splice(b"", file, start, end))
     return Section(splice(bytes(header), file, start + 26, end), total)
 
 
