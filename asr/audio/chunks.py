@@ -179,11 +179,11 @@ def _find_chunk(file: BinaryIO, magic: bytes, start: int, end: int) -> tuple[int
         size = struct.unpack(size_format, head[id_bytes:])[0]
         if magic == b"riff":
             size -= len(head)
+        if size < 0 or head[0] == 0:
+            return None
         first = position + len(head)
         if head[:4] == wanted:
             return first, long_size if size == 0xFFFFFFFF and long_size is not None else size
-        if size < 0 or head[0] == 0:
-            return None
         if head[:4] == b"ds64":
             long_size = struct.unpack("<8xQ", file.read(16).ljust(16, b"\0"))[0]
         position = first + size + -size % alignment

@@ -173,6 +173,7 @@ def test_any_flipped_bit_in_a_flac_file_raises_an_error(position: float, bit: in
 )
 @example("CAF", 12, 2**63 - 5)
 @example("W64", 56, 2**63 - 5)
+@example("W64", 96, -88)
 def test_damaged_sizes_raise_at_most_an_audio_error(
     tmp_path_factory: pytest.TempPathFactory, format: str, position: int, value: int
 ) -> None:
