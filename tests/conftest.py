@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from commands import RunAsr
+from pair import Pair
 from project import ROOT
 from recordings import RATE, TALK_SECONDS, make_noise
 
@@ -104,6 +105,14 @@ def run_asr(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
     threads = torch.get_num_threads()
     yield run
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def pair() -> Iterator[Pair]:
+    """Two processes of one group; see `pair.Pair`."""
+    both = Pair()
+    yield both
+    both.close()
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ Each process then enters the `process_group`.
 import contextlib
 import logging
 import os
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -182,9 +183,12 @@ def launch(function: Callable[[Argument], Result], argument: Argument, processes
     """
     if processes == 1 or "RANK" in os.environ:
         return function(argument)
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    # Without a folder of its own, torch makes one for each launch and leaves it behind.
+    scratch = tempfile.TemporaryDirectory(prefix="asr-", ignore_cleanup_errors=True)
     config = LaunchConfig(
         run_id=uuid.uuid4().hex,
         min_nodes=1,
@@ -195,13 +199,18 @@ def launch(function: Callable[[Argument], Result], argument: Argument, processes
         start_method="spawn",
         max_restarts=0,
         signals_to_handle="SIGQUIT",  # `SignalForwarder` handles the others
+        logs_specs=DefaultLogsSpecs(log_dir=scratch.name),
     )
     # They would log a child's traceback; its error is raised below.
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     forwarder = signals.SignalForwarder()
     try:
-        with signals.handling_stops(forwarder.pass_on), signals.shield_children_from_sigusr2():
+        with (
+            scratch,
+            signals.handling_stops(forwarder.pass_on),
+            signals.shield_children_from_sigusr2(),
+        ):
             return cast(Result, elastic_launch(config, _work)(function, argument)[0])
     except ChildFailedError as error:
         if forwarder.interrupted:  # before the children had anything to save

@@ -13,8 +13,17 @@ def draw_curves(folder: Path) -> None:
     rows = read_metrics(folder)
     steps = [row for row in rows if row["kind"] == "step"]
     epochs = [row for row in rows if row["kind"] == "epoch"]
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    axes = figure.subplots(2, 2)
+    figure = Figure(figsize=(11, 7))
+    # Fixed margins take half the time of matplotlib's constrained layout.
+    margins = {
+        "left": 0.07,
+        "right": 0.98,
+        "bottom": 0.07,
+        "top": 0.9,
+        "hspace": 0.23,
+        "wspace": 0.16,
+    }
+    axes = figure.subplots(2, 2, gridspec_kw=margins)
     loss, errors, rate, norm = axes.flat
 
     x = [row["step"] for row in steps]

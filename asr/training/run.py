@@ -9,7 +9,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -159,7 +159,7 @@ class Run:
     fingerprint: dict[str, str]
     counters: resume.Counters
     metrics: Metrics | None  # on rank 0 only
-    drawn_at: float = -math.inf  # when the curves were last drawn
+    drawn_at: float = field(default_factory=time.monotonic)  # when the curves were last drawn
 
     def run(self) -> Outcome:
         """Train to the last epoch or an interruption."""

@@ -19,6 +19,7 @@ import torch
 from corpus import tiny_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pair import Pair
 
 from asr import checkpoint, experiment
 from asr.data import index
@@ -29,7 +30,7 @@ from asr.data.planning import Planner, hash_id
 from asr.data.selection import select_trainable
 from asr.errors import ConfigError, DataError
 from asr.recipe import TrainingDisplay
-from asr.runtime.distributed import RuntimeConfig, launch
+from asr.runtime.distributed import RuntimeConfig
 from asr.text import Vocabulary, min_ctc_frames, normalize
 from asr.training.config import TrainingCallbacks
 from asr.training.metrics import read_metrics
@@ -493,12 +494,12 @@ def test_training_with_an_index_equals_training_with_read_utterances(
     assert_same_run(tmp_path / "cut", whole)
 
 
-def test_processes_share_an_index(tones: list[Utterance], tmp_path: Path) -> None:
+def test_processes_share_an_index(tones: list[Utterance], tmp_path: Path, pair: Pair) -> None:
     write_manifest(tmp_path / "m.jsonl", tones)
     runtime = RuntimeConfig(device="cpu", processes=2, threads=1, workers=0)
     for name, utterances in (("a", tones), ("b", open_index(tmp_path / "m.jsonl"))):
         task = tiny_task(tmp_path / name, utterances, epochs=1, dev_set=tones[:3], runtime=runtime)
-        assert launch(train, task, 2).epoch == 1
+        assert pair.run(train, task).epoch == 1
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
 

@@ -215,10 +215,10 @@ def train_elsewhere(task: Task) -> None:
     train(task)
 
 
-def test_all_processes_resume_from_the_checkpoint_of_rank_0(tones, tmp_path) -> None:
+def test_all_processes_resume_from_the_checkpoint_of_rank_0(tones, tmp_path, pair) -> None:
     """Whatever the others find in the folder: they neither read nor write there."""
     for callbacks in (Stopper(), TrainingCallbacks()):
-        launch(train_elsewhere, tiny_task(tmp_path, tones, runtime=TWO, callbacks=callbacks), 2)
+        pair.run(train_elsewhere, tiny_task(tmp_path, tones, runtime=TWO, callbacks=callbacks))
     assert not (tmp_path / "elsewhere").exists()
     assert checkpoint.Checkpoint.read(tmp_path / "last.pt").payload["facts"]["epoch"] == 3
     steps = [row["step"] for row in read_metrics(tmp_path) if row["kind"] == "step"]

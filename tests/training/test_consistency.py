@@ -20,7 +20,7 @@ from asr.encoder import EncoderConfig
 from asr.errors import ConfigError
 from asr.features import FeaturesConfig, LogMel
 from asr.model import AcousticModel
-from asr.runtime.distributed import Process, RuntimeConfig, launch
+from asr.runtime.distributed import Process, RuntimeConfig
 from asr.text import Vocabulary
 from asr.training.config import TrainingCallbacks, TrainingConfig
 from asr.training.loss import consistency_loss
@@ -241,19 +241,21 @@ def test_a_run_is_resumed_exactly_with_any_number_of_workers(tones, tmp_path) ->
         assert torch.equal(weight, theirs["weights"][name]), name
 
 
-def test_two_processes_have_the_losses_of_one(tones, tmp_path) -> None:
+def test_two_processes_have_the_losses_of_one(tones, tmp_path, pair) -> None:
     encoder = EncoderConfig(layers=2, hidden=16, stack=4, dropout=0.0)
-    for processes in (1, 2):
-        runtime = RuntimeConfig(device="cpu", processes=processes, threads=1, workers=0)
-        task = tiny_task(
+    tasks = [
+        tiny_task(
             tmp_path / str(processes),
             tones,
             epochs=2,
             consistency=0.5,
             encoder=encoder,
-            runtime=runtime,
+            runtime=RuntimeConfig(device="cpu", processes=processes, threads=1, workers=0),
         )
-        launch(train, task, processes)
+        for processes in (1, 2)
+    ]
+    train(tasks[0])
+    pair.run(train, tasks[1])
     one, two = losses_in(tmp_path / "1"), losses_in(tmp_path / "2")
     assert one == pytest.approx(two, abs=1e-4)
 

@@ -19,7 +19,7 @@ from asr.errors import (
     ConfigError,
     TrainingError,
 )
-from asr.runtime.distributed import RuntimeConfig, launch
+from asr.runtime.distributed import RuntimeConfig
 from asr.text import Vocabulary
 from asr.training.metrics import read_metrics
 from asr.training.run import Task, train
@@ -91,18 +91,18 @@ def test_a_finished_run_has_nothing_left_to_do(tones, unbroken) -> None:
     assert (unbroken / "last.pt").read_bytes() == before
 
 
-def test_two_processes_interrupted_and_resumed_are_two_unbroken_ones(tones, tmp_path) -> None:
+def test_two_processes_interrupted_and_resumed_are_two_unbroken_ones(tones, tmp_path, pair) -> None:
     def task(name: str, **values) -> Task:
         runtime = RuntimeConfig(device="cpu", processes=2, threads=1, workers=0)
         return tiny_task(
             tmp_path / name, tones, epochs=2, average_decay=0.5, runtime=runtime, **values
         )
 
-    launch(train, task("unbroken"), 2)
-    outcome = launch(train, task("broken", callbacks=Saboteur(4, signal.SIGTERM)), 2)
+    pair.run(train, task("unbroken"))
+    outcome = pair.run(train, task("broken", callbacks=Saboteur(4, signal.SIGTERM)))
     assert outcome.interrupted
     assert outcome.step == 5
-    assert not launch(train, task("broken"), 2).interrupted
+    assert not pair.run(train, task("broken")).interrupted
     assert_same_run(tmp_path / "broken", tmp_path / "unbroken")
 
 

@@ -55,7 +55,7 @@ def averaged(tones, tmp_path_factory) -> Path:
     return folder
 
 
-def test_two_processes_give_the_losses_of_one(tones, tmp_path) -> None:
+def test_two_processes_give_the_losses_of_one(tones, tmp_path, pair) -> None:
     def task(name: str, processes: int) -> Task:
         return tiny_task(
             tmp_path / name,
@@ -67,7 +67,7 @@ def test_two_processes_give_the_losses_of_one(tones, tmp_path) -> None:
         )
 
     train(task("one", 1))
-    outcome = launch(train, task("two", 2), 2)
+    outcome = pair.run(train, task("two", 2))
     assert outcome.epoch == 7
     one, two = steps_in(tmp_path / "one"), steps_in(tmp_path / "two")
     assert len(one) == len(two) >= 20

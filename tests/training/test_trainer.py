@@ -17,7 +17,7 @@ from asr.errors import (
 )
 from asr.features import FeaturesConfig
 from asr.model import AcousticModel
-from asr.runtime.distributed import Process, RuntimeConfig, gather, launch, process_group
+from asr.runtime.distributed import Process, RuntimeConfig, gather, process_group
 from asr.training.config import TrainingConfig
 from asr.training.loss import ctc_losses
 from asr.training.trainer import Trainer, is_out_of_memory, split
@@ -151,9 +151,9 @@ def step_badly_on_second(runtime: RuntimeConfig) -> list[tuple[bool, bool, bool,
         return gather((finite, bool(torch.isfinite(norm)), unchanged, average))
 
 
-def test_a_bad_step_of_one_process_is_skipped_by_all() -> None:
+def test_a_bad_step_of_one_process_is_skipped_by_all(pair) -> None:
     runtime = RuntimeConfig(device="cpu", processes=2, threads=1)
-    one, two = launch(step_badly_on_second, runtime, 2)
+    one, two = pair.run(step_badly_on_second, runtime)
     assert one[:3] == (True, False, True)
     assert two[:3] == (False, False, True)
     assert one[3] == two[3]
@@ -265,9 +265,9 @@ def sum_in_pieces(task: tuple[RuntimeConfig, int]) -> list[tuple[int, float, lis
 
 
 @pytest.mark.parametrize("first", [4, 6, 7])  # the other has as many pieces, fewer, none
-def test_processes_sum_gradients_once_per_step(first: int) -> None:
+def test_processes_sum_gradients_once_per_step(first: int, pair) -> None:
     runtime = RuntimeConfig(device="cpu", processes=2, threads=1)
-    one, two = launch(sum_in_pieces, (runtime, first), 2)
+    one, two = pair.run(sum_in_pieces, (runtime, first))
     assert one == two
     assert one[0] == 3 * 1  # the model is one bucket
     trainer = tiny_trainer(dropout=0.0)
