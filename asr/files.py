@@ -29,6 +29,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError)  # and OSError without a number
 MOST_LINE_BYTES = 1 << 24
 WAIT_SECONDS = 60.0  # how long to wait for the process that holds a folder's lock
+LEFTOVER_SECONDS = 0.5  # after this a temporary file that is being written is locked
 
 
 def read_lines(
@@ -129,12 +130,14 @@ def _shorten(name: str) -> str:
 def check_writable(path: FilePath) -> None:
     """Raise FileError early if a file cannot be written, before any long computation.
 
-    Missing folders are created.
+    Missing folders are created. Temporary files that a killed `write_atomically` has left for this
+    path are removed.
     """
     target = Path(path)
     with reporting_disk_errors(f"{target} cannot be written"):
         target.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=target.parent).close()
+    remove_leftovers(target.parent, target.name, older_than=LEFTOVER_SECONDS)
 
 
 @contextlib.contextmanager

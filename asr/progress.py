@@ -79,7 +79,9 @@ class Bar(AbstractContextManager["Bar"]):
             _display = _new_display()
             _display.start()
         self._display, self._unit = _display, unit
-        self._id = _display.add_task(label, total=total, completed=done, amount="", note="")
+        self._id = _display.add_task(
+            neutralize(label), total=total, completed=done, amount="", note=""
+        )
         self._task = next(task for task in _display.tasks if task.id == self._id)
         _open_bars.append(self)
         self._line_at = monotonic()
@@ -88,7 +90,7 @@ class Bar(AbstractContextManager["Bar"]):
 
     def advance(self, n: float = 1, note: str = "") -> None:
         """Count `n` more units as done (fewer if negative); `note` replaces the last note."""
-        note = note or self._task.fields["note"]
+        note = neutralize(note) or self._task.fields["note"]
         amount = self._amount(self._task.completed + n)
         self._display.update(self._id, advance=n, amount=amount, note=note)
         if monotonic() - self._line_at >= PLAIN_LINE_SECONDS:
@@ -140,7 +142,7 @@ class Bar(AbstractContextManager["Bar"]):
             line += f", {_clock(task.time_remaining)} left"
         if task.fields["note"]:
             line += f", {task.fields['note']}"
-        print(neutralize(line), file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
 
 
 class LiveLine(AbstractContextManager["LiveLine"]):

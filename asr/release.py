@@ -60,6 +60,7 @@ def save_release(
         shutil.rmtree(target, ignore_errors=True)
         unfinished.replace(target)
     except OSError as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
         raise FileError(
             f"{target} cannot be written ({error.strerror}); free some space or choose another folder"
         ) from error

@@ -7,7 +7,7 @@ from asr.cli import options
 from asr.cli.inputs import find_inputs, read_transcript
 from asr.cli.output import ALIGNED_FORMATS, render
 from asr.errors import AsrError, AudioError
-from asr.files import write_text
+from asr.files import check_writable, write_text
 from asr.progress import say
 
 
@@ -40,6 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise AudioError(f"{arguments.audio} is a folder; specify one recording")
     if arguments.output and arguments.output.is_dir():
         raise AsrError(f"{arguments.output} is a folder; specify a file for --output")
+    if arguments.output:
+        check_writable(arguments.output)
     text = read_transcript(arguments.text)
     [given], _ = find_inputs([arguments.audio])
     checkpoint = Checkpoint.read(arguments.checkpoint)

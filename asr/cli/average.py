@@ -5,6 +5,7 @@ import os
 
 from asr.cli.options import add_output_option
 from asr.errors import AsrError
+from asr.files import check_writable
 from asr.progress import Bar, say
 
 
@@ -48,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"--output {output} is a resumable checkpoint and would be overwritten; choose "
             "another file"
         )
+    check_writable(output)
     utterances = read_manifest(manifest) if manifest else []
     for utterance in utterances:
         if not os.path.isfile(utterance.audio):

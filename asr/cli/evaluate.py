@@ -66,7 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     from asr.runtime.distributed import RuntimeConfig, launch
 
     if arguments.output:
-        check_writable(arguments.output / "report.json")
+        for name in ("hypotheses.jsonl", "report.json"):
+            check_writable(arguments.output / name)
     utterances = read_manifest(arguments.manifest)
     checkpoint = Checkpoint.read(arguments.checkpoint)
     batches = group_batches(utterances)

@@ -7,11 +7,11 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from asr import __version__
 from asr.errors import BROKEN_PIPE, EXIT_CODE, INTERRUPTED, AsrError
-from asr.progress import complain
+from asr.progress import complain, neutralize
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
@@ -68,6 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_CODE
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose messages cannot steer a terminal, whatever was typed."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        super().exit(status, message and neutralize(message))
+
+
 class _Version(argparse.Action):
     """Unlike argparse's own action, this one does not ignore that stdout cannot be written."""
 
@@ -78,7 +85,7 @@ class _Version(argparse.Action):
 
 def _build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     """The parser of all commands; only the module of the command in `argv` is imported."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="asr",
         description="Speech recognition with an LSTM acoustic model and CTC.",
         allow_abbrev=False,

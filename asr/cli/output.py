@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from asr import formats
 from asr.decoder.hypothesis import Hypothesis
 from asr.errors import SOME_FAILED, AsrError
-from asr.files import save_figure
+from asr.files import check_writable, save_figure
 from asr.progress import complain, say
 
 if TYPE_CHECKING:
@@ -70,9 +70,12 @@ def print_report(report: "Report", unread: int = 0) -> None:
 
 
 def check_picture(picture: Path | None) -> None:
-    """Raise AsrError unless the file name ends in .png."""
-    if picture and picture.suffix.lower() != ".png":
+    """Raise AsrError unless the file name ends in .png and the file can be written."""
+    if not picture:
+        return
+    if picture.suffix.lower() != ".png":
         raise AsrError(f"{picture} is not a PNG file name; use the extension .png")
+    check_writable(picture)
 
 
 def save_picture(figure: Any, path: Path) -> None:

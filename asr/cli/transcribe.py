@@ -1,6 +1,7 @@
 """The command `asr transcribe`: transcribe recordings."""
 
 import argparse
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,13 +12,12 @@ from asr.cli.inputs import Input, find_inputs
 from asr.cli.output import ALONE_FORMATS, FORMATS, render, report_failures, to_sentence
 from asr.decoder.hypothesis import Hypothesis
 from asr.errors import AsrError, AudioError, FileError
-from asr.files import remove_leftovers, write_text
+from asr.files import LEFTOVER_SECONDS, remove_leftovers, write_text
 from asr.progress import Bar, complain, say, track
 
 if TYPE_CHECKING:
     from asr.recognizer import OperatingPoint, Recognizer
 
-LEFTOVER_SECONDS = 0.5  # after this a file that is being written is locked
 LONG_SECONDS = 60.0  # a single recording that is longer gets a bar
 
 
@@ -58,23 +58,15 @@ def run(arguments: argparse.Namespace) -> int:
         targets = [_output_path(given, folder, ending) for given in inputs]
         for parent in {target.parent for target in targets}:
             remove_leftovers(parent, older_than=LEFTOVER_SECONDS)
-        _check_distinct(
-            inputs,
-            targets,
-            "both be written to {}; transcribe them into different folders, or pass a folder that "
-            "contains both",
-        )
+        _check_distinct(inputs, targets, "both be written to {}")
     elif arguments.format in ALONE_FORMATS and not is_single:
         raise AsrError(
             f"several recordings cannot be written to stdout as {arguments.format}; choose a folder "
             "for them with --output"
         )
     elif arguments.format == "ctm":
-        _check_distinct(
-            inputs,
-            [Path(given.name).stem for given in inputs],
-            "have the same name in one CTM stream; write a file for each into a folder with --output",
-        )
+        stems = [Path(given.name).stem for given in inputs]
+        _check_distinct(inputs, stems, "have the same name in one CTM stream")
     for given, result in _recognize(inputs, arguments):
         if isinstance(result, AudioError):
             failures.append(to_sentence(result))
@@ -156,9 +148,14 @@ def _output_path(given: Input, folder: Path, ending: str) -> Path:
 
 
 def _check_distinct(inputs: list[Input], targets: Sequence[object], problem: str) -> None:
-    """Raise AsrError if two recordings have the same target; `problem` ends the message."""
+    """Raise AsrError if two recordings have the same target; `problem` says what then happens."""
     first: dict[object, Input] = {}
     for given, target in zip(inputs, targets, strict=True):
         other = first.setdefault(target, given)
-        if other is not given:
-            raise AsrError(f"{other.name} and {given.name} would {problem.format(target)}")
+        if other is given:
+            continue
+        folders = {Path(each.name).absolute().parent for each in (given, other)}
+        advice = "rename one of them"
+        if len(folders) > 1:  # subfolders of a folder that is passed are kept under --output
+            advice = f"pass the folder {os.path.commonpath(folders)} instead, with --output"
+        raise AsrError(f"{other.name} and {given.name} would {problem.format(target)}; {advice}")

@@ -58,9 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
     recognizer = options.load_recognizer(arguments, checkpoint, config, hotwords)
     options.prepare(recognizer)
     tuning = _tune(recognizer, utterances, arguments)
+    checkpoint.write(output, decoder=tuning.config)
     if arguments.picture:
         _draw_trials(tuning, arguments.picture)
-    checkpoint.write(output, decoder=tuning.config)
     first, best = tuning.trials[0], tuning.config
     say(f"Lowest WER (%) of the trials, by weights:\n\n{tuning.surface()}\n")
     say(f"before:  {_list_weights(first)}: WER {100 * first.wer:.2f} %")

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -26,7 +26,7 @@ from asr.audio.waveform import change_speed, load_audio
 from asr.data.augment import Augmenter, Timing, random_generator
 from asr.data.manifest import Utterance
 from asr.data.planning import Indices, Planner, shard
-from asr.errors import AsrError, DataError
+from asr.errors import AsrError, AudioError, DataError
 from asr.features import LogMel
 from asr.runtime.signals import STOPPING
 from asr.text import Vocabulary
@@ -62,6 +62,8 @@ class Batch:
         symbols: Number of target symbols in the global batch, equal on all processes. A loss that
             is summed, divided by it and added over processes does not depend on their number.
         second_view: Second views of the features, (B, T, F), if the examples have them.
+        unreadable: Names of the utterances that are missing because their recordings cannot be
+            read, each with the reason.
     """
 
     features: Tensor
@@ -71,6 +73,7 @@ class Batch:
     ids: list[str]
     symbols: int
     second_view: Tensor | None = None
+    unreadable: dict[str, str] = field(default_factory=dict)
 
 
 def collate(examples: Sequence[Example], mels: int, symbols: int) -> Batch:
@@ -167,14 +170,16 @@ class _Reader(Dataset[Batch | AsrError]):
 
     def __getitem__(self, request: _Request) -> Batch | AsrError:
         """Build a batch. Errors are returned, because torch wraps raised ones in a traceback."""
-        try:
-            examples = [
-                self.read(utterance, request.epoch, timing)
-                for utterance, timing in zip(request.utterances, request.timings, strict=True)
-            ]
-        except AsrError as error:
-            return error
-        return collate(examples, self.log_mel.config.mels, request.symbols)
+        examples, unreadable = [], {}
+        for utterance, timing in zip(request.utterances, request.timings, strict=True):
+            try:
+                examples.append(self.read(utterance, request.epoch, timing))
+            except AudioError as error:
+                unreadable[utterance.id] = str(error)
+            except AsrError as error:
+                return error
+        batch = collate(examples, self.log_mel.config.mels, request.symbols)
+        return replace(batch, unreadable=unreadable)
 
     def read(self, utterance: Utterance, epoch: int, timing: Timing) -> Example:
         """Read a recording, augment it and compute its features."""
@@ -232,10 +237,11 @@ def load_batches(
         workers: Number of processes that load ahead; 0 loads in this process.
 
     Yields:
-        This process's part of each global batch. Closing the iterator ends the workers.
+        This process's part of each global batch, without the utterances whose recordings cannot be
+        read. Closing the iterator ends the workers.
 
     Raises:
-        AudioError, TextError: if an utterance cannot be read, see `SpeechDataset`.
+        TextError: If the vocabulary cannot spell a text.
         DataError: If a worker is killed.
 
     Example:

@@ -34,6 +34,8 @@ class TrainingConfig:
             saved; it starts lower, see `loss.average_decay`. 0: no average.
         bad_steps_limit: Steps whose loss or gradient is not finite are skipped. Training fails after
             this many skipped steps in a row, or after a full epoch of them if an epoch is shorter.
+        unreadable_limit: Recordings that cannot be read are named and skipped. Training fails after
+            more of them than this, or than a tenth of the training set.
         seed: Seed of all random numbers.
         checkpoint_steps: Steps between resumable checkpoints, besides the end of each epoch.
         keep: Number of the last epochs whose models are kept as epoch-0001.pt and so on.
@@ -62,6 +64,7 @@ class TrainingConfig:
     clip_norm: float = 1.0
     average_decay: float = 0.0
     bad_steps_limit: int = 20
+    unreadable_limit: int = 20
     seed: int = 1
     checkpoint_steps: int = 200
     keep: int = 0
@@ -73,7 +76,7 @@ class TrainingConfig:
         for keys, is_valid, wanted in (
             ("precision", lambda v: v in ("auto", "float32", "bf16"), "auto, float32 or bf16"),
             ("epochs accumulate bad_steps_limit checkpoint_steps", lambda v: v >= 1, "at least 1"),
-            ("warmup_steps keep", lambda v: v >= 0, "at least 0"),
+            ("warmup_steps keep unreadable_limit", lambda v: v >= 0, "at least 0"),
             ("batch_seconds learning_rate clip_norm", lambda v: 0 < v < math.inf, "above 0"),
             ("average_decay", lambda v: 0 <= v < 1, "at least 0 and below 1"),
             ("consistency weight_decay seed", lambda v: 0 <= v < math.inf, "0 or more"),

@@ -1,13 +1,15 @@
 """What a run needs before its first step: the model, its normalization, and checked data."""
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from asr.audio.recording import Waveform
 from asr.audio.waveform import load_audio
 from asr.data.index import Index
 from asr.data.manifest import Utterance, summarize_rejects
 from asr.data.selection import select_trainable
-from asr.errors import ConfigError, DataError
+from asr.errors import AudioError, ConfigError, DataError
 from asr.evaluation import sort_longest_first
 from asr.model import AcousticModel
 from asr.runtime.distributed import Process, broadcast_from_rank_zero
@@ -77,9 +79,26 @@ def select_training_set(task: Task, model: AcousticModel, callbacks: TrainingCal
 def fit_normalization(
     task: Task, model: AcousticModel, training_set: Index, process: Process
 ) -> None:
-    """Measure the features' mean and deviation on rank 0, and send them to all processes."""
+    """Measure the features' mean and deviation on rank 0, and send them to all processes.
+
+    Recordings that cannot be read are left out; AudioError if none of them can.
+    """
     if process.first:
         stride = -(-len(training_set) // NORMALIZATION_UTTERANCES)
-        rate = task.features.sample_rate
-        model.features.fit_normalization(load_audio(u.audio, rate) for u in training_set[::stride])
+        waveforms = _load_readable(training_set[::stride], task.features.sample_rate)
+        model.features.fit_normalization(waveforms)
     model.features.load_state_dict(broadcast_from_rank_zero(model.features.state_dict()))
+
+
+def _load_readable(utterances: Sequence[Utterance], rate: int) -> Iterator[Waveform]:
+    """Yield the waveforms (N,) that can be read; the last AudioError is raised if none can."""
+    problem: AudioError | None = None
+    found = False
+    for utterance in utterances:
+        try:
+            yield load_audio(utterance.audio, rate)
+            found = True
+        except AudioError as error:
+            problem = error
+    if problem and not found:
+        raise problem

@@ -19,7 +19,9 @@ from asr.runtime.distributed import broadcast_from_rank_zero, gather
 from asr.training.config import Task
 
 # Settings that may differ when a run is resumed, because they do not change what is trained.
-RESUMABLE_CHANGES = ("accumulate", "bad_steps_limit", "checkpoint_steps", "keep")
+RESUMABLE_CHANGES = (
+    "accumulate", "bad_steps_limit", "checkpoint_steps", "keep", "unreadable_limit",
+)  # fmt: skip
 
 
 @dataclass
@@ -96,9 +98,19 @@ def read_last(folder: Path, fingerprint: dict[str, str]) -> dict[str, Any] | Non
             change = f" ({before.get(name)} then, {value} now)" if name.count(".") == 1 else ""
             raise ConfigError(
                 f"{path} was trained with another value of {name}{change}; "
-                "restore it to resume, or train in another folder"
+                f"restore it to resume, or train in another folder{_advise(name, path)}"
             )
     return saved.payload
+
+
+def _advise(name: str, path: Path) -> str:
+    """How another value of this name can follow on the training that was done, if it can."""
+    if not name.startswith(("training.", "augment.", "the training set", "the dev set")):
+        return ""
+    return (
+        f"; to train further from its weights, add folder=NEW training.start_from="
+        f"{path.with_name('best.pt')}"
+    )
 
 
 def start_from(model: AcousticModel, task: Task) -> str:

@@ -138,6 +138,7 @@ class _PendingStep:
     rate: float  # the learning rate
     symbols: int
     ids: list[str]
+    unreadable: dict[str, str]
 
     def find_suspects(self) -> list[str]:
         """This process's utterances whose own loss is not finite."""
@@ -159,6 +160,7 @@ class Run:
     fingerprint: dict[str, str]
     counters: resume.Counters
     metrics: Metrics | None  # on rank 0 only
+    unreadable: set[str] = field(default_factory=set)  # ids of skipped recordings
     drawn_at: float = field(default_factory=time.monotonic)  # when the curves were last drawn
 
     def run(self) -> Outcome:
@@ -255,7 +257,8 @@ class Run:
             progress = (counters.epoch + counters.step_in_epoch / steps) / config.epochs
             rate = self.trainer.learning_rate(counters.step, progress)
             losses, norm = self.trainer.step(batch, counters.step, progress)
-            pending.append(_PendingStep(losses, norm, rate, batch.symbols, batch.ids))
+            step = _PendingStep(losses, norm, rate, batch.symbols, batch.ids, batch.unreadable)
+            pending.append(step)
             counters.step += 1
             counters.step_in_epoch += 1
             due = counters.step % config.checkpoint_steps == 0
@@ -274,8 +277,12 @@ class Run:
         Raises TrainingError if `limit` steps in a row were skipped.
         """
         counters = self.counters
-        parts = torch.stack([step.losses.sum() for step in pending])  # (steps,)
-        losses = distributed.all_reduce_sum(parts).tolist()
+        missing = sum(len(step.unreadable) for step in pending)
+        sums = [step.losses.sum() for step in pending]
+        parts = torch.stack([*sums, sums[0].new_tensor(missing)])  # (steps + 1,)
+        *losses, missing = distributed.all_reduce_sum(parts).tolist()
+        if missing:
+            self._report_unreadable(pending)
         norms = torch.stack([step.norm for step in pending]).tolist()
         results = zip(pending, losses, norms, strict=True)
         for number, (step, loss, norm) in enumerate(results, counters.step - len(pending) + 1):
@@ -289,6 +296,24 @@ class Run:
             counters.epoch_steps += 1
             self._write("step", number, loss=loss, gradient_norm=norm, learning_rate=step.rate)
         self.callbacks.steps_done(len(pending), losses[-1])
+
+    def _report_unreadable(self, pending: list[_PendingStep]) -> None:
+        """Name the recordings that could not be read; TrainingError if they are too many."""
+        limit = min(self.task.training.unreadable_limit, len(self.training_set) // 10)
+        found = [list(step.unreadable.items()) for step in pending]
+        for name, reason in (pair for part in gather(found) for pairs in part for pair in pairs):
+            if name in self.unreadable:
+                continue
+            self.unreadable.add(name)
+            self._write("unreadable", self.counters.step, utterance=name, reason=reason)
+            if len(self.unreadable) > limit:
+                count = len(self.unreadable)
+                raise TrainingError(
+                    f"{count} recording{'s' if count > 1 else ''} of the training set cannot be read, "
+                    f"and at most {limit} may be skipped (training.unreadable_limit, or a tenth of the "
+                    f"set if that is less); the last one, {name}: {reason}"
+                )
+            self.callbacks.say(f"The recording of {name} is skipped: {reason}.")
 
     def _log_skipped(
         self, step: _PendingStep, number: int, loss: float, norm: float, limit: int

@@ -118,7 +118,7 @@ class TestAlign:
             (folder / "10-ms.wav", "words", "10-ms.wav needs 5 frames (0.20 s)"),
             ("-", "-", "only once"),
             (speech, "words", "-o", folder, "specify a file for --output"),
-            (speech, "words", "-o", speech / "x", "x could not be written"),
+            (speech, "words", "-o", speech / "x", "x cannot be written"),
             (speech, "words", "--device", "toaster", "'toaster'"),
         ):
             words = ["align", audio, text, "--checkpoint", checkpoint, *options]

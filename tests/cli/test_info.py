@@ -98,7 +98,7 @@ class TestInfo:
             ((tmp_path / "broken.wav",), "not audio"),
             ((tmp_path / "old.pt",), "old.pt: "),
             ((speech, "--picture", tmp_path / "x.jpg"), "use the extension .png"),
-            ((speech, "--picture", speech / "x.png"), "x.png could not be written"),
+            ((speech, "--picture", speech / "x.png"), "x.png cannot be written"),
         ):
             code, _, err = run_asr("info", *words)
             assert code == 2
