@@ -72,6 +72,35 @@ def read_lines(
         raise error(f"{name} cannot be read ({problem.strerror}); check the path") from problem
 
 
+def walk_files(
+    folder: FilePath, error: type[AsrError], on_error: Callable[[str], object] | None = None
+) -> Iterator[Path]:
+    """Yield the files in a folder and its subfolders, except for hidden files.
+
+    Links to folders are not followed.
+
+    Args:
+        folder: The folder.
+        error: What to raise for a subfolder that cannot be read.
+        on_error: Called with the message instead, and the other folders are read.
+    """
+
+    def refuse(problem: OSError) -> None:
+        message = (
+            f"the folder {problem.filename} cannot be read ({problem.strerror}); check its access "
+            "rights"
+        )
+        if on_error is None:
+            raise error(message) from problem
+        on_error(message)
+
+    for parent, _, names in os.walk(folder, onerror=refuse):
+        for name in names:
+            path = Path(parent, name)
+            if not name.startswith(".") and path.is_file():
+                yield path
+
+
 def decompress(file: io.BufferedReader) -> io.BufferedIOBase:
     """The content of a file in gzip, bzip2 or xz, recognized by its first bytes, or of a plain one.
 

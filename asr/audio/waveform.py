@@ -22,6 +22,7 @@ import soxr
 from asr.audio.containers import AudioSource, open_recording
 from asr.audio.recording import TOLERANCE_SECONDS, Block, Recording, Waveform
 from asr.errors import AudioError
+from asr.files import walk_files
 
 SAMPLE_RATE = 16_000
 MAX_AMPLITUDE = 1e6  # full scale is 1; valid floats may reach 32,768, damaged ones any value
@@ -320,20 +321,20 @@ def inspect_audio(source: AudioSource) -> AudioInfo:
         )
 
 
-def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
+def find_audio(
+    folder: str | os.PathLike[str], on_error: Callable[[str], object] | None = None
+) -> list[Path]:
     """Find all recordings in a folder and its subfolders by extension; returns a sorted list.
 
     Hidden files are skipped: macOS archives have metadata in `._x.wav` beside every `x.wav`. Raises
-    AudioError if there is no such folder.
+    AudioError if there is no such folder, or if a folder cannot be read; with `on_error`, that is
+    called with the message of each subfolder that cannot be read instead.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise AudioError(f"{folder} is not a folder; use one that contains recordings")
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
-    )
+    files = walk_files(folder, AudioError, on_error)
+    return sorted(path for path in files if path.suffix.lower() in EXTENSIONS)
 
 
 def count_other_files(folder: str | os.PathLike[str]) -> Counter[str]:
@@ -343,10 +344,8 @@ def count_other_files(folder: str | os.PathLike[str]) -> Counter[str]:
     """
     return Counter(
         path.suffix.lower() or "no extension"
-        for path in Path(folder).rglob("*")
+        for path in walk_files(folder, AudioError, on_error=lambda _: None)
         if path.suffix.lower() not in EXTENSIONS | TEXT_EXTENSIONS
-        and not path.name.startswith(".")
-        and path.is_file()
     )
 
 

@@ -56,14 +56,16 @@ def find_inputs(names: list[str]) -> tuple[list[Input], list[str]]:
         elif path.is_fifo():
             inputs.append(Input(name, Path(path.name), path.read_bytes()))
         elif path.is_dir():
-            found = find_audio(name)
+            refused: list[str] = []
+            found = find_audio(name, on_error=refused.append)
+            failures += [f"{message}." for message in refused]
             inputs += [Input(str(p), p.relative_to(name).with_suffix("")) for p in found]
             if others := count_other_files(name):
                 complain(
                     f"asr: {name}: left out {describe_other_files(others)}; convert recordings "
                     "among them to wav or flac."
                 )
-            if not found:
+            if not found and not refused:
                 failures.append(f"{name} is a folder without recordings; choose another.")
         else:
             inputs.append(Input(name, Path(os.path.splitext(path.name)[0])))

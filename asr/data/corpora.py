@@ -11,7 +11,7 @@ from pathlib import Path
 from asr.audio.waveform import find_audio, inspect_audio
 from asr.data.manifest import Reject, Utterance
 from asr.errors import AudioError, DataError
-from asr.files import FilePath, read_lines
+from asr.files import FilePath, read_lines, walk_files
 from asr.text import count_changes, normalize
 
 
@@ -184,11 +184,8 @@ def _require_folder(folder: FilePath) -> Path:
 
 def _find_texts(folder: Path, ending: str) -> list[Path]:
     """Text files at any depth, without hidden files such as the `._x.txt` of macOS."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.name.lower().endswith(ending) and not path.name.startswith(".") and path.is_file()
-    )
+    files = walk_files(folder, DataError)
+    return sorted(path for path in files if path.name.lower().endswith(ending))
 
 
 def _read_transcript(path: Path) -> str | DataError:

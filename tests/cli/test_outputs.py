@@ -1,16 +1,20 @@
-"""What commands leave on the disk and print: no leftovers, no control characters, right advice."""
+"""What commands read and leave on the disk, and what they print: nothing is lost in silence."""
 
 import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import RunAsr, one_sentence
 from corpus import write_tones
 from files import write_wav
 
+from asr.audio.waveform import find_audio
+from asr.data.corpora import read_folder
 from asr.data.manifest import write_manifest
+from asr.errors import AudioError, DataError
 
 OLD = time.time() - 60
 
@@ -116,3 +120,39 @@ def test_the_advice_on_names_that_collide_works(
     code, _, err = run_asr("transcribe", tmp_path / "in", *options)
     assert code == 2
     assert "rename one of them" in one_sentence(err)
+
+
+@pytest.fixture
+def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a subfolder that may not be read, also by root."""
+    for name in ("in/a.wav", "in/locked/b.wav", "in/c.wav"):
+        write_wav(tmp_path / name)
+        (tmp_path / name).with_suffix(".txt").write_text("bad")
+    scan = os.scandir
+
+    def refuse(path: str) -> Any:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    return tmp_path / "in"
+
+
+def test_a_folder_that_may_not_be_read_is_a_failure_and_the_others_are_transcribed(
+    run_asr: RunAsr, checkpoint: Path, locked: Path
+) -> None:
+    code, out, err = run_asr("transcribe", locked, "--checkpoint", checkpoint)
+    assert code == 1
+    assert [line.partition("\t")[0] for line in out.splitlines()] == [
+        str(locked / "a.wav"),
+        str(locked / "c.wav"),
+    ]
+    assert f"the folder {locked / 'locked'} cannot be read (Permission denied)" in err
+
+
+def test_a_corpus_with_a_folder_that_may_not_be_read_is_refused(locked: Path) -> None:
+    with pytest.raises(DataError, match="locked cannot be read"):
+        read_folder(locked, "plain")
+    with pytest.raises(AudioError, match="locked cannot be read"):
+        find_audio(locked)
