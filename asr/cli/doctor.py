@@ -38,9 +38,9 @@ def declare(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--vocabulary",
-        choices=("english", "transcripts"),
-        help="characters that texts may contain: those of English, or all in the training "
-        "transcripts, as data.vocabulary of the recipes (default: english)",
+        metavar="english|transcripts|FILE.txt",
+        help="characters that texts may contain: those of English, all in the training "
+        "transcripts, or those in a text file, as data.vocabulary of the recipes (default: english)",
     )
     command.add_argument(
         "--batch-seconds",
@@ -126,6 +126,12 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         raise AsrError("--strict only affects --write; add --write FILE")
     if arguments.checkpoint and arguments.vocabulary:
         raise AsrError("a checkpoint has its own vocabulary; omit --vocabulary or --checkpoint")
+    vocabulary = arguments.vocabulary or "english"
+    if vocabulary not in ("english", "transcripts") and not vocabulary.lower().endswith(".txt"):
+        raise AsrError(
+            f"--vocabulary is {vocabulary!r}; it must be english, transcripts, or a text file (.txt) "
+            "with the characters"
+        )
     if threads is not None and threads < 1:
         raise AsrError(f"--threads is {threads}; it must be 1 or more")
     if not 0 < seconds < float("inf"):
@@ -152,7 +158,10 @@ def _choose_requirements(
     limits = arguments.fastest, arguments.batch_seconds
     if arguments.checkpoint:
         return Requirements.of_checkpoint(arguments.checkpoint, *limits)
-    vocabulary = Vocabulary.english()
-    if arguments.vocabulary == "transcripts":
+    if arguments.vocabulary in (None, "english"):
+        vocabulary = Vocabulary.english()
+    elif arguments.vocabulary == "transcripts":
         vocabulary = Vocabulary.from_transcripts(normalize(u.text) for u in training)
+    else:
+        vocabulary = Vocabulary.read(arguments.vocabulary)
     return Requirements(vocabulary, fastest=limits[0], batch_seconds=limits[1])

@@ -30,6 +30,7 @@ ARPA_ENDINGS = (".arpa", ".arpa.gz")
 FORMATS = "ARPA if its name ends in .arpa or .arpa.gz, otherwise binary"
 RAW = "none"  # the profile that changes nothing
 RESERVED_WORDS = 3  # <unk>, <s> and </s> are in every vocabulary
+SUSPICIOUS_PERCENT = 20  # of unknown words, above which a text may be written otherwise
 MANY_SENTENCES = 10_000  # number of sentences after which progress is shown
 
 Facts = dict[str, object]
@@ -71,13 +72,7 @@ def _declare_train(command: argparse.ArgumentParser) -> None:
         "the last one applies to all higher orders (default: 0, drop none). TEXT must stand before "
         "this option, which takes all words up to the next option",
     )
-    command.add_argument(
-        "--profile",
-        choices=(*PROFILES, RAW),
-        help="normalization of the text, which should be that of the model's transcripts (default: "
-        f"multilingual, or english with an English --checkpoint). {RAW}: keep words as they are; "
-        + "; ".join(f"{name}: {description}" for name, description in PROFILES.items()),
-    )
+    _add_profile_option(command, "multilingual, or english with an English --checkpoint")
     command.add_argument(
         "--checkpoint",
         metavar="FILE",
@@ -93,6 +88,7 @@ def _declare_train(command: argparse.ArgumentParser) -> None:
 def _declare_perplexity(command: argparse.ArgumentParser) -> None:
     _add_model(command)
     _add_texts(command)
+    _add_profile_option(command, RAW)
 
 
 def _declare_convert(command: argparse.ArgumentParser) -> None:
@@ -113,6 +109,16 @@ def _add_texts(command: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="UTF-8 text with one sentence per line, plain or in gzip, bzip2 or xz, or - for "
         "standard input",
+    )
+
+
+def _add_profile_option(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument(
+        "--profile",
+        choices=(*PROFILES, RAW),
+        help="normalization of the text, which should be that of the model's transcripts (default: "
+        f"{default}). {RAW}: keep words as they are; "
+        + "; ".join(f"{name}: {description}" for name, description in PROFILES.items()),
     )
 
 
@@ -240,17 +246,25 @@ def _describe(arguments: argparse.Namespace) -> Facts:
 
 
 def _measure(arguments: argparse.Namespace) -> Facts:
+    from asr.lm.estimation import Normalizer
     from asr.lm.model import LanguageModel
 
-    sentences = _read_texts(arguments.texts)
+    normalizer = Normalizer(arguments.profile or RAW)
+    sentences = normalizer.normalize(_read_texts(arguments.texts))
     measured = LanguageModel.read(arguments.model).perplexity(_track_many(sentences))
     unknown = 100 * measured.unknown / measured.words
+    if unknown > SUSPICIOUS_PERCENT and not arguments.profile:
+        complain(
+            f"asr: {unknown:.0f} % of the words are unknown to the model; if they are only written "
+            "otherwise, in capitals or with punctuation, normalize them with --profile."
+        )
     return {
         "perplexity": measured.perplexity,
         "perplexity of known words": measured.perplexity_known,
         "words": f"{measured.words:,}, of which {measured.sentences:,} are </s>",
         "unknown words": f"{measured.unknown:,} ({unknown:.2f} %)",
         "sentences": measured.sentences,
+        **_describe_changes(normalizer),
     }
 
 

@@ -354,13 +354,32 @@ class TestPerplexity:
             "sentences": "2",
         }
 
+    def test_a_text_that_is_written_otherwise_is_told_and_can_be_normalized(
+        self, run_asr: RunAsr, hand: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "raw.txt").write_text("A, B!\n")
+        (tmp_path / "normalized.txt").write_text("a b\n")
+        _, expected, _ = run_asr("lm", "perplexity", hand, tmp_path / "normalized.txt")
+        code, out, err = run_asr("lm", "perplexity", hand, tmp_path / "raw.txt")
+        assert code == 0
+        assert facts(out)["unknown words"].startswith("2 ")
+        assert "67 % of the words are unknown" in err
+        assert "--profile" in err
+        words = "lm", "perplexity", hand, tmp_path / "raw.txt", "--profile", "multilingual"
+        code, out, err = run_asr(*words)
+        assert (code, err) == (0, "")
+        assert facts(out) == {
+            **facts(expected),
+            "profile": "multilingual (2 words changed, 0 dropped)",
+        }
+
     def test_many_sentences_have_a_bar(
         self, run_asr: RunAsr, hand: Path, text: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        _, expected, err = run_asr("lm", "perplexity", hand, text)
+        _, expected, err = run_asr("lm", "perplexity", hand, text, "--profile", "none")
         assert err == ""
         monkeypatch.setattr(lm_commands, "MANY_SENTENCES", 300)
-        code, out, err = run_asr("lm", "perplexity", hand, text)
+        code, out, err = run_asr("lm", "perplexity", hand, text, "--profile", "none")
         assert (code, out) == (0, expected)
         assert err.splitlines()[0] == "measuring: 300 sentences"
         assert err.splitlines()[1].startswith("measuring: 2,000 sentences in ")

@@ -197,6 +197,12 @@ def test_only_the_terminal_shows_a_few_of_many_cases(
     code, out, _ = doctor(path, "--vocabulary", "transcripts")
     assert code == 0
     assert "with warnings: 40." in out
+    alphabet = tmp_path / "alphabet.txt"
+    alphabet.write_text("abcdefghijklmnopqrstuvwxyz'7")
+    assert doctor(path, "--vocabulary", alphabet)[0] == 0
+    alphabet.write_text("ABC")
+    code, out, _ = doctor(path, "--vocabulary", alphabet)
+    assert (code, ": 7" in out) == (1, True)
 
 
 def test_the_training_set_is_compared_with_the_others(
@@ -248,6 +254,8 @@ def test_a_checkpoint_has_its_own_requirements(
         (["healthy.jsonl", "--batch-seconds", "nan"], "--batch-seconds is nan; it must be"),
         (["healthy.jsonl", "--checkpoint", "gone.pt"], "gone.pt"),
         (["healthy.jsonl", "--checkpoint", "x", "--vocabulary", "english"], "omit --vocabulary"),
+        (["healthy.jsonl", "--vocabulary", "englsh"], "--vocabulary is 'englsh'; it must be"),
+        (["healthy.jsonl", "--vocabulary", "gone.txt"], "gone.txt cannot be read"),
     ],
 )
 def test_impossible_arguments_are_refused_in_one_sentence(
