@@ -75,6 +75,8 @@ class Hypothesis:
             }
             for word in self.words
         ]
+        if self.gaps:
+            document["gaps"] = [[round(start, 3), round(end, 3)] for start, end in self.gaps]
         if self.alternatives:
             document["alternatives"] = [other._summary() for other in self.alternatives]
         return document

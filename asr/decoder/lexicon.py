@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from os import PathLike, fspath
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from asr.errors import DataError
+from asr.files import read_lines
 from asr.text import Vocabulary, normalize
 
 MOST_NATS = 300
@@ -183,18 +183,12 @@ def read_words(path: str | PathLike[str]) -> list[str]:
 
 def read_entries(path: str | PathLike[str]) -> list[tuple[int, str]]:
     """The lines of a file with their numbers from 1, without blank ones and comments (`# ...`)."""
-    try:
-        text = Path(path).read_text("utf-8-sig")
-    except OSError as error:
-        raise DataError(
-            f"{fspath(path)} cannot be read ({error.strerror}); check the path"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{fspath(path)} is not UTF-8 text; use a text file with one word per line"
-        ) from error
-    lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    lines = [(n, line) for n, line in lines if line.split()[0] != "#"]
+    advice = "use a text file with one word per line"
+    lines = [
+        (number, line.strip(" "))
+        for number, line in read_lines(path, DataError, advice)
+        if line.strip() and line.split()[0] != "#"
+    ]
     if not lines:
         raise DataError(f"{fspath(path)} contains no words; write one word per line")
-    return [(number, line.strip("\r\n ")) for number, line in lines]
+    return lines

@@ -543,6 +543,10 @@ def test_what_is_damaged_is_told_and_the_rest_is_transcribed(
     assert len(out) > 5
     assert f"asr: {path} is damaged from " in err
     assert "nothing is recognized there" in err
+    if command == "transcribe":
+        _, out, _ = run_asr(command, path, *model, "--format", "json")
+        [[start, end]] = json.loads(out)["gaps"]
+        assert 9 < start < end < 12
 
 
 @pytest.mark.parametrize("command", ["transcribe", "info"])

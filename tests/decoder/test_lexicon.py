@@ -338,7 +338,7 @@ class TestFiles:
         for read in (read_words, lambda path: read_hotwords(path, 1.0)):
             with pytest.raises(DataError, match=r"empty\.txt contains no words"):
                 read(empty)
-            with pytest.raises(DataError, match=r"binary\.txt is not UTF-8"):
+            with pytest.raises(DataError, match=r"binary\.txt, line 1 is not UTF-8"):
                 read(binary)
             with pytest.raises(DataError, match="cannot be read"):
                 read(tmp_path)
