@@ -22,6 +22,7 @@ from sounds import (
     no_output,  # noqa: F401
     sine,
     speechlike,
+    with_checksum,
 )
 
 from asr.audio import containers
@@ -237,15 +238,6 @@ def other_serial(ogg: bytes) -> bytes:
     pages = ogg.split(b"OggS")
     changed = [page[:10] + b"abcd" + page[14:] for page in pages[1:]]
     return b"".join(with_checksum(b"OggS" + page) for page in changed)
-
-
-def with_checksum(page: bytes) -> bytes:
-    value = 0
-    for byte in page[:22] + bytes(4) + page[26:]:
-        value ^= byte << 24
-        for _ in range(8):
-            value = (value << 1 ^ (0x04C11DB7 if value >> 31 else 0)) & 0xFFFFFFFF
-    return page[:22] + struct.pack("<I", value) + page[26:]
 
 
 JOINED = [("WAV", None), ("FLAC", None), ("MP3", None), ("OGG", "VORBIS"), ("OGG", "OPUS")]
