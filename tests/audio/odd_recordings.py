@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.signal
 import soundfile
 import soxr
 from project import ROOT
@@ -40,6 +41,17 @@ class Odd:
 
 
 RECIPES: dict[str, Callable[[], Odd]] = {}
+
+
+def locate(waveform: np.ndarray, seconds: float) -> tuple[float, float]:
+    """Where the sample begins near `seconds` of a waveform, and its correlation with it there."""
+    search = round(0.5 * RATE)
+    padded = np.pad(waveform, search)
+    begin = round(seconds * RATE)  # in `padded`, `search` earlier than expected
+    part = padded[begin : begin + len(WAVE) + 2 * search]
+    at = int(scipy.signal.correlate(part, WAVE, "valid", "fft").argmax())
+    found = part[at : at + len(WAVE)]
+    return (at - search) / RATE + seconds, float(np.corrcoef(found, WAVE)[0, 1])
 
 
 def at_rate(rate: int, channels: int = 1, spoken: Sequence[int] | None = None) -> np.ndarray:

@@ -6,8 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-import scipy.signal
-from odd_recordings import RATE, RECIPES, WAVE, Odd
+from odd_recordings import RATE, RECIPES, WAVE, Odd, locate
 from sounds import no_output  # noqa: F401
 
 from asr.audio.waveform import inspect_audio, load_audio
@@ -43,17 +42,6 @@ def truth(plays: tuple[float, ...]) -> Hypothesis:
     for play in plays:
         waveform[round(play * RATE) :][: len(WAVE)] = WAVE
     return recognizer().transcribe(waveform)
-
-
-def locate(waveform: np.ndarray, seconds: float) -> tuple[float, float]:
-    """Where the sample begins near `seconds` of a waveform, and its correlation with it there."""
-    search = round(0.5 * RATE)
-    padded = np.pad(waveform, search)
-    begin = round(seconds * RATE)  # in `padded`, `search` earlier than expected
-    part = padded[begin : begin + len(WAVE) + 2 * search]
-    at = int(scipy.signal.correlate(part, WAVE, "valid", "fft").argmax())
-    found = part[at : at + len(WAVE)]
-    return (at - search) / RATE + seconds, float(np.corrcoef(found, WAVE)[0, 1])
 
 
 def test_there_are_more_than_sixty_recipes() -> None:
