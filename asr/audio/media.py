@@ -2,8 +2,9 @@
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache, partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -43,6 +44,7 @@ _SUBSTITUTES = {
 }
 # Other formats do not state their duration, and FFmpeg guesses it from the bit rate.
 _TIMED = frozenset("mov matroska asf flv avi wv tta wav w64 aiff caf".split())
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 # Their clocks begin anywhere, at the time of a broadcast for example, and may jump.
 _CLOCKS = frozenset("mpegts mpeg flv".split())
 _LONGEST_CLOCK_PAUSE = 60.0  # seconds; a longer one is a jump
@@ -51,7 +53,7 @@ _PACKET_BYTES = 188  # of an MPEG transport stream
 
 def find_demuxer(head: bytes) -> str | None:
     """Return FFmpeg's name of the format of a file with these first bytes, if PyAV must read it."""
-    if head[4:8] == b"ftyp":
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip"):  # old ones lack ftyp
         return "mov"
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         return "avi"
@@ -60,7 +62,7 @@ def find_demuxer(head: bytes) -> str | None:
     if len(head) >= 6 and head[:2] == b"\x0b\x77":
         return "eac3" if head[5] >> 3 > 10 else "ac3"
     for first in (0, 4):  # recorders may put a time before each packet
-        if head[first :: _PACKET_BYTES + first][:2] == b"GG":
+        if head[first :: _PACKET_BYTES + first][:3] == b"GGG":
             return "mpegts"
     return next((name for magic, name in _DEMUXERS.items() if head.startswith(magic)), None)
 
@@ -87,6 +89,8 @@ def open_media(
         ) from error
     if demuxer == "mov":
         _check_boxes(file, name)
+    if demuxer == "asf":
+        _check_asf_size(file, name)
     file.seek(0)
     try:
         container: Any = stack.enter_context(
@@ -94,6 +98,8 @@ def open_media(
         )
         stream = _choose_stream(container, name, track)
         timeline = _Timeline(container, stream, name, demuxer in _CLOCKS)
+        if demuxer == "mpegts":
+            timeline.explains_pause = cache(partial(_loses_packets, file))
         first = timeline.first
     except AudioError:
         raise
@@ -131,6 +137,39 @@ def _check_boxes(file: BinaryIO, name: str) -> None:
             f"{name} joins several recordings, and only one can be decoded; split it or export it"
             " again"
         )
+
+
+def _check_asf_size(file: BinaryIO, name: str) -> None:
+    """Raise AudioError if a wma file is shorter than it states; FFmpeg makes the duration fit."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    head = file.read(1 << 16)
+    at = head.find(_ASF_PROPERTIES)
+    if at < 0 or len(head) < at + 92:
+        return
+    stated, flags = struct.unpack("<Q40xI", head[at + 40 : at + 92])
+    if not flags & 1 and stated > size:  # otherwise it was broadcast, and states nothing
+        raise AudioError(
+            f"{name} is cut short (its header declares {stated:,} bytes, but only {size:,} are"
+            " present); copy or export it again"
+        )
+
+
+def _loses_packets(file: BinaryIO) -> bool:
+    """Return whether an MPEG transport stream has bytes that are no packets.
+
+    FFmpeg leaves them out, and what they contained is a pause.
+    """
+    at = file.tell()
+    file.seek(0)
+    first = 0 if file.read(1) == b"G" else 4
+    size = _PACKET_BYTES + first
+    file.seek(first)
+    while data := file.read(size << 12):
+        if data[::size].strip(b"G"):
+            break
+    file.seek(at)
+    return bool(data)
 
 
 def _choose_stream(container: Any, name: str, track: int | None) -> Any:
@@ -182,6 +221,7 @@ class _Timeline:
         self._has_clock = has_clock
         self._begin = (container.start_time or 0) / 1_000_000 if has_clock else 0.0  # seconds
         self._container, self._stream, self._name = container, stream, name
+        self.explains_pause: Callable[[], bool] = lambda: False  # whether damage does
         self._damaged = False  # since the last frame
         self._error: Exception | None = None
         self._frames = self._decode()
@@ -237,7 +277,7 @@ class _Timeline:
                             " export it again"
                         )
                     yield from converter.finish()
-                    if self._damaged:
+                    if self._damaged or self.explains_pause():
                         self.gaps.append((done, done + pause))
                     yield from silence(round((done + pause) * rate) - round(done * rate), channels)
                     done += pause

@@ -7,7 +7,7 @@ import io
 import struct
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -630,6 +630,12 @@ def encode(stream: Any, samples: np.ndarray, start: float) -> list[Any]:
     for piece in [*cutter.resample(frame), *cutter.resample(None)]:
         packets += stream.encode(piece)
     return packets
+
+
+@recipe("mov of an old program, without ftyp")
+def old_mov() -> Odd:
+    odd = media("mov", "pcm_s16be", 44_100, "stereo", is_exact=True)
+    return replace(odd, content=odd.content.replace(b"ftyp", b"free", 1))
 
 
 MEDIA: dict[str, Callable[[], Odd]] = {

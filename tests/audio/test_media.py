@@ -6,9 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from odd_recordings import media
 from sounds import encode, encode_media, error_of, no_output, sine  # noqa: F401
 
-from asr.audio.waveform import count_other_files, find_audio, inspect_audio, load_audio
+from asr.audio.waveform import (
+    Condition,
+    count_other_files,
+    find_audio,
+    inspect_audio,
+    load_audio,
+    read_blocks,
+)
 from asr.errors import AudioError
 
 
@@ -126,6 +134,28 @@ def test_a_broadcast_whose_clock_jumps_goes_on() -> None:
         assert len(waveform) / 16_000 == pytest.approx(seconds, abs=0.1)
         loud = np.abs(waveform).reshape(-1)[1_000:-2_000]
         assert np.mean(loud > 0.05) > 0.8
+
+
+def test_lost_packets_of_a_broadcast_are_a_gap() -> None:
+    plain = encode_media("mpegts", "mp2", 48_000)
+    recorded = b"".join(bytes(4) + plain[at : at + 188] for at in range(0, len(plain), 188))
+    for content in (plain, recorded):
+        middle = len(content) // 2
+        broken = content[:middle] + bytes(8_000) + content[middle + 8_000 :]
+        assert "is damaged" in error_of(broken)
+        conditions: list[Condition] = []
+        blocks = read_blocks(broken, on_end=conditions.append, keep_damaged=True)
+        waveform = np.concatenate(list(blocks))
+        assert len(waveform) == pytest.approx(len(load_audio(content)), abs=800)
+        assert 0.1 < sum(end - start for start, end in conditions[0].gaps) < 0.5
+    with_pause = encode_media("mpegts", "mp2", 48_000, [(1.0, 1.0)])
+    assert len(load_audio(with_pause)) == pytest.approx(48_000, abs=1_600)
+
+
+def test_a_wma_that_is_cut_is_refused() -> None:
+    content = media("asf", "wmav2", 44_100, bit_rate=128_000).content
+    assert len(load_audio(content)) > 4 * 16_000
+    assert "is cut short (its header declares" in error_of(content[: len(content) // 2])
 
 
 def test_without_the_extra_the_encodings_of_libsndfile_are_read(
