@@ -56,6 +56,7 @@ _WAV = (b"RIFF", b"RIFX", b"RF64", b"BW64")
 _AU = (b".snd", b"dns.")
 _MISCOUNTED_BYTES = 64  # some programs count a header as samples, or leave out a trailing byte
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
+_MP3_CODE = 0x55  # in the format of a WAV file
 _MADE_UP_SIZES = (0x7F000000, 0x7FFFF000, 1 << 31, 1 << 32)  # sox, and limits of 32 bits
 
 
@@ -86,6 +87,8 @@ def split_chunks(file: BinaryIO, magic: bytes, name: str) -> list[Section]:
     sections: list[Section] = []
     end = file.seek(0, io.SEEK_END)
     start = 0
+    if magic == b"NIST":
+        _check_sphere(file, name)
     while True:
         found = _find_samples(file, magic, start, end)
         if found is None:
@@ -99,6 +102,20 @@ def split_chunks(file: BinaryIO, magic: bytes, name: str) -> list[Section]:
         start = following
         file.seek(start)
         magic = file.read(4)
+
+
+def read_mp3(file: BinaryIO, magic: bytes) -> bytes:
+    """Return the MP3 stream that a WAV file contains instead of samples; empty if it does not."""
+    end = file.seek(0, io.SEEK_END)
+    found = _find_samples(file, magic, 0, end) if magic in _WAV else None
+    for at, length in found.chunks if found else ():
+        file.seek(at)
+        head = file.read(min(length, 10))
+        code = "<H" if _CHUNKS[magic].size_format == "<I" else ">H"
+        if found and head[:4] == b"fmt " and head[8:] == struct.pack(code, _MP3_CODE):
+            file.seek(found.first)
+            return file.read(min(found.size, end - found.first))
+    return b""
 
 
 def _measure_samples(
@@ -232,6 +249,15 @@ def _read_sphere(file: BinaryIO) -> _Samples | None:
         return _Samples(int(header.split()[1]), count * channels * width)
     except (KeyError, ValueError, IndexError):
         return None
+
+
+def _check_sphere(file: BinaryIO, name: str) -> None:
+    """Raise AudioError for a compressed SPHERE file, which no decoder reads."""
+    file.seek(0)
+    if b"shorten" in _read_fields(file.read(1024)).get(b"sample_coding", b""):
+        raise AudioError(
+            f"{name} is compressed with shorten, which cannot be decoded; convert it with sph2pipe"
+        )
 
 
 def _read_fields(header: bytes) -> dict[bytes, bytes]:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from asr.audio.chunks import split_chunks
+from asr.audio.chunks import read_mp3, split_chunks
 from asr.audio.flac import find_frames, split_flac
 from asr.audio.media import find_demuxer, find_substitute, open_media
 from asr.audio.messages import discard_messages
@@ -165,8 +165,13 @@ def _choose_decoder(file: BinaryIO, name: str, stack: ExitStack, track: int | No
     check_track(track, 1, name)
     if head[:4] == b"fLaC":
         return _open_sections(split_flac(file), file, name, stack)
+    sections = split_chunks(file, head[:4], name)
+    stream = read_mp3(file, head[:4]) if len(sections) == 1 else b""
+    begin = find_stream(stream)
+    if begin is not None:
+        return _open_mp3(stream, begin, name)
     try:
-        return _open_sections(split_chunks(file, head[:4], name), file, name, stack)
+        return _open_sections(sections, file, name, stack)
     except soundfile.LibsndfileError as error:
         if error.code != _UNRECOGNIZED:
             raise

@@ -19,6 +19,8 @@ import soxr
 from project import ROOT
 from sounds import with_checksum
 
+from asr.audio.mp3 import read_xing
+
 RATE = 16_000
 WAVE, _ = soundfile.read(ROOT / "docs" / "sample.flac", dtype="float32")  # (N,)
 
@@ -462,6 +464,15 @@ MP3S: dict[str, Callable[[], Odd]] = {
     "mp3 with checksums": lambda: lossy(protect(constant_mp3())),
 }
 RECIPES |= MP3S
+
+
+@recipe("wav with MP3 of a variable bit rate")
+def variable_mp3() -> Odd:
+    content = mp3()
+    frames = content[read_xing(content).frame_bytes :]
+    more = struct.pack("<HHIHHH", 12, 1, 2, 417, 1, 1393)
+    form = struct.pack("<HHIIHH", 0x55, 1, 44_100, 16_000, 1, 0) + more
+    return lossy(wave(form=chunk(b"fmt ", form), samples=frames).content)
 
 
 def lossy(content: bytes, shift: float = 0.0) -> Odd:

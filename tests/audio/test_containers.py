@@ -335,6 +335,14 @@ def test_a_sphere_header_that_counts_wrong_loses_nothing(factor: float) -> None:
         assert inspect_audio(changed).frames == 32_000
 
 
+def test_a_compressed_sphere_file_is_named_so() -> None:
+    content = encode(speechlike(2), format="NIST")
+    header = content[:1024].replace(
+        b"end_head", b"sample_coding -s26 pcm,embedded-shorten-v2.00\nend_head"
+    )
+    assert "is compressed with shorten" in error_of(header[:1024] + content[1024:30_000])
+
+
 @pytest.mark.parametrize("order", ["RIFF", "RIFX"])
 @pytest.mark.parametrize("length", range(1, 9))
 def test_chunks_of_any_length_with_and_without_padding_are_skipped(order: str, length: int) -> None:
