@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from asr.audio.containers import Track
     from asr.audio.waveform import load_audio
     from asr.data.augment import AugmentConfig
     from asr.data.manifest import Utterance, read_manifest, write_manifest
@@ -59,6 +60,7 @@ __all__ = [
     "Report",
     "RuntimeConfig",
     "Stream",
+    "Track",
     "TrainingConfig",
     "Utterance",
     "Vocabulary",
@@ -75,6 +77,7 @@ __all__ = [
 ]
 
 _NAMES = {
+    "asr.audio.containers": "Track",
     "asr.audio.waveform": "load_audio",
     "asr.data.augment": "AugmentConfig",
     "asr.data.manifest": "Utterance read_manifest write_manifest",

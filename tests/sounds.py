@@ -2,6 +2,7 @@
 
 import io
 import re
+import struct
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -93,6 +94,16 @@ def encode_media(
                 packet.dts = packet.pts
                 container.mux(packet)
     return file.getvalue()
+
+
+def with_checksum(page: bytes) -> bytes:
+    """An Ogg page with its checksum in place."""
+    value = 0
+    for byte in page[:22] + bytes(4) + page[26:]:
+        value ^= byte << 24
+        for _ in range(8):
+            value = (value << 1 ^ (0x04C11DB7 if value >> 31 else 0)) & 0xFFFFFFFF
+    return page[:22] + struct.pack("<I", value) + page[26:]
 
 
 def error_of(source: AudioSource, **options: float) -> str:

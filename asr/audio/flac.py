@@ -1,6 +1,8 @@
 """FLAC files: their stated length is compared with the number in the last frame (RFC 9639)."""
 
 import io
+import re
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from asr.audio.section import Section, splice
@@ -8,6 +10,8 @@ from asr.audio.section import Section, splice
 _SIGNATURE = b"fLaC\0\0\0\x22"  # with the header of the first metadata block, or of a single one
 _LONE_SIGNATURE = b"fLaC\x80\0\0\x22"
 _TOTAL = (1 << 36) - 1  # mask of the total number of samples, in bytes 18 to 25
+_SYNC = re.compile(rb"\xff[\xf8\xf9]")  # a frame begins with it
+_LARGEST_FRAME = 1 << 18  # bytes, if the header does not state it
 _SCAN_BYTES = 1 << 20
 
 # Samples in a frame by the code in its header; 0: reserved, or written at the header's end.
@@ -20,12 +24,18 @@ def split_flac(file: BinaryIO) -> list[Section]:
     libsndfile stops at the length in the header, and 0 means that it is unknown. A length that the
     last frame does not confirm is replaced by 0.
     """
-    size = file.seek(0, io.SEEK_END)
+    size = _skip_tag(file, file.seek(0, io.SEEK_END))
     starts = _find_signatures(file)
     return [
         _check_total(file, start, end)
         for start, end in zip(starts, [*starts[1:], size], strict=True)
     ]
+
+
+def _skip_tag(file: BinaryIO, end: int) -> int:
+    """Return where a file ends without an ID3v1 tag, which some programs append."""
+    file.seek(max(end - 128, 0))
+    return end - 128 if file.read(3) == b"TAG" else end
 
 
 def _find_signatures(file: BinaryIO) -> list[int]:
@@ -42,6 +52,21 @@ def _find_signatures(file: BinaryIO) -> list[int]:
         tail = data[1 - len(_SIGNATURE) :]
         before += len(data) - len(tail)
     return sorted(set(starts))
+
+
+def find_frames(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Yield the frames of a FLAC file, among them bytes that only look like one.
+
+    Each comes as the number of its first sample, its samples per channel, and a FLAC file of this
+    frame and the bytes behind it.
+    """
+    header = _LONE_SIGNATURE + data[8:21] + bytes([data[21] & 0xF0]) + bytes(20)  # no total, no MD5
+    block_frames = int.from_bytes(data[8:10], "big")
+    largest = int.from_bytes(data[15:18], "big") or _LARGEST_FRAME
+    for match in _SYNC.finditer(data, 42):
+        at = match.start()
+        if span := _read_span(data[at : at + 16], block_frames):
+            yield *span, header + data[at : at + largest]
 
 
 def _check_total(file: BinaryIO, start: int, end: int) -> Section:
@@ -63,14 +88,18 @@ def _ends_at(tail: bytes, total: int, block_frames: int) -> bool:
     """Return whether a frame in the last bytes of a file ends at the sample number `total`."""
     at = tail.rfind(b"\xff")
     while at >= 0:
-        if _read_end(tail[at : at + 16], block_frames) == total:
+        span = _read_span(tail[at : at + 16], block_frames)
+        if span and sum(span) == total:
             return True
         at = tail.rfind(b"\xff", 0, at)
     return False
 
 
-def _read_end(header: bytes, block_frames: int) -> int | None:
-    """Return the number of the sample after the frame with this header; None if it is not one."""
+def _read_span(header: bytes, block_frames: int) -> tuple[int, int] | None:
+    """Return the number of the first sample of the frame with this header, and its samples per channel.
+
+    None if it is not a header.
+    """
     if len(header) < 6 or header[1] & 0xFE != 0xF8:
         return None
     number, at = header[4], 5
@@ -88,7 +117,7 @@ def _read_end(header: bytes, block_frames: int) -> int | None:
     at += extra + {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
     if len(header) <= at or _checksum(header[:at]) != header[at]:
         return None
-    return number + frames if header[1] & 1 else number * block_frames + frames
+    return (number if header[1] & 1 else number * block_frames), frames
 
 
 def _checksum(data: bytes) -> int:

@@ -18,6 +18,8 @@ _MPEG1_KBPS = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 _MPEG2_KBPS = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _PADDING = re.compile(rb"\0*")
 _XING_NAMES = frozenset({b"Xing", b"Info"})
+_VBRI_AT = 36  # bytes from the beginning of the frame
+_JUNK_BYTES = 1 << 16  # that may be before the first frame
 DECODER_DELAY = 529  # samples that every Layer III decoder adds at the beginning
 
 
@@ -59,9 +61,19 @@ def skip_tags(data: bytes, start: int = 0) -> int:
     return start
 
 
+def find_stream(data: bytes) -> int | None:
+    """Return where the first frame begins, if it is near the beginning of the data."""
+    at = data.find(b"\xff", 0, _JUNK_BYTES)
+    while at >= 0:
+        if _is_frame(data, at):
+            return at
+        at = data.find(b"\xff", at + 1, _JUNK_BYTES)
+    return None
+
+
 @dataclass(frozen=True)
 class Xing:
-    """The contents of the Xing or Info header of an MP3 stream; all zero if there is none."""
+    """The contents of the Xing, Info or VBRI header of an MP3 stream; all zero if there is none."""
 
     frame_bytes: int = 0  # size of the frame that holds the header instead of sound
     samples: int | None = None  # promised samples per channel
@@ -191,10 +203,11 @@ def _measure_stretch(data: bytes, start: int) -> Stretch:
         size, _, side = measure_frame(data[at : at + 4])
         if size < 8:  # free format states no sizes
             return stretch
-        names = (data[at + side : at + side + 4], data[at + side + 2 : at + side + 6])
+        offsets = (side, side + 2, _VBRI_AT)
+        names = {data[at + offset : at + offset + 4] for offset in offsets}
         if (
             at > start
-            and not _XING_NAMES.isdisjoint(names)
+            and not names.isdisjoint({*_XING_NAMES, b"VBRI"})
             and read_xing(data[at : at + 4096]).frame_bytes
         ):
             break
@@ -245,9 +258,13 @@ def _count_damaged(data: bytes, before: Stretch, at: int) -> int:
 def read_xing(data: bytes) -> Xing:
     """Read the Xing (or Info) header of an MP3, with the delays that LAME and FFmpeg add to it.
 
+    Fraunhofer's encoders write a VBRI header instead, which states the number of frames only.
     Source: http://gabriel.mp3-tech.org/mp3infotag.html
     """
     frame_bytes, frame_samples, at = measure_frame(data)
+    if data[_VBRI_AT : _VBRI_AT + 4] == b"VBRI" and frame_bytes >= _VBRI_AT + 18 <= len(data):
+        count = int.from_bytes(data[_VBRI_AT + 14 : _VBRI_AT + 18], "big")
+        return Xing(frame_bytes, count * frame_samples)
     if not data[1] & 1 and data[at : at + 4] not in _XING_NAMES:
         at += 2  # some encoders put the frame's checksum first
     if data[at : at + 4] not in _XING_NAMES or len(data) < at + 8 or frame_bytes < at + 8:

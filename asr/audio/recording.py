@@ -78,6 +78,25 @@ def _place(gaps: Sequence[tuple[float, float]]) -> str:
     return place if len(gaps) == 1 else f"{place} and in {len(gaps) - 1} more places"
 
 
+def check_track(track: int | None, count: int, name: str) -> None:
+    """Raise AudioError if a recording with `count` audio tracks has no such one."""
+    if track is not None and not 1 <= track <= count:
+        raise AudioError(
+            f"{name} has no audio track {track}; choose "
+            + (f"one from 1 to {count}" if count > 1 else "track 1, its only one")
+        )
+
+
+def describe_choice(track: int, count: int, name: str) -> list[str]:
+    """Return a sentence on the tracks that are not heard, if there are several."""
+    if count < 2:
+        return []
+    return [
+        f"{name} has {count} audio tracks, and only track {track} is heard; choose another one with"
+        " --track, or in Python with asr.Track"
+    ]
+
+
 def silence(frames: int, channels: int) -> Iterator[Block]:
     """Yield blocks (n, channels) of silence, `frames` samples per channel in all."""
     while frames > 0:

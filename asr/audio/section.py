@@ -12,10 +12,15 @@ class Section:
     Attributes:
         file: Its bytes, for libsndfile.
         stated_frames: Samples per channel that its header states, if `file` states none.
+        ends_at: Where it ends on the clock of a damaged stream, in seconds; `file` is empty if only
+            damage reaches until then.
+        follows_damage: Whether what is before it in the stream is lost.
     """
 
     file: BinaryIO
     stated_frames: int = 0
+    ends_at: float | None = None
+    follows_damage: bool = False
 
 
 class Spliced(io.RawIOBase):

@@ -2,10 +2,11 @@
 
     path | bytes | pipe --> blocks (n, channels) --> mean of the channels --> soxr --> (N,) float32
 
-soundfile decodes wav, flac, mp3, ogg, opus, aiff, au, sph, w64, caf and others; PyAV decodes mp4 and
-webm containers (extra `media`). Neither reports a recording that is cut short, or that goes on behind
-the length in its header. Therefore what is decoded is compared with the header and with the bytes
-that there are: an error is better than a sentence that silently loses its end.
+soundfile decodes wav, flac, mp3, ogg, opus, aiff, au, sph, w64, caf and others; PyAV (extra `media`)
+decodes containers such as mp4, webm and ts, and AAC, AMR, WMA and others. Neither reports a recording
+that is cut short, or that goes on behind the length in its header. Therefore what is decoded is
+compared with the header and with the bytes that there are: an error is better than a sentence that
+silently loses its end.
 """
 
 import os
@@ -32,12 +33,14 @@ QUIET_POWER = 10**-4.5  # -45 dBFS
 CLIPPED_AMPLITUDE = 0.999
 CLIPPED_SHARE = 1e-3
 
-# What is read: by libsndfile, and from the containers of MP4 and Matroska by PyAV. Every other file of
-# a folder is counted by `count_other_files`.
+# What is read: by libsndfile, and from the third line on by PyAV. Every other file of a folder is
+# counted by `count_other_files`.
 EXTENSIONS = frozenset(
     """.wav .wave .bwf .w64 .rf64 .flac .mp3 .mp2 .mpa .m2a .ogg .oga .opus .sph .nist .aiff .aif .aifc
     .au .snd .caf .voc .avr .pvf .paf .sf .svx .iff
-    .m4a .m4b .m4r .m4v .mp4 .mov .qt .3gp .3g2 .f4v .webm .weba .mka .mkv .mk3d""".split()
+    .m4a .m4b .m4r .m4v .mp4 .mov .qt .3gp .3g2 .f4v .webm .weba .mka .mkv .mk3d
+    .aac .adts .amr .ac3 .eac3 .ec3 .wma .wmv .asf .avi .flv .ts .mts .m2ts .mpg .mpeg .vob
+    .wv .tta .spx""".split()
 )
 # Texts that are kept beside recordings; nobody expects them to be transcribed.
 TEXT_EXTENSIONS = frozenset(
@@ -79,8 +82,8 @@ def load_audio(
 
     Args:
         source: A path, the bytes of a file, or a binary file, which is read from its current
-            position to its end and need not be seekable; or samples (N,) at `sample_rate`, float32
-            in -1..1 or int16.
+            position to its end and need not be seekable; a `Track` of any of these; or samples (N,)
+            at `sample_rate`, float32 in -1..1 or int16.
         sample_rate: Samples per second of the result.
         expected_seconds: The duration in a manifest. A recording that differs by more than 50 ms in
             either direction is an error: if shorter, it lost speech that its transcript has; if
@@ -175,7 +178,7 @@ def _mix_channels(block: Block, recording: Recording, before: int) -> tuple[Wave
     with np.errstate(over="ignore", invalid="ignore"):  # such samples raise an error below
         # The mean over rows is 20 times faster than block.mean(axis=1).
         mono: Waveform = np.ascontiguousarray(block.T).mean(axis=0)
-        is_canceled = block.shape[1] > 1 and _cancels(block, mono)
+        is_canceled = block.shape[1] > 1 and len(block) > 0 and _cancels(block, mono)
         if is_canceled:
             mono = np.ascontiguousarray(block[:, np.square(block).sum(axis=0).argmax()])
     finite = np.isfinite(mono)

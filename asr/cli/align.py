@@ -1,6 +1,7 @@
 """The command `asr align`: find when each word of a transcript is spoken."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from asr.cli import options
@@ -25,6 +26,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     options.add_profile_option(
         command, "english", "how the text is normalized before it is aligned"
     )
+    options.add_track_option(command)
     add("--format", choices=ALIGNED_FORMATS, default="json", help="output format (default: json)")
     options.add_output_option(command, "FILE", "write to this file (default: to stdout)")
 
@@ -47,7 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoint = Checkpoint.read(arguments.checkpoint)
     recognizer = options.load_recognizer(arguments, checkpoint, DecoderConfig())  # it only aligns
     where = f"the transcript of {given.name}"
-    hypothesis = recognizer.align(given.source, text, arguments.profile, where)
+    source = replace(given, track=arguments.track).source
+    hypothesis = recognizer.align(source, text, arguments.profile, where)
     document = render(given.name, hypothesis, arguments.format)
     if arguments.output:
         write_text(arguments.output, document)

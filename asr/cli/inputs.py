@@ -8,11 +8,14 @@ import sys
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asr.errors import AsrError, DataError, TextError
 from asr.files import read_lines
 from asr.progress import complain
+
+if TYPE_CHECKING:
+    from asr.audio.containers import Track
 
 
 @dataclass(frozen=True)
@@ -22,15 +25,18 @@ class Input:
     name: str
     output: Path
     content: bytes | None = None  # the bytes of standard input or of a named pipe
+    track: int | None = None  # None: the recording's own choice
 
     @property
-    def source(self) -> str | io.BytesIO:
-        """The source of the audio: a path, or bytes that error messages can name."""
-        if self.content is None:
-            return self.name
-        file = io.BytesIO(self.content)
-        file.name = "standard input" if self.name == "-" else self.name
-        return file
+    def source(self) -> "str | io.BytesIO | Track":
+        """The source of the audio: a path, or bytes that error messages can name, or its track."""
+        from asr.audio.containers import Track
+
+        file: str | io.BytesIO = self.name
+        if self.content is not None:
+            file = io.BytesIO(self.content)
+            file.name = "standard input" if self.name == "-" else self.name
+        return file if self.track is None else Track(file, self.track)
 
 
 class UnclearFormatError(DataError):

@@ -120,6 +120,12 @@ def add_count_option(
     command.add_argument(name, type=positive, help=purpose, **{"metavar": "N", **settings})
 
 
+def add_track_option(command: argparse.ArgumentParser) -> None:
+    """Add `--track`, which chooses among several audio tracks."""
+    purpose = "which audio track to hear of a recording that has several, such as a film (default: "
+    add_count_option(command, "--track", purpose + "the one that it prefers, or its first)")
+
+
 def add_output_option(
     command: argparse.ArgumentParser, metavar: str, purpose: str, required: bool = False
 ) -> None:

@@ -4,6 +4,7 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     options.add_count_option(
         command, "--nbest", "number of best texts to write (beam decoder and --format json only)"
     )
+    options.add_track_option(command)
     add("--format", choices=FORMATS, default="txt", help="format of the transcripts (default: txt)")
     options.add_output_option(
         command, "FOLDER", "write one file per recording into this folder (default: all to stdout)"
@@ -47,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     from asr.audio.recording import describe_gaps
 
     inputs, failures = find_inputs(arguments.inputs)
+    inputs = [replace(given, track=arguments.track) for given in inputs]
     total = len(inputs) + len(failures)
     is_single = len(arguments.inputs) == 1 and not Path(arguments.inputs[0]).is_dir()
     if arguments.nbest and arguments.format != "json":

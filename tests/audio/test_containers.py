@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from sounds import (
@@ -22,6 +23,7 @@ from sounds import (
     no_output,  # noqa: F401
     sine,
     speechlike,
+    with_checksum,
 )
 
 from asr.audio import containers
@@ -239,15 +241,6 @@ def other_serial(ogg: bytes) -> bytes:
     return b"".join(with_checksum(b"OggS" + page) for page in changed)
 
 
-def with_checksum(page: bytes) -> bytes:
-    value = 0
-    for byte in page[:22] + bytes(4) + page[26:]:
-        value ^= byte << 24
-        for _ in range(8):
-            value = (value << 1 ^ (0x04C11DB7 if value >> 31 else 0)) & 0xFFFFFFFF
-    return page[:22] + struct.pack("<I", value) + page[26:]
-
-
 JOINED = [("WAV", None), ("FLAC", None), ("MP3", None), ("OGG", "VORBIS"), ("OGG", "OPUS")]
 
 
@@ -327,3 +320,41 @@ def test_bytes_that_look_like_a_flac_frame_raise_at_most_an_audio_error(code: in
     frame = b"\xff\xf8" + bytes([code << 4 | 8, 0x08]) + bytes(12)
     with contextlib.suppress(AudioError):
         load_audio(content[:-40] + frame + content[-24:])
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.99, 1.01, 2])
+def test_a_sphere_header_that_counts_wrong_loses_nothing(factor: float) -> None:
+    content = encode(speechlike(2, 16_000, 2), format="NIST")
+    count = f"sample_count -i {round(32_000 * factor)}".encode()
+    changed = content.replace(b"sample_count -i 32000", count)
+    changed = changed[: changed.index(b"end_head") + 9].ljust(1024) + content[1024:]
+    if factor > 1:
+        assert "is cut short" in error_of(changed)
+    else:
+        np.testing.assert_array_equal(load_audio(changed), load_audio(content))
+        assert inspect_audio(changed).frames == 32_000
+
+
+def test_a_compressed_sphere_file_is_named_so() -> None:
+    content = encode(speechlike(2), format="NIST")
+    header = content[:1024].replace(
+        b"end_head", b"sample_coding -s26 pcm,embedded-shorten-v2.00\nend_head"
+    )
+    assert "is compressed with shorten" in error_of(header[:1024] + content[1024:30_000])
+
+
+@pytest.mark.parametrize("order", ["RIFF", "RIFX"])
+@pytest.mark.parametrize("length", range(1, 9))
+def test_chunks_of_any_length_with_and_without_padding_are_skipped(order: str, length: int) -> None:
+    endian = "BIG" if order == "RIFX" else "LITTLE"
+    file = io.BytesIO()
+    soundfile.write(file, speechlike(0.5), 16_000, format="WAV", endian=endian)
+    content, expected = file.getvalue(), load_audio(file.getvalue())
+    assert content.startswith(order.encode())
+    size = struct.pack(">I" if order == "RIFX" else "<I", length)
+    at = content.index(b"data")
+    for body in (b"x" * length, bytes(length), b"data fmt LIST"[:length]):
+        for pad in {b"", bytes(length % 2)}:
+            chunk = b"note" + size + body + pad
+            for changed in (content[:at] + chunk + content[at:], content + chunk + chunk):
+                np.testing.assert_array_equal(load_audio(changed), expected)

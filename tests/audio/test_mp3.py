@@ -1,6 +1,8 @@
 """MP3: exact lengths, tags, and agreement with FFmpeg."""
 
+import struct
 from pathlib import Path
+from time import process_time
 
 import numpy as np
 import pytest
@@ -57,6 +59,45 @@ def test_tags_are_skipped() -> None:
     protected[1] &= 0xFE  # a checksum follows the header
     protected[6:] = content[4 : tag.frame_bytes - 2]
     assert mp3.read_xing(bytes(protected)) == tag
+
+
+@pytest.mark.parametrize("format", ["MP3", "FLAC", "WAV"])
+def test_a_long_chain_of_tags_takes_linear_time(format: str) -> None:
+    content = encode(speechlike(0.5), format=format)
+    chain = 200_000 * (b"ID3\4\0\0\0\0\0\2" + bytes(2))
+    begun = process_time()
+    np.testing.assert_array_equal(load_audio(chain + content), load_audio(content))
+    if format == "MP3":
+        np.testing.assert_array_equal(load_audio(content + chain), load_audio(content))
+    assert process_time() - begun < 5
+
+
+@pytest.mark.parametrize("junk", [bytes(5_000), b"junk of a recorder\xff\xe0\xff\xfb" * 300])
+def test_bytes_before_the_first_frame_are_told(junk: bytes) -> None:
+    content = encode(speechlike(0.5), format="MP3")
+    conditions: list[Condition] = []
+    blocks = read_blocks(junk + content, on_end=conditions.append)
+    np.testing.assert_array_equal(np.concatenate(list(blocks)), load_audio(content))
+    [warning] = conditions[0].warnings
+    assert f"begins with {len(junk):,} bytes that are no sound" in warning
+
+
+def test_a_vbri_header_is_no_sound_and_states_the_length() -> None:
+    content = encode(speechlike(2, 44_100), 44_100, "MP3")
+    frames = content[mp3.read_xing(content).frame_bytes :]
+    at, sizes = 0, []
+    while at < len(frames):
+        sizes.append(mp3.measure_frame(frames[at : at + 4])[0])
+        at += sizes[-1]
+    head = b"\xff\xfb\x90" + content[3:4]  # 128 kbit/s
+    fields = struct.pack(">HHHIIHHHH", 1, 0, 75, len(frames), len(sizes), 0, 1, 2, 1)
+    header = (head + bytes(32) + b"VBRI" + fields).ljust(mp3.measure_frame(head)[0], b"\0")
+    assert inspect_audio(header + frames).frames == 1152 * len(sizes)
+    np.testing.assert_array_equal(load_audio(header + frames), load_audio(frames))
+    assert len(load_audio(2 * (header + frames))) == pytest.approx(
+        2 * len(load_audio(frames)), abs=2
+    )
+    assert "cut short" in error_of((header + frames)[: -len(frames) // 3])
 
 
 @settings(deadline=None, max_examples=300)

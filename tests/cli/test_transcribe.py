@@ -529,10 +529,11 @@ class TestBadInput:
 
 
 @pytest.mark.parametrize("command", ["transcribe", "info"])
+@pytest.mark.parametrize("extension", ["mp3", "flac", "ogg"])
 def test_what_is_damaged_is_told_and_the_rest_is_transcribed(
-    run_asr: RunAsr, checkpoint: Path, tmp_path: Path, command: str
+    run_asr: RunAsr, checkpoint: Path, tmp_path: Path, command: str, extension: str
 ) -> None:
-    path = tmp_path / "a.mp3"
+    path = tmp_path / f"a.{extension}"
     soundfile.write(path, make_noise(20), RATE)
     content = path.read_bytes()
     middle = len(content) // 2

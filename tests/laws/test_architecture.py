@@ -17,8 +17,8 @@ PACKAGE = ROOT / "asr"
 # Lowest first: a module imports only what stands before it.
 ORDER = """
     errors defaults progress files compiled runtime.device text
-    audio.recording audio.parts audio.section audio.mp3 audio.flac audio.ogg audio.chunks audio.media
-    audio.containers audio.waveform
+    audio.recording audio.parts audio.section audio.messages audio.mp3 audio.flac audio.ogg audio.chunks
+    audio.media audio.containers audio.waveform
     features lstm encoder model
     lm.ngrams lm.arpa lm.binary lm.estimation lm.model
     scoring
@@ -53,7 +53,7 @@ LONG_FUNCTIONS = {
 PUBLIC = """
     AcousticModel AsrError AugmentConfig Context DataConfig DecoderConfig EncoderConfig EndpointConfig
     Evaluation Experiment FeaturesConfig Hypothesis LanguageModel OperatingPoint Recognizer Report
-    RuntimeConfig Stream TrainingConfig Utterance Vocabulary Word __version__ evaluate load_audio
+    RuntimeConfig Stream Track TrainingConfig Utterance Vocabulary Word __version__ evaluate load_audio
     normalize read_manifest read_sentences score transcribe write_manifest
 """.split()
 
