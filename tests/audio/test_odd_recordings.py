@@ -62,10 +62,14 @@ def test_the_waveform_is_heard_whole_at_its_time(name: str) -> None:
     assert inspect_audio(odd.content).seconds == pytest.approx(len(waveform) / RATE, abs=TOLERANCE)
 
 
-def check_words(odd: Odd) -> None:
+@cache
+def heard(rounded: bytes) -> Hypothesis:
+    """The words of a waveform in 16 bits, in which most lossless recordings are the same."""
+    return recognizer().transcribe(np.frombuffer(rounded, np.int16).astype(np.float32) / 32768)
+
+
+def check_words(odd: Odd, found: Hypothesis) -> None:
     """Check the words and their times against those in the waveform itself."""
-    found = recognizer().transcribe(odd.content)
-    assert found.gaps == ()
     expected = [
         Word(word.text, word.start + odd.shift, word.end + odd.shift, word.confidence)
         for word in truth(tuple(odd.plays)).words
@@ -86,10 +90,17 @@ def check_words(odd: Odd) -> None:
 
 @pytest.mark.parametrize("name", SPOKEN)
 def test_words_are_heard_at_their_time(name: str) -> None:
-    check_words(RECIPES[name]())
+    odd = RECIPES[name]()
+    found = recognizer().transcribe(odd.content)
+    assert found.gaps == ()
+    check_words(odd, found)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", RECIPES.values(), ids=RECIPES)
 def test_all_words_of_all_recordings(make: Callable[[], Odd]) -> None:
-    check_words(make())
+    odd = make()
+    waveform = load_audio(odd.content)
+    check_words(
+        odd, heard((32768 * waveform).round().clip(-32768, 32767).astype(np.int16).tobytes())
+    )
