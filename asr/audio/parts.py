@@ -44,6 +44,7 @@ def count_frames(parts: Sequence[Part]) -> int | None:
 def join(parts: Sequence[Part], gaps: list[tuple[float, float]]) -> Iterator[Block]:
     """Yield the blocks (n, channels) of all parts, at the rate and with the channels of the first.
 
+    No block is empty, although decoders and resamplers may have nothing to give at first.
     Damaged bytes become silence and are added to `gaps`, as (start, end) in seconds.
     """
     rate, channels = parts[0].sample_rate, parts[0].channels
@@ -54,7 +55,7 @@ def join(parts: Sequence[Part], gaps: list[tuple[float, float]]) -> Iterator[Blo
             frames = round(part.damaged_seconds * rate)
             yield from silence(frames, channels)
             done += frames
-        for block in _convert(part, rate, channels):
+        for block in filter(len, _convert(part, rate, channels)):
             done += len(block)
             yield block
 
