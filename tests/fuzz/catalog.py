@@ -226,7 +226,7 @@ def _damage_manifest(files: Files, draw: Random, all_seeds: list[Files]) -> File
 def _corpus_door(name: str, read: Callable[[Path], object]) -> Door:
     return Door(
         name,
-        lambda: [seeds.corpora()[name]],
+        lambda: seeds.corpora()[name],
         _damage_some,
         lambda folder: attempt(lambda: read(folder)),
     )

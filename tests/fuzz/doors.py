@@ -102,7 +102,7 @@ def command(*words: object, stdin: bytes = b"") -> tuple[int, str]:
             mock.patch("asr.runtime.distributed.count_cores", return_value=1),
         ):
             try:
-                code = main([str(word) for word in words])
+                code = main([_as_argument(str(word)) for word in words])
             except SystemExit as stop:
                 code = stop.code if isinstance(stop.code, int) else 0
     finally:
@@ -110,6 +110,11 @@ def command(*words: object, stdin: bytes = b"") -> tuple[int, str]:
     printed, complaint = (_read_all(stream) for stream in (out, err))
     _check_command(code, complaint)
     return code, printed
+
+
+def _as_argument(word: str) -> str:
+    """A word as a program can be given it: valid Unicode without zero bytes."""
+    return word.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def _read_all(stream: io.TextIOWrapper) -> str:

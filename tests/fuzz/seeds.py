@@ -18,6 +18,7 @@ from asr.lm.model import LanguageModel
 
 SECONDS = 0.5
 RATE = 16_000
+TITLE = "été"
 # A short recording as bytes, by a name that says what it is.
 Recordings = dict[str, bytes]
 
@@ -88,15 +89,18 @@ def sounds() -> Recordings:
 
 @cache
 def media() -> Recordings:
-    """Recordings in containers of sound and video."""
-    return {f"{codec}.{form}": encode(form, codec, rate) for form, codec, rate in _CONTAINERS}
+    """Recordings in containers of sound and video, some with titles that are no UTF-8."""
+    found = {f"{codec}.{form}": encode(form, codec, rate) for form, codec, rate in _CONTAINERS}
+    for name in ("aac.mp4", "libopus.webm"):
+        found[f"title {name}"] = found[name].replace(TITLE.encode(), b"\xe9t\xe9\xff\xc3")
+    return found
 
 
 def encode(format: str, codec: str, rate: int) -> bytes:
     """The speech in a container that FFmpeg writes, the same bytes at every call."""
     file = io.BytesIO()
     with av.open(file, "w", format=format, options={"fflags": "bitexact"}) as container:
-        container.metadata["title"] = "été"
+        container.metadata["title"] = TITLE
         stream = container.add_stream(codec, rate=rate)
         stream.layout = "mono"
         context = stream.codec_context
@@ -150,38 +154,36 @@ def manifest(names: Sequence[str], texts: Sequence[str] = TEXTS) -> bytes:
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
 
 
-def corpora() -> "dict[str, dict[str, bytes]]":
-    """Small corpora, each as its files."""
+def corpora() -> "dict[str, list[dict[str, bytes]]]":
+    """Small corpora of each layout, each as its files."""
     sound, flac = wav(), sounds()["PCM_16 16000 1.flac"]
     sentences = "".join(f"1-2-000{n} {text}\n" for n, text in enumerate(TEXTS[:2]))
     rows = "client_id\tpath\tsentence\tup_votes\n" + "".join(
         f"c{n}\tclip{n}.wav\t{text}\t1\n" for n, text in enumerate(TEXTS)
     )
+    libri = {f"1/2/1-2-000{n}.flac": flac for n in range(2)}
+    clips = {f"clips/clip{n}.wav": sound for n in range(2)}
+    odd_paths = ("clip0.wav", "clip0.wav", "../../../etc/passwd", "/etc/hostname", "a" * 300)
+    odd = "path\tsentence\n" + "".join(f"{path}\t{TEXTS[0]}\n" for path in odd_paths)
+    kaldi = {
+        "wav.scp": b"u1 a.wav\nu2 b.wav\nu3 sph2pipe -f wav x.sph |\n",
+        "text": f"u1 {TEXTS[0]}\nu2 {TEXTS[3]}\nu3 x\n".encode(),
+        "utt2spk": b"u1 s1\nu2 s2\n",
+        "a.wav": sound,
+        "b.wav": sound,
+    }
+    folder = {
+        "s1/a.wav": sound,
+        "s1/a.txt": TEXTS[1].encode(),
+        "s2/é.flac": flac,
+        "s2/é.TXT": TEXTS[3].encode(),
+        "notes.md": b"# notes\n",
+    }
     return {
-        "librispeech": {
-            "1/2/1-2.trans.txt": sentences.encode(),
-            "1/2/1-2-0000.flac": flac,
-            "1/2/1-2-0001.flac": flac,
-        },
-        "common-voice": {
-            "train.tsv": rows.encode(),
-            "clips/clip0.wav": sound,
-            "clips/clip1.wav": sound,
-        },
-        "kaldi": {
-            "wav.scp": b"u1 a.wav\nu2 b.wav\nu3 sph2pipe -f wav x.sph |\n",
-            "text": f"u1 {TEXTS[0]}\nu2 {TEXTS[3]}\nu3 x\n".encode(),
-            "utt2spk": b"u1 s1\nu2 s2\n",
-            "a.wav": sound,
-            "b.wav": sound,
-        },
-        "folder": {
-            "s1/a.wav": sound,
-            "s1/a.txt": TEXTS[1].encode(),
-            "s2/é.flac": flac,
-            "s2/é.TXT": TEXTS[3].encode(),
-            "notes.md": b"# notes\n",
-        },
+        "librispeech": [libri | {"1/2/1-2.trans.txt": sentences.encode()}],
+        "common-voice": [clips | {"train.tsv": table.encode()} for table in (rows, odd)],
+        "kaldi": [kaldi],
+        "folder": [folder],
     }
 
 
