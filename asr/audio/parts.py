@@ -85,4 +85,7 @@ def mix(block: Block, channels: int) -> Block:
     """Convert a block (n, c) to another number of channels, each the mean of the given ones."""
     if block.shape[1] == channels:
         return block
-    return np.repeat(block.mean(axis=1, keepdims=True), channels, axis=1)
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # such samples are refused once they are mixed
+        return np.repeat(block.mean(axis=1, keepdims=True), channels, axis=1)
