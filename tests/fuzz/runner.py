@@ -31,7 +31,7 @@ STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
 RESET_PEAK = "5"
 TAIL_CHARACTERS = 3_000
-_DECODER_LINE = re.compile(r"^\[src/libmpg123/.*\n", re.MULTILINE)
+_DECODER_LINE = re.compile(r"^(\[src/libmpg123/|Note: ).*\n", re.MULTILINE)
 LOOK_SECONDS = 0.2  # between two looks at a process that has not answered
 FIRST_SECONDS = 300.0  # for valid inputs, at which code is compiled
 
