@@ -29,6 +29,7 @@ from asr.text import Vocabulary
 
 FORMAT = "asr checkpoint"
 VERSION = 1
+MOST_REASON = 500  # characters of another error that are quoted
 PARTS: dict[str, Any] = {  # name -> type
     **dict.fromkeys(("features", "encoder", "decoder", "weights", "facts"), dict),
     "vocabulary": list,
@@ -176,10 +177,13 @@ class Checkpoint:
         _write(path, payload)
 
     def describe(self) -> dict[str, object]:
-        """Summarize the checkpoint as plain data: configuration, size, and facts of its training."""
+        """Summarize the checkpoint as plain data: configuration, size, and facts of its training.
+
+        Raises CheckpointError if the symbols are invalid.
+        """
         return {
             **{key: self.payload[key] for key in ("version", "features", "encoder", "decoder")},
-            "vocabulary": "".join(self.payload["vocabulary"][1:]),
+            "vocabulary": "".join(self.vocabulary.symbols[1:]),
             "parameters": count_parameters(self.weights),
             "resumable": self.training is not None,
             **self.facts,
@@ -192,6 +196,7 @@ class Checkpoint:
             yield
         except (AsrError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = (str(error).strip() or "empty").splitlines()[-1].strip().removesuffix(".")
+            reason = reason[:MOST_REASON]
             raise CheckpointError(
                 f"{self.path}: the parts of this checkpoint do not fit together ({reason}); "
                 "it is damaged or was made by another version of asr"
@@ -314,11 +319,13 @@ def _read_file(path: FilePath) -> Any:
 
 
 def _is_whole(weight: object) -> bool:
-    """Whether `weight` is a tensor of finite numbers that are all in the file.
+    """Whether `weight` is a tensor of finite real numbers that are all in the file.
 
     A damaged file can repeat one number in a tensor of any size.
     """
     if not isinstance(weight, Tensor) or weight.layout != torch.strided:
+        return False
+    if weight.is_meta or weight.is_complex():
         return False
     stored = weight.untyped_storage().nbytes() // weight.element_size()
     return weight.numel() <= stored and bool(torch.isfinite(weight).all())

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from asr.errors import ConfigError, check_number
+from asr.errors import ConfigError, check_number, quote
 from asr.lstm import CellActivations, MemoryCell, State, open_forget_gates
 
 CELLS: dict[str, type[nn.LSTM] | type[nn.RNN]] = {"lstm": nn.LSTM, "rnn": nn.RNN}
@@ -98,9 +98,9 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         for key, table in (("kind", KINDS), ("cell", tuple(CELLS))):
-            if getattr(self, key) not in table:
+            if (value := getattr(self, key)) not in table:
                 raise ConfigError(
-                    f"encoder.{key} is {getattr(self, key)!r}; it must be one of {', '.join(table)}"
+                    f"encoder.{key} is {quote(value)}; it must be one of {', '.join(table)}"
                 )
         check_number("encoder.layers", self.layers, 1, 1000, whole=True)
         check_number("encoder.hidden", self.hidden, 1, 100_000, whole=True)

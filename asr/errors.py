@@ -83,6 +83,19 @@ class ScoreError(AsrError):
     """References and hypotheses cannot be compared."""
 
 
+def quote(value: object, most: int = 80) -> str:
+    """The representation of a value for a sentence, cut if it is long.
+
+    Example:
+        >>> quote("a" * 1000, most=6)
+        "'aaaaaa...'"
+    """
+    if isinstance(value, str):
+        return repr(value if len(value) <= most else f"{value[:most]}...")
+    shown = repr(value)
+    return shown if len(shown) <= most else f"{shown[:most]}..."
+
+
 def check_number(
     name: str,
     value: object,

@@ -14,7 +14,7 @@ from asr.data.index import Index, open_index
 from asr.data.manifest import Utterance, read_manifest
 from asr.decoder.config import DecoderConfig
 from asr.encoder import EncoderConfig
-from asr.errors import ConfigError
+from asr.errors import ConfigError, quote
 from asr.features import FeaturesConfig
 from asr.release import RELEASED
 from asr.runtime.distributed import RuntimeConfig, cannot_replace_machines, is_rank_zero, launch
@@ -48,8 +48,8 @@ class DataConfig:
             return
         if not self.vocabulary.lower().endswith(".txt"):
             raise ConfigError(
-                f"data.vocabulary is {self.vocabulary!r}; it must be english, transcripts, or a text "
-                "file (.txt) with the characters"
+                f"data.vocabulary is {quote(self.vocabulary)}; it must be english, transcripts, or a "
+                "text file (.txt) with the characters"
             )
 
 

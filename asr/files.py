@@ -28,6 +28,7 @@ FilePath = str | os.PathLike[str]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError)  # and OSError without a number
 MOST_LINE_BYTES = 1 << 24
+MOST_PATH = 4096  # characters of a path; Linux, macOS and Windows open no longer one
 WAIT_SECONDS = 60.0  # how long to wait for the process that holds a folder's lock
 LEFTOVER_SECONDS = 0.5  # after this a temporary file that is being written is locked
 

@@ -30,6 +30,7 @@ from asr.runtime.slurm import adopt_slurm
 from asr.training.config import TrainingCallbacks
 
 FLAGS = ("device", "threads", "processes", "workers")  # `--device cpu` means runtime.device=cpu
+MOST_CHARACTERS = 2_000  # of a message of Hydra's, which quotes the whole value
 PROCESS = uuid.uuid4().hex  # identifies this process; a launcher may send jobs to others
 
 ConfigStore.instance().store(name="experiment", node=Experiment)
@@ -64,6 +65,10 @@ def run(recipe: str, arguments: Sequence[str] | None = None, program: str = "tra
         errors.append(error)
     except (HydraException, OmegaConfBaseException) as error:
         errors.append(ConfigError(_one_line(error)))
+    except ValueError as error:  # Hydra raises it for some of the values that it cannot parse
+        if job.has_begun:
+            raise
+        errors.append(ConfigError(f"a value cannot be read ({_one_line(error)}); correct it"))
     except OSError as error:  # Hydra makes folders
         if error.filename is None:
             raise
@@ -91,9 +96,11 @@ class _Job:
     def __init__(self, program: str) -> None:
         self.program = program
         self.home = PROCESS
+        self.has_begun = False
         self.errors: list[AsrError] = []  # errors of the jobs in this process
 
     def __call__(self, config: DictConfig) -> None:
+        self.has_begun = True
         name = name_job()
         try:
             adopt_slurm()
@@ -236,7 +243,8 @@ def _one_line(error: Any) -> str:
         text += f"\n{error.__cause__}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     wanted = [line for line in lines if not line.startswith(("object_type", "reference_type"))]
-    return "; ".join(dict.fromkeys(line.removesuffix(".") for line in wanted))
+    sentence = "; ".join(dict.fromkeys(line.removesuffix(".") for line in wanted))
+    return sentence if len(sentence) <= MOST_CHARACTERS else f"{sentence[:MOST_CHARACTERS]}..."
 
 
 def _complain(program: str, error: AsrError) -> None:

@@ -86,13 +86,15 @@ def _pack(weights: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
 def _unpack(packed: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
     """Restore float32 weights; a matrix is exact to half of its row's scale.
 
-    Raises ValueError if a matrix and its scales do not fit together.
+    Raises ValueError if a matrix and its scales do not fit together, or are no real numbers.
     """
     weights = {}
     for name, part in packed.items():
         if name.endswith(SCALE):
             continue
         scale = packed.get(name + SCALE)
+        if part.is_complex() or (scale is not None and scale.is_complex()):
+            raise ValueError(f"{name} has complex numbers")
         if scale is not None and (part.ndim != 2 or scale.shape != (len(part), 1)):
             raise ValueError(
                 f"{name} has the shape {tuple(part.shape)}, its scales {tuple(scale.shape)}"
@@ -107,9 +109,12 @@ def count_parameters(weights: Mapping[str, "Tensor"]) -> int:
 
 
 def read_card(path: FilePath) -> str:
-    """The model card of a released model, in Markdown; "" for any other checkpoint."""
+    """The model card of a released model, in Markdown; "" for any other checkpoint.
+
+    Raises AsrError if the card cannot be read.
+    """
     card = Path(path) / CARD
-    return card.read_text("utf-8") if card.is_file() else ""
+    return read_text(card) if card.is_file() else ""
 
 
 def read_release(folder: Path) -> Any:
@@ -149,13 +154,14 @@ def read_results(path: Path) -> dict[str, Any]:
     """Read what a recipe's evaluate.py wrote. Raises DataError for any other file."""
     try:
         results = json.loads(read_text(path))
-        next(iter(results["sets"]))  # there is at least one
+        # Writing the tables of a model card finds every value that is missing or of another type.
+        _ = [*write_table(results), *write_rest(results)]
     except (
         ValueError,
         TypeError,
-        KeyError,
+        LookupError,
         AttributeError,
-        StopIteration,
+        ArithmeticError,
         RecursionError,
     ) as error:
         raise DataError(
@@ -167,7 +173,7 @@ def read_results(path: Path) -> dict[str, Any]:
 def write_table(results: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of a Markdown table of word error rates, in percent, with 95 % intervals."""
     titles = {"greedy": "WER greedy", "beam": "WER beam + language model"}
-    first = next(iter(results["sets"].values()))  # every set was decoded with the same decoders
+    [first, *_] = results["sets"].values()  # every set was decoded with the same decoders
     kinds = [kind for kind in titles if kind in first]
     yield f"| set | utterances | words | {' | '.join(titles[kind] for kind in kinds)} |"
     yield "| --- " * (3 + len(kinds)) + "|"

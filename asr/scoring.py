@@ -13,7 +13,7 @@ import jiwer
 import numpy as np
 import numpy.typing as npt
 
-from asr.errors import ScoreError
+from asr.errors import ScoreError, quote
 from asr.text import normalize
 
 FIGURES = """
@@ -281,7 +281,7 @@ def _chunk_length(chunk: jiwer.AlignmentChunk) -> int:
 
 def _list_ids(ids: Iterable[str]) -> str:
     ids = sorted(ids)
-    return ", ".join(map(repr, ids[:5])) + (", ..." if len(ids) > 5 else "")
+    return ", ".join(map(quote, ids[:5])) + (", ..." if len(ids) > 5 else "")
 
 
 def _format_alignment(utterance: UtteranceScore) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from operator import eq
 
-from asr.errors import TextError
+from asr.errors import TextError, quote
 from asr.files import FilePath, read_lines
 
 BLANK = "<blank>"
@@ -53,13 +53,13 @@ class Vocabulary:
         if self.symbols[:1] != (BLANK,) or len(self.symbols) < 2:
             raise TextError(
                 f"a vocabulary is {BLANK!r} followed by at least one character, but this one "
-                f"begins with {list(self.symbols[:3])!r}; put the blank first"
+                f"begins with {quote(list(self.symbols[:3]))}; put the blank first"
             )
         ids: dict[str, int] = {}
         for index, symbol in enumerate(self.symbols[1:], start=1):
             if not isinstance(symbol, str) or len(symbol) != 1:
                 raise TextError(
-                    f"symbol {index} of a vocabulary is {symbol!r}; it must be one character"
+                    f"symbol {index} of a vocabulary is {quote(symbol)}; it must be one character"
                 )
             if symbol.isspace() and symbol != " ":
                 raise TextError(
@@ -68,8 +68,8 @@ class Vocabulary:
                 )
             if symbol in ids:
                 raise TextError(
-                    f"symbols {ids[symbol]} and {index} of a vocabulary are both {symbol!r}; leave "
-                    "one out"
+                    f"symbols {ids[symbol]} and {index} of a vocabulary are both {quote(symbol)}; "
+                    "leave one out"
                 )
             ids[symbol] = index
         object.__setattr__(self, "_ids", ids)
@@ -229,7 +229,7 @@ def normalize(text: str, profile: str = "plain") -> str:
     """
     if profile not in _NORMALIZERS:
         raise TextError(
-            f"there is no text profile {profile!r}; use one of {', '.join(map(repr, PROFILES))}"
+            f"there is no text profile {quote(profile)}; use one of {', '.join(map(repr, PROFILES))}"
         )
     return _NORMALIZERS[profile](text)
 

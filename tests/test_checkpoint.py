@@ -175,6 +175,10 @@ def test_parts_that_do_not_fit_together(saved) -> None:
         ("decoder", "beam", float("nan")),
         ("decoder", "priors", None),
         ("decoder", "priors", [float("nan")]),
+        ("decoder", "language_model", 3),
+        ("decoder", "lexicon", "a" * 5_000),
+        ("decoder", "strict", "yes"),
+        ("decoder", "x" * 50_000, 1),
     ],
 )
 def test_absurd_values_are_refused_before_anything_is_allocated(
@@ -183,8 +187,9 @@ def test_absurd_values_are_refused_before_anything_is_allocated(
     payload = torch.load(saved, weights_only=True)
     checkpoint = Checkpoint.read(edited(saved, **{section: payload[section] | {key: value}}))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(CheckpointError, match="do not fit together"):
+    with pytest.raises(CheckpointError, match="do not fit together") as caught:
         _ = checkpoint.model(), checkpoint.decoder
+    assert len(str(caught.value)) < 2_000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 100_000
 
 
@@ -198,12 +203,25 @@ def test_parts_of_another_type_are_refused(saved, part: str, value: object) -> N
 
 
 @pytest.mark.parametrize(
-    "weight", [torch.zeros(1).expand(10**7, 10**7), torch.tensor([float("nan")]), "x"]
+    "weight",
+    [
+        torch.zeros(1).expand(10**7, 10**7),
+        torch.tensor([float("nan")]),
+        torch.zeros(29, dtype=torch.complex64),
+        torch.zeros(29, device="meta"),
+        "x",
+    ],
 )
 def test_weights_that_are_no_numbers_are_refused(saved, weight: object) -> None:
     weights = torch.load(saved, weights_only=True)["weights"]
     with pytest.raises(CheckpointError, match=r"the weights head\.bias are damaged"):
         Checkpoint.read(edited(saved, weights=weights | {"head.bias": weight}))
+
+
+def test_symbols_that_are_no_characters_are_not_described(saved) -> None:
+    checkpoint = Checkpoint.read(edited(saved, vocabulary=["<blank>", "a", 3]))
+    with pytest.raises(CheckpointError, match="symbol 2 of a vocabulary is 3"):
+        checkpoint.describe()
 
 
 def test_a_compressed_checkpoint_is_refused(saved) -> None:

@@ -173,6 +173,12 @@ class TestBadInput:
         assert "7 only in the references ('r0', 'r1', 'r2', 'r3', 'r4', ...)" in message
         assert "1 only in the hypotheses ('h1')" in message
 
+    def test_long_ids_are_cut(self) -> None:
+        with pytest.raises(ScoreError) as error:
+            score({"r" * 50_000: "a"}, {"h": "a"})
+        assert "'rrr" in str(error.value)
+        assert len(str(error.value)) < 500
+
     def test_ids_missing_on_one_side_name_that_side_only(self) -> None:
         with pytest.raises(ScoreError) as error:
             score({"a": "a", "b": "b"}, {"a": "a"})

@@ -44,6 +44,7 @@ def count_frames(parts: Sequence[Part]) -> int | None:
 def join(parts: Sequence[Part], gaps: list[tuple[float, float]]) -> Iterator[Block]:
     """Yield the blocks (n, channels) of all parts, at the rate and with the channels of the first.
 
+    No block is empty, although decoders and resamplers may have nothing to give at first.
     Damaged bytes become silence and are added to `gaps`, as (start, end) in seconds.
     """
     rate, channels = parts[0].sample_rate, parts[0].channels
@@ -54,7 +55,7 @@ def join(parts: Sequence[Part], gaps: list[tuple[float, float]]) -> Iterator[Blo
             frames = round(part.damaged_seconds * rate)
             yield from silence(frames, channels)
             done += frames
-        for block in _convert(part, rate, channels):
+        for block in filter(len, _convert(part, rate, channels)):
             done += len(block)
             yield block
 
@@ -84,4 +85,7 @@ def mix(block: Block, channels: int) -> Block:
     """Convert a block (n, c) to another number of channels, each the mean of the given ones."""
     if block.shape[1] == channels:
         return block
-    return np.repeat(block.mean(axis=1, keepdims=True), channels, axis=1)
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # such samples are refused once they are mixed
+        return np.repeat(block.mean(axis=1, keepdims=True), channels, axis=1)

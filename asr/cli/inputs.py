@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asr.errors import AsrError, DataError, TextError
+from asr.errors import AsrError, DataError, TextError, quote
 from asr.files import read_lines
 from asr.progress import complain
 
@@ -141,7 +141,9 @@ def read_texts(
             name, *words = line.split()
             text = " ".join(words)
         if name in texts:
-            raise DataError(f"{where}: the id {name!r} occurs twice; use a unique id for each text")
+            raise DataError(
+                f"{where}: the id {quote(name)} occurs twice; use a unique id for each text"
+            )
         texts[name] = text
     return texts
 

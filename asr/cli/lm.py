@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from asr.cli import options
 from asr.cli.inputs import check_standard_input
 from asr.cli.output import print_facts
-from asr.errors import AsrError
+from asr.errors import AsrError, quote
 from asr.files import check_writable
 from asr.progress import Bar, complain
 from asr.text import PROFILES, Vocabulary
@@ -133,7 +133,7 @@ def _add_quantize_option(command: argparse.ArgumentParser) -> None:
 def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a count, 0 or more; put TEXT before --prune"
+            f"{quote(text)} is not a count, 0 or more; put TEXT before --prune"
         )
     return int(text)
 

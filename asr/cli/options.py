@@ -8,7 +8,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from asr.defaults import LARGEST_COUNT, PAUSE_SECONDS, WHOLE_SECONDS
-from asr.errors import AsrError
+from asr.errors import AsrError, quote
 from asr.progress import Bar
 from asr.release import RELEASED
 from asr.text import PROFILES, normalize
@@ -150,7 +150,7 @@ def thread_count(text: str) -> int:
 def positive(text: str) -> int:
     """Parse a whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+        raise argparse.ArgumentTypeError(f"{quote(text)} is not a whole number above 0")
     return int(text)
 
 

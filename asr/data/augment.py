@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from asr.audio.waveform import find_audio, load_audio
 from asr.defaults import SPEEDS
-from asr.errors import AudioError, ConfigError
+from asr.errors import AudioError, ConfigError, quote
 
 Array = npt.NDArray[np.float32]
 
@@ -107,7 +107,9 @@ class AugmentConfig:
         }
         for key, (holds, rule) in rules.items():
             if not holds:
-                raise ConfigError(f"augment.{key} is {getattr(self, key)!r}; it must be {rule}")
+                raise ConfigError(
+                    f"augment.{key} is {quote(getattr(self, key))}; it must be {rule}"
+                )
 
     @property
     def fastest(self) -> float:
@@ -337,7 +339,7 @@ def _load_folder(
     paths = find_audio(folder) if Path(folder).is_dir() else []
     if not paths:
         raise ConfigError(
-            f"augment.{key} is {folder!r}, which contains no recording; "
+            f"augment.{key} is {quote(folder)}, which contains no recording; "
             "specify a folder of recordings, or leave it empty"
         )
     recordings = []

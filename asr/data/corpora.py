@@ -10,7 +10,7 @@ from pathlib import Path
 
 from asr.audio.waveform import find_audio, inspect_audio
 from asr.data.manifest import Reject, Utterance
-from asr.errors import AudioError, DataError
+from asr.errors import AudioError, DataError, quote
 from asr.files import FilePath, read_lines, walk_files
 from asr.text import count_changes, normalize
 
@@ -202,7 +202,9 @@ def _read_table(path: Path) -> dict[str, str]:
     for number, line in read_lines(path, DataError):
         key, *value = line.split(maxsplit=1) or [""]
         if key in table:
-            raise DataError(f"{path}, line {number}: {key!r} is listed twice; remove one of them")
+            raise DataError(
+                f"{path}, line {number}: {quote(key)} is listed twice; remove one of them"
+            )
         if key:
             table[key] = value[0].rstrip() if value else ""
     return table

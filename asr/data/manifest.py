@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from asr.data.planning import hash_id
-from asr.errors import DataError
-from asr.files import FilePath, read_lines, write_atomically
+from asr.errors import DataError, quote
+from asr.files import MOST_PATH, FilePath, read_lines, write_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def parse_manifest(
             first = lines.setdefault(utterance.id, number)
             if first != number:
                 raise DataError(
-                    f"{where}: the id {utterance.id!r} is already used on line {first}; "
+                    f"{where}: the id {quote(utterance.id)} is already used on line {first}; "
                     'give every utterance a unique "id"'
                 )
         yield utterance
@@ -213,9 +213,13 @@ def parse_utterance(record: dict[str, Any], where: str, folder: str) -> Utteranc
     audio = _field(record, "audio_filepath", str, "a string", where)
     name = _field(record, "id", str, "a string", where) if "id" in record else ""
     name = name or os.path.splitext(os.path.basename(audio))[0]
-    where = f"{where} (utterance {name!r})"
+    where = f"{where} (utterance {quote(name)})"
     if not audio or not name:
-        raise DataError(f'{where}: "audio_filepath" is {audio!r}; specify a recording')
+        raise DataError(f'{where}: "audio_filepath" is {quote(audio)}; specify a recording')
+    if len(audio) > MOST_PATH:
+        raise DataError(
+            f'{where}: "audio_filepath" has {len(audio):,} characters, more than any path; correct it'
+        )
     seconds = _field(record, "duration", (int, float), "a number", where)
     if not 0 < seconds < 1e9:  # false for NaN too
         raise DataError(
@@ -226,12 +230,12 @@ def parse_utterance(record: dict[str, Any], where: str, folder: str) -> Utteranc
         raise DataError(f'{where}: "text" is empty; write the transcript or remove the line')
     if record.get("offset"):
         raise DataError(
-            f'{where}: "offset" is {record["offset"]!r}, but only whole recordings can be read; '
+            f'{where}: "offset" is {quote(record["offset"])}, but only whole recordings can be read; '
             "cut the recording into one file per utterance"
         )
     speaker = record.get("speaker", "")
     if not isinstance(speaker, str | int):
-        raise DataError(f'{where}: "speaker" is {speaker!r}; it must be a string')
+        raise DataError(f'{where}: "speaker" is {quote(speaker)}; it must be a string')
     return Utterance(name, os.path.join(folder, audio), float(seconds), text, str(speaker))
 
 
@@ -242,5 +246,5 @@ def _field(
         raise DataError(f'{where} has no "{key}"; add it, because every utterance needs it')
     value = record[key]
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise DataError(f'{where}: "{key}" is {value!r}; it must be {noun}')
+        raise DataError(f'{where}: "{key}" is {quote(value)}; it must be {noun}')
     return value

@@ -1,6 +1,7 @@
 """The configuration of a decoder, and the interface that all decoders share."""
 
 import math
+import os
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -8,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr.decoder.hypothesis import Hypothesis
-from asr.errors import ConfigError, DecodeError
+from asr.errors import ConfigError, DecodeError, quote
+from asr.files import MOST_PATH
 
 BLANK_ID = 0
 FILE_FIELDS = ("language_model", "lexicon", "hotwords")
@@ -74,7 +76,21 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         if self.kind not in ("greedy", "beam"):
-            raise ConfigError(f"decoder.kind is {self.kind!r}; it must be 'greedy' or 'beam'")
+            raise ConfigError(f"decoder.kind is {quote(self.kind)}; it must be 'greedy' or 'beam'")
+        for name, kind in (
+            *((name, str | os.PathLike) for name in FILE_FIELDS),
+            *((name, bool) for name in ("strict", "recombine")),
+        ):
+            if not isinstance(getattr(self, name), kind):
+                wanted = "true or false" if kind is bool else "the path of a file"
+                raise ConfigError(
+                    f"decoder.{name} is {quote(getattr(self, name))}; it must be {wanted}"
+                )
+        for name in FILE_FIELDS:
+            if (length := len(os.fspath(getattr(self, name)))) > MOST_PATH:
+                raise ConfigError(
+                    f"decoder.{name} has {length:,} characters, more than any path; correct it"
+                )
         for name, low, high in (
             ("beam", 1, 100_000),
             ("nbest", 1, 100_000),
@@ -92,7 +108,7 @@ class DecoderConfig:
             whole = name in ("beam", "nbest")
             if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
                 wanted = "whole number" if whole else "number"
-                raise ConfigError(f"decoder.{name} is {value!r}; it must be a {wanted}")
+                raise ConfigError(f"decoder.{name} is {quote(value)}; it must be a {wanted}")
             if not low <= value <= high:  # catches NaN too
                 raise ConfigError(f"decoder.{name} is {value}; it must be from {low:g} to {high:g}")
         if not all(

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.decoder.lexicon import MOST_NATS, read_entries
-from asr.errors import ConfigError, DataError
+from asr.errors import ConfigError, DataError, quote
 from asr.text import Vocabulary, normalize
 
 Integers = npt.NDArray[np.int32]
@@ -51,10 +51,10 @@ def build_hotwords(weights: Mapping[str, float], vocabulary: Vocabulary) -> Hotw
         bonus = weight * len(words)
         if not abs(bonus) <= MOST_NATS:  # catches NaN too
             raise ConfigError(
-                f"the weight of hotword {phrase!r} is {weight}; the bonus of a phrase must be "
+                f"the weight of hotword {quote(phrase)} is {weight}; the bonus of a phrase must be "
                 f"within {MOST_NATS} nats"
             )
-        symbols = [*vocabulary.encode(" ".join(words), f"hotword {phrase!r}"), space]
+        symbols = [*vocabulary.encode(" ".join(words), f"hotword {quote(phrase)}"), space]
         state = _ROOT
         for depth, symbol in enumerate(symbols, start=1):
             if symbol not in children[state]:
@@ -135,6 +135,6 @@ def read_hotwords(path: str | PathLike[str], weight: float) -> dict[str, float]:
             found[normalize(phrase, "plain")] = float(own) if tab else weight
         except ValueError:
             raise DataError(
-                f"line {number} of {fspath(path)} has the weight {own!r}; it must be a number"
+                f"line {number} of {fspath(path)} has the weight {quote(own)}; it must be a number"
             ) from None
     return found

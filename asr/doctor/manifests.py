@@ -8,7 +8,7 @@ from typing import Any
 
 from asr.data.manifest import Reject, Utterance, parse_record, parse_utterance, write_records
 from asr.doctor.findings import ERROR, WARNING, Diagnosis
-from asr.errors import DataError
+from asr.errors import DataError, quote
 from asr.files import FilePath, read_lines
 
 
@@ -30,7 +30,9 @@ def read_leniently(path: FilePath) -> tuple[list[Utterance], list[Reject]]:
             utterance = _parse_leniently(line, where, str(path.parent))[0]
             first = lines.setdefault(utterance.id, number)
             if first != number:
-                raise DataError(f"{where}: the id {utterance.id!r} is already used by line {first}")
+                raise DataError(
+                    f"{where}: the id {quote(utterance.id)} is already used by line {first}"
+                )
             utterances.append(utterance)
         except DataError as error:
             refused.append(Reject(where, "line", str(error)))

@@ -31,7 +31,7 @@ from typing import NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from asr.errors import ConfigError, TextError
+from asr.errors import ConfigError, TextError, quote
 from asr.files import DAMAGED, MOST_LINE_BYTES, decompress
 from asr.lm.ngrams import BEGIN_WORD, END_WORD, UNKNOWN_WORD, NGramTable
 from asr.text import Vocabulary, normalize
@@ -82,21 +82,21 @@ class EstimationConfig:
     def __post_init__(self) -> None:
         if not _is_count(self.order) or not 1 <= self.order <= HIGHEST_ORDER:
             raise ConfigError(
-                f"order is {self.order!r}; it must be a number of words from 1 to {HIGHEST_ORDER}"
+                f"order is {quote(self.order)}; it must be a number of words from 1 to {HIGHEST_ORDER}"
             )
         prune = list(self.prune)
         if not prune or not all(map(_is_count, prune)) or prune[0] != 0 or prune != sorted(prune):
             raise ConfigError(
-                f"prune is {prune!r}; it must contain counts that begin with 0 and never decrease, "
-                "such as 0 0 1"
+                f"prune is {quote(prune)}; it must contain counts that begin with 0 and never "
+                "decrease, such as 0 0 1"
             )
         if len(prune) > self.order:
             raise ConfigError(
-                f"prune is {prune!r}, longer than the order; use at most {self.order} counts"
+                f"prune is {quote(prune)}, longer than the order; use at most {self.order} counts"
             )
         limit = self.vocabulary_limit
         if limit is not None and not (_is_count(limit) and limit >= 1):
-            raise ConfigError(f"vocabulary_limit is {limit!r}; it must be at least 1, or None")
+            raise ConfigError(f"vocabulary_limit is {quote(limit)}; it must be at least 1, or None")
 
     def thresholds(self) -> list[int]:
         """The count up to which n-grams are dropped, for each order."""

@@ -5,7 +5,7 @@ import os
 import torch
 
 from asr.defaults import LARGEST_COUNT
-from asr.errors import ConfigError
+from asr.errors import ConfigError, quote
 
 
 def check_count(name: str, count: int, least: int) -> None:
@@ -30,10 +30,10 @@ def choose_device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = name.partition(":")
     if name != "cpu" and (kind != "cuda" or (number and not number.isdecimal())):
-        raise ConfigError(f"there is no device {name!r}; use auto, cpu, cuda or cuda:0")
+        raise ConfigError(f"there is no device {quote(name)}; use auto, cpu, cuda or cuda:0")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"device {name!r} does not exist (torch finds {torch.cuda.device_count()} GPUs); "
+            f"device {quote(name)} does not exist (torch finds {torch.cuda.device_count()} GPUs); "
             "use auto or cpu"
         )
     return name

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from asr import errors
-from asr.errors import AsrError, ConfigError, TrainingError
+from asr.errors import AsrError, ConfigError, TrainingError, quote
 from asr.runtime import signals
 from asr.runtime.device import check_count, choose_device, count_cores
 
@@ -61,7 +61,7 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(
-                f"runtime.device is {self.device!r}; it must be 'auto', 'cpu' or 'cuda'"
+                f"runtime.device is {quote(self.device)}; it must be 'auto', 'cpu' or 'cuda'"
             )
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("runtime.device is 'cuda', but torch finds no GPU; use 'cpu'")

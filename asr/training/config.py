@@ -10,7 +10,7 @@ from asr.data.manifest import Utterance
 from asr.decoder.config import DecoderConfig
 from asr.defaults import BATCH_SECONDS
 from asr.encoder import EncoderConfig
-from asr.errors import ConfigError
+from asr.errors import ConfigError, quote
 from asr.features import FeaturesConfig
 from asr.runtime.distributed import RuntimeConfig
 from asr.text import Vocabulary
@@ -84,7 +84,7 @@ class TrainingConfig:
             for key in keys.split():
                 value = getattr(self, key)
                 if not is_valid(value):
-                    raise ConfigError(f"training.{key} is {value!r}; it must be {wanted}")
+                    raise ConfigError(f"training.{key} is {quote(value)}; it must be {wanted}")
 
 
 class TrainingCallbacks:

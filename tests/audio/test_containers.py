@@ -358,3 +358,9 @@ def test_chunks_of_any_length_with_and_without_padding_are_skipped(order: str, l
             chunk = b"note" + size + body + pad
             for changed in (content[:at] + chunk + content[at:], content + chunk + chunk):
                 np.testing.assert_array_equal(load_audio(changed), expected)
+
+
+def test_numbers_that_are_not_finite_in_a_joined_part_are_an_error() -> None:
+    infinite = np.tile(np.float32([np.inf, -np.inf]), (16_000, 1))
+    content = encode(speechlike(1)) + encode(infinite, 16_000, "WAV", "FLOAT")
+    assert "not finite numbers, the first at 1.000 s" in error_of(content)

@@ -163,3 +163,10 @@ def test_damage_within_a_long_mp3_costs_only_its_own_place(
     begin, rest = round((start - 0.2) * 16_000), round((30 - end - 0.3) * 16_000)
     np.testing.assert_allclose(waveform[:begin], whole[:begin], atol=1e-4)
     np.testing.assert_allclose(waveform[-rest:], whole[-rest:], atol=1e-4)
+
+
+def test_a_cut_after_the_first_frames_has_no_samples() -> None:
+    """The decoder then gives nothing but its delay, which is no reason to warn of empty blocks."""
+    content = encode(speechlike(0.5, 44_100, channels=2), 44_100, "MP3")
+    for size in (200, 800, 1400):
+        assert "contains no samples" in error_of(content[:size])

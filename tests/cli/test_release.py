@@ -32,6 +32,7 @@ RESULTS = {
         }
     },
 }
+MEASURED = RESULTS["sets"]["dev"]
 
 
 @pytest.fixture
@@ -220,3 +221,39 @@ def test_a_released_model_is_not_released_again(
     said = complaint(run_asr, "release", released, tmp_path / "again")
     assert "is a released model already" in said
     assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        {"sets": {}},
+        {"sets": []},
+        {"sets": {"dev": {}}},
+        {"sets": {"dev": {"utterances": 1, "greedy": {"wer": 0.1, "words": 9}}}},
+        {"sets": {"dev": {"utterances": 1, "greedy": None}}},
+        {"sets": {"dev": MEASURED}, "confidence": {"words": 1}},
+        {"sets": {"dev": MEASURED}, "false_alarms": {"minutes": 1, "words_per_minute": {}}},
+        {"sets": {"dev": MEASURED}, "false_alarms": 3},
+    ],
+)
+def test_results_that_lack_a_number_are_refused(
+    run_asr: RunAsr, run: Path, tmp_path: Path, results: object
+) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results))
+    err = complaint(run_asr, "release", run, tmp_path / "out", "--results", path)
+    assert "results.json contains no results of an evaluate.py" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_card_that_is_no_text_is_refused(run_asr: RunAsr, released: Path) -> None:
+    (released / "card.md").write_bytes(b"# caf\xe9")
+    assert "card.md cannot be read (it is not UTF-8)" in complaint(run_asr, "info", released)
+
+
+def test_complex_weights_are_refused(run_asr: RunAsr, released: Path) -> None:
+    weights = load_file(released / "model.safetensors")
+    for name in ("head.bias", "head.weight"):
+        changed = weights | {name: weights[name].to(torch.complex64)}
+        save_file(changed, released / "model.safetensors")
+        assert f"{name} has complex numbers" in complaint(run_asr, "info", released)

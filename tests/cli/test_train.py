@@ -1,5 +1,6 @@
 """`asr train`: the recipes' configurations without a clone."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -90,3 +91,21 @@ def test_help_has_examples(run) -> None:
     code, out, _ = run("--help")
     assert code == 0
     assert out.count("  asr train --train train.jsonl --dev dev.jsonl") == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        ("encoder=3", "a value cannot be read .*must be a string"),
+        ("training.seed=" + "9" * 5_000, "a value cannot be read .*limit"),
+        ("training.seed=" + "{a:" * 5_000, "no viable alternative"),
+    ],
+)
+def test_values_that_hydra_cannot_read_are_one_short_sentence(
+    run, manifests, value: str, named: str
+) -> None:
+    code, _, err = run(*manifests, value)
+    assert code == 2
+    assert re.match(f"asr: {named}", err)
+    assert len(err.splitlines()) == 1
+    assert len(err) < 3_000

@@ -99,6 +99,9 @@ def test_nemo_manifests_are_read(tmp_path: Path) -> None:
         ({**GOOD, "text": 7}, '"text" is 7; it must be a string'),
         ({**GOOD, "text": " \t"}, "line 2 (utterance 'a'): \"text\" is empty"),
         ({**GOOD, "offset": 1.5}, '"offset" is 1.5, but only whole recordings can be read'),
+        ({**GOOD, "text": ["x" * 50_000]}, "is ['xxx"),
+        ({**GOOD, "id": "x" * 50_000, "text": 7}, 'xxx...\'): "text" is 7'),
+        ({**GOOD, "audio_filepath": "x" * 50_000}, "has 50,000 characters, more than any path"),
         ({**GOOD, "speaker": ["x"]}, "\"speaker\" is ['x']; it must be a string"),
         ({**GOOD, "id": "first"}, "line 2: the id 'first' is already used on line 1"),
     ],
@@ -117,6 +120,7 @@ def test_errors_name_the_line_and_the_problem(
     assert "; " in message
     assert not message.endswith(".")
     assert "\n" not in message
+    assert len(message) < 1_000
 
 
 def test_unreadable_manifests_are_refused(tmp_path: Path) -> None:

@@ -129,6 +129,12 @@ class TestInvalidHotwords:
         with pytest.raises(error, match=message):
             BeamDecoder(LARGER, SECONDS, hotwords=hotwords)
 
+    @pytest.mark.parametrize("weight", [1.0, math.nan])
+    def test_long_hotwords_are_cut_in_the_message(self, weight: float) -> None:
+        with pytest.raises(AsrError, match=r"hotword 'aaa.*\.\.\.'") as caught:
+            BeamDecoder(LARGER, SECONDS, hotwords={"a" * 50_000 + "?": weight})
+        assert len(str(caught.value)) < 500
+
     @pytest.mark.parametrize("phrase", [" a", "a ", "a  b", "  a b "])
     def test_spaces_around_hotwords_are_rejected_or_ignored(self, phrase: str) -> None:
         log_probs = emit("a b", LARGER, posterior=1.0)
