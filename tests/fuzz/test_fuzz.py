@@ -28,21 +28,25 @@ def doors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Door]:
     return make_doors(tmp_path_factory.mktemp("doors"))
 
 
-def test_every_door_answers_damaged_inputs(doors: dict[str, Door]) -> None:
+@pytest.fixture(scope="module")
+def everything(doors: dict[str, Door]) -> Iterator[Runner]:
     with Runner(doors) as runner:
-        found = [
-            finding
-            for door in doors.values()
-            for number in range(max(1, round(INPUTS * door.share)))
-            for finding in runner.run(door, SEED, number)
-        ]
-    assert found == []
+        yield runner
 
 
-def test_every_door_takes_a_valid_input(doors: dict[str, Door]) -> None:
-    """Otherwise the fuzzer would only try how inputs are refused."""
-    with Runner(doors) as runner:
-        found = [finding for door in doors.values() for finding in runner.check_seeds(door, most=1)]
+def test_every_door_takes_a_valid_input(everything: Runner) -> None:
+    """Otherwise the fuzzer would only try how inputs are refused. Code is compiled here."""
+    doors = everything.doors.values()
+    assert [finding for door in doors for finding in everything.check_seeds(door, most=1)] == []
+
+
+def test_every_door_answers_damaged_inputs(everything: Runner) -> None:
+    found = [
+        finding
+        for door in everything.doors.values()
+        for number in range(max(1, round(INPUTS * door.share)))
+        for finding in everything.run(door, SEED, number)
+    ]
     assert found == []
 
 
