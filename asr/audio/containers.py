@@ -313,7 +313,7 @@ class _TolerantFile:
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         try:
             return self._file.seek(offset, whence)
-        except (ValueError, OSError):  # of BytesIO and of a real file
+        except (ValueError, OSError, OverflowError):  # of BytesIO and of a real file
             return self._file.tell()
 
 

@@ -94,7 +94,7 @@ def open_media(
     file.seek(0)
     try:
         container: Any = stack.enter_context(
-            av.open(file, format=demuxer, metadata_errors="replace")
+            av.open(_SeekableFile(file), format=demuxer, metadata_errors="replace")
         )
         stream = _choose_stream(container, name, track)
         timeline = _Timeline(container, stream, name, demuxer in _CLOCKS)
@@ -207,6 +207,25 @@ def _media_error(name: str, error: Exception) -> AudioError:
     return AudioError(
         f"{name} is damaged or cut short and cannot be decoded ({reason}); copy or export it again"
     )
+
+
+class _SeekableFile:
+    """A file that refuses an invalid position with -1, as FFmpeg expects.
+
+    On a damaged header FFmpeg may seek to before the beginning of a file; PyAV prints all but the
+    first of the exceptions that this raises.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.read = file.read
+        self.tell = file.tell
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except (ValueError, OSError, OverflowError):  # of BytesIO and of a real file
+            return -1
 
 
 class _Timeline:

@@ -9,7 +9,6 @@ import faulthandler
 import gc
 import json
 import os
-import re
 import resource
 import select
 import shutil
@@ -31,7 +30,6 @@ STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
 RESET_PEAK = "5"
 TAIL_CHARACTERS = 3_000
-_DECODER_LINE = re.compile(r"^(\[src/libmpg123/|Note: ).*\n", re.MULTILINE)
 LOOK_SECONDS = 0.2  # between two looks at a process that has not answered
 FIRST_SECONDS = 300.0  # for valid inputs, at which code is compiled
 
@@ -250,11 +248,7 @@ def _enter(door: Door, place: Path, is_valid: bool) -> list[tuple[str, str]]:
 
 
 def _take_output() -> str:
-    """What was printed past the streams of Python since the last call, which is removed.
-
-    What libmpg123 says about damaged frames is left out: it cannot be told to be quiet, and it does
-    not mix with results, because it goes to stderr.
-    """
+    """What was printed past the streams of Python since the last call, which is removed."""
     printed = ""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -262,8 +256,6 @@ def _take_output() -> str:
         if size := os.fstat(descriptor).st_size:
             printed += os.pread(descriptor, size, 0).decode("utf-8", "replace")
             os.ftruncate(descriptor, 0)
-        if stream is sys.stderr:
-            printed = _DECODER_LINE.sub("", printed)
     return printed
 
 
