@@ -10,7 +10,9 @@ from typing import Any, TypeVar, cast
 import numba
 
 # The modules that define compiled functions, or types that appear in their signatures.
-COMPILED = "decoder/hotwords decoder/lexicon decoder/search lm/arpa lm/model lm/ngrams".split()
+COMPILED = (
+    "decoder/hotwords decoder/lexicon decoder/search lm/arpa lm/mixture lm/model lm/ngrams".split()
+)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 

@@ -1,4 +1,4 @@
-"""The commands `asr lm ...`: train, describe, measure and convert n-gram language models.
+"""The commands `asr lm ...`: train, mix, describe, measure and convert n-gram language models.
 
 The output format follows the file extension: ARPA for .arpa and .arpa.gz, otherwise the binary
 format of `asr.lm.model`.
@@ -42,6 +42,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     for name, declare_one, run_one, summary in (
         ("train", _declare_train, _train, "train an n-gram model on text"),
         ("info", _add_model, _describe, "describe a language model"),
+        ("mix", _declare_mix, _mix, "mix language models with weights that suit a text"),
         ("perplexity", _declare_perplexity, _measure, "measure the perplexity of a model on text"),
         ("convert", _declare_convert, _convert, "convert ARPA to a fast binary, or back"),
     ):
@@ -82,6 +83,38 @@ def _declare_train(command: argparse.ArgumentParser) -> None:
         command, "--vocabulary-limit", "keep only the N most frequent words (default: all)"
     )
     options.add_output_option(command, "FILE", f"file of the model: {FORMATS}", required=True)
+    _add_quantize_option(command)
+
+
+def _declare_mix(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "models", nargs="+", type=Path, metavar="MODEL", help="language models, ARPA or binary"
+    )
+    options.add_output_option(command, "FILE", f"file of the mixture: {FORMATS}", required=True)
+    choice = command.add_mutually_exclusive_group()
+    choice.add_argument(
+        "--tune",
+        nargs="+",
+        metavar="TEXT",
+        help="choose the weights under which this text is most probable, which should be of the kind "
+        "that is to be recognized, and not the text of the models",
+    )
+    choice.add_argument(
+        "--weights",
+        nargs="+",
+        type=float,
+        metavar="WEIGHT",
+        help="the weight of each model (default: equal weights)",
+    )
+    options.add_count_option(
+        command,
+        "--limit",
+        "keep only the N most important n-grams of order 2 and above, and their contexts "
+        "(default: all)",
+    )
+    options.add_count_option(
+        command, "--vocabulary-limit", "keep only the N most probable words (default: all)"
+    )
     _add_quantize_option(command)
 
 
@@ -265,6 +298,35 @@ def _measure(arguments: argparse.Namespace) -> Facts:
         "unknown words": f"{measured.unknown:,} ({unknown:.2f} %)",
         "sentences": measured.sentences,
         **_describe_changes(normalizer),
+    }
+
+
+def _mix(arguments: argparse.Namespace) -> Facts:
+    from asr.lm.mixture import fit_weights, mix
+    from asr.lm.model import LanguageModel
+
+    names, output = arguments.models, arguments.output
+    if len(names) < 2:
+        raise AsrError(f"only {names[0]} was given; mixing needs at least two language models")
+    _check_output(output, list(map(str, names)), arguments.quantize)
+    models = [LanguageModel.read(name) for name in names]
+    weights = arguments.weights or [1.0] * len(models)
+    if arguments.tune:
+        weights = fit_weights(models, _read_texts(arguments.tune))
+    limits = arguments.limit, arguments.vocabulary_limit
+    with Bar("mixing", max(model.order for model in models) + 3, "stages") as bar:
+        stages = _Stages(bar)
+        mixing = mix(models, weights, *limits, on_progress=stages.begin)
+        stages.begin("writing the model")
+        _write_model(mixing.model, output, arguments.quantize)
+        bar.complete()
+    return {
+        "weights": {
+            str(name): f"{weight:.4f}" for name, weight in zip(names, mixing.weights, strict=True)
+        },
+        "n-grams pruned": mixing.dropped,
+        **_contents(mixing.model),
+        "file": _describe_file(output),
     }
 
 

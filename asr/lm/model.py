@@ -277,7 +277,7 @@ class LanguageModel:
         Example:
             model.score("the cat sat") > model.score("sat cat the")
         """
-        return float(self._log_probs([sentence])[1].sum())
+        return float(self.word_log_probs([sentence])[1].sum())
 
     def perplexity(self, sentences: Iterable[str]) -> Perplexity:
         """Measure the perplexity of the model on a text.
@@ -294,7 +294,7 @@ class LanguageModel:
         total, total_known, words, unknown, count = 0.0, 0.0, 0, 0, 0
         remaining = iter(sentences)
         while batch := list(itertools.islice(remaining, _BATCH_SENTENCES)):
-            ids, log_probs = self._log_probs(batch)
+            ids, log_probs = self.word_log_probs(batch)
             known = ids != self.unknown_word
             total += log_probs.sum()
             total_known += log_probs[known].sum()
@@ -310,8 +310,15 @@ class LanguageModel:
             _exp(-total / words), _exp(-total_known / known_words), words, unknown, count
         )
 
-    def _log_probs(self, sentences: list[str]) -> tuple[Int32, NDArray[np.float64]]:
-        """The ids of all words of all sentences, </s> included, and their log-probabilities."""
+    def word_log_probs(self, sentences: Iterable[str]) -> tuple[Int32, NDArray[np.float64]]:
+        """The ids of all words of all sentences, </s> included, and their log-probabilities.
+
+        Args:
+            sentences: Sentences whose words are separated by white space, without <s> and </s>.
+
+        Returns:
+            (N,) ids, 0 for unknown words, and (N,) natural log-probabilities.
+        """
         ids: list[int] = []
         ends = []
         for sentence in sentences:

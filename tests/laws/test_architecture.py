@@ -20,7 +20,7 @@ ORDER = """
     audio.recording audio.parts audio.section audio.messages audio.mp3 audio.flac audio.ogg audio.chunks
     audio.media audio.containers audio.waveform
     features lstm encoder model
-    lm.ngrams lm.arpa lm.binary lm.estimation lm.model
+    lm.ngrams lm.arpa lm.binary lm.estimation lm.model lm.mixture
     scoring
     decoder.hypothesis decoder.config decoder.greedy decoder.lexicon decoder.hotwords decoder.search
     decoder.beam decoder.build decoder.alignment decoder.confidence decoder.tuning
