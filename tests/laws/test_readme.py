@@ -104,6 +104,8 @@ def check(words: list[str], python: str) -> None:
                 output(python, script, *words, "--cfg", "job")
             else:
                 check_options(arguments, output(python, script, "--help"))
+        case ["asr", "lm", command, *arguments]:
+            check_options(arguments, output(python, "-m", "asr", "lm", command, "--help"))
         case ["asr", command, *arguments]:
             check_options(arguments, output(python, "-m", "asr", command, "--help"))
         case ["torchrun", *arguments]:
