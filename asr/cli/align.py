@@ -26,7 +26,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     options.add_profile_option(
         command, "english", "how the text is normalized before it is aligned"
     )
-    options.add_track_option(command)
+    options.add_track_option(command, "align")
     add("--format", choices=ALIGNED_FORMATS, default="json", help="output format (default: json)")
     options.add_output_option(command, "FILE", "write to this file (default: to stdout)")
 

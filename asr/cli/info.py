@@ -7,7 +7,7 @@ from math import log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asr.cli.options import add_picture_option
+from asr.cli.options import add_picture_option, add_track_option
 from asr.cli.output import check_picture, print_facts, report_failures, save_picture
 from asr.errors import AsrError, AudioError
 from asr.progress import complain, say
@@ -28,6 +28,7 @@ def declare(command: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT|MANIFEST|AUDIO",
         help="what to describe (default: the English model that comes with asr)",
     )
+    add_track_option(command, "describe")
     add_picture_option(
         command,
         "draw a recording's waveform and spectrogram, or a histogram of a manifest's durations",
@@ -36,15 +37,17 @@ def declare(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code. Raises AsrError."""
-    path, picture = arguments.path, arguments.picture
+    path, picture, track = arguments.path, arguments.picture, arguments.track
     check_picture(picture)
     kind = _find_kind(path)
+    if track and kind in ("checkpoint", "manifest"):
+        raise AsrError(f"--track works for recordings only; omit it for the {kind} {path}")
     if kind == "checkpoint":
         _describe_checkpoint(path, picture)
     elif kind == "manifest":
         _describe_manifest(path, picture)
     else:
-        return _describe_recording(path, picture, kind)
+        return _describe_recording(path, picture, kind, track)
     return 0
 
 
@@ -114,23 +117,23 @@ def _describe_manifest(path: Path, picture: Path | None) -> None:
         save_picture(figure, picture)
 
 
-def _describe_recording(path: Path, picture: Path | None, kind: str) -> int:
+def _describe_recording(path: Path, picture: Path | None, kind: str, track: int | None) -> int:
     """Describe a recording and return the exit code.
 
     Raises AsrError for a file of unknown kind that is not one.
     """
     import numpy as np
 
-    from asr.audio.containers import open_recording
+    from asr.audio.containers import Track, open_recording
     from asr.audio.recording import describe_gaps
     from asr.audio.waveform import Condition, read_blocks
 
     conditions: list[Condition] = []
     with ExitStack() as stack:
         try:
-            recording = stack.enter_context(open_recording(path))
+            recording = stack.enter_context(open_recording(Track(path, track) if track else path))
         except AudioError as error:
-            if kind == "recording":
+            if kind == "recording" or track:
                 raise
             raise AsrError(
                 f"{path} is not a checkpoint, a manifest (JSONL) or a recording; specify one"

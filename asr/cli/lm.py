@@ -1,4 +1,4 @@
-"""The commands `asr lm ...`: train, mix, describe, measure and convert n-gram language models.
+"""The commands `asr lm ...`: train, mix, describe, evaluate and convert n-gram language models.
 
 The output format follows the file extension: ARPA for .arpa and .arpa.gz, otherwise the binary
 format of `asr.lm.model`.
@@ -77,7 +77,8 @@ def _declare_train(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--checkpoint",
         metavar="FILE",
-        help="acoustic model: count the words that it cannot spell, which will never be recognized",
+        help="acoustic model: count the words that it cannot spell, which will never be recognized; "
+        "`released` is the English model (default: none)",
     )
     options.add_count_option(
         command, "--vocabulary-limit", "keep only the N most frequent words (default: all)"

@@ -17,7 +17,7 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 COMMANDS = {  # The module asr.cli.NAME has declare(parser) and run(arguments) -> exit code.
     "transcribe": "transcribe recordings",
-    "stream": "transcribe speech while it arrives",
+    "stream": "transcribe speech as it arrives",
     "align": "find when each word of a transcript is spoken",
     "evaluate": "transcribe a manifest and measure the errors",
     "score": "measure the word errors of existing transcripts",
@@ -26,7 +26,7 @@ COMMANDS = {  # The module asr.cli.NAME has declare(parser) and run(arguments) -
     "tune": "tune the weights of the beam decoder on a manifest",
     "average": "average the weights of several checkpoints",
     "release": "turn a trained checkpoint into a model to share",
-    "lm": "train, describe, measure and convert language models",
+    "lm": "train, mix, describe, evaluate and convert language models",
     "info": "describe a checkpoint, a manifest or a recording",
 }
 

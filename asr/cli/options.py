@@ -1,7 +1,6 @@
 """Options that several commands share, and the objects that they choose."""
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -23,6 +22,21 @@ WEIGHTS = ("alpha", "beta", "unknown", "prior")
 NUMBERS = ("beam", *WEIGHTS, "hotword_weight", "nbest")
 FILES = {"language_model": "lm", "lexicon": "lexicon", "hotwords": "hotwords"}  # field -> option
 NOTICE_SECONDS = 1.0  # a compilation that takes longer is announced
+COMMENTS = "; lines that begin with `# ` are comments"
+STORED = (
+    "options that are not given take their values from there, and the defaults below are those of a "
+    "checkpoint that was not tuned."
+)
+DECODE = (
+    "A beam search is used if one of these options is given or the model comes with its own language "
+    "model, as the English one does; otherwise decoding is greedy. `asr tune` tunes the beam search "
+    f"and stores the weights in the checkpoint; {STORED}"
+)
+TUNE = (
+    "The weights given here are those of the first trial; the beam width, the language model and the "
+    "hotwords are the same in all trials. The best weights are stored in the checkpoint; "
+    f"{STORED}"
+)
 
 
 def add_model_options(
@@ -41,23 +55,24 @@ def add_model_options(
     add("--threads", type=thread_count, metavar="N", help=threads)
 
 
-def add_decoder_options(
-    command: argparse.ArgumentParser, decoders: Sequence[str] = ("greedy", "beam")
-) -> None:
-    """Add the options of the decoder."""
-    group = command.add_argument_group(
-        "decoder",
-        "A beam search is used if one of these options is given or the model comes with its own "
-        "language model, as the English one does; otherwise decoding is greedy. `asr tune` tunes the "
-        "beam search and stores its numbers in the checkpoint, from which those that are not given "
-        "are read; the defaults below are those of a checkpoint that was not tuned.",
-    )
+def add_decoder_options(command: argparse.ArgumentParser, for_tuning: bool = False) -> None:
+    """Add the options of the decoder; `for_tuning`: as the starting point of `asr tune`."""
+    group = command.add_argument_group("decoder", TUNE if for_tuning else DECODE)
     add = group.add_argument
-    add("--decoder", choices=decoders, help="which decoder to use")
+    if for_tuning:
+        add("--decoder", choices=["beam"], help="the decoder to tune: only beam has weights")
+    else:
+        add(
+            "--decoder",
+            choices=["greedy", "beam"],
+            help="which decoder to use (default: beam with another of these options or a model that "
+            "has its own language model, otherwise greedy)",
+        )
     for option, purpose in {
         "--lm": "n-gram language model, made by `asr lm` or in ARPA format",
-        "--lexicon": "known words, one per line (default: those of the language model)",
-        "--hotwords": "words or phrases to favor, one per line, with an optional weight after a tab",
+        "--lexicon": f"known words, one per line{COMMENTS} (default: those of the language model)",
+        "--hotwords": "words or phrases to favor, one per line, with an optional weight after a tab"
+        f"{COMMENTS}",
     }.items():
         add(option, metavar="FILE", help=purpose)
     strict = "write only words of the lexicon; requires --lexicon or a language model"
@@ -120,10 +135,12 @@ def add_count_option(
     command.add_argument(name, type=positive, help=purpose, **{"metavar": "N", **settings})
 
 
-def add_track_option(command: argparse.ArgumentParser) -> None:
-    """Add `--track`, which chooses among several audio tracks."""
-    purpose = "which audio track to hear of a recording that has several, such as a film (default: "
-    add_count_option(command, "--track", purpose + "the one that it prefers, or its first)")
+def add_track_option(command: argparse.ArgumentParser, verb: str) -> None:
+    """Add `--track`, which chooses among several audio tracks; `verb` is what is done with it."""
+    purpose = f"number of the audio track to {verb}, for recordings with several (default: the "
+    add_count_option(
+        command, "--track", purpose + "container's default track, otherwise the first)"
+    )
 
 
 def add_output_option(

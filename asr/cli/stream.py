@@ -1,4 +1,4 @@
-"""The command `asr stream`: transcribe speech while it arrives."""
+"""The command `asr stream`: transcribe speech as it arrives."""
 
 import argparse
 import sys

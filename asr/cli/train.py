@@ -6,10 +6,14 @@ RECIPES = ("folder", "digits", "librispeech", "english")  # files of conf/
 VALUES = {  # option -> configuration key, placeholder and help
     "train": ("data.train", "FILE", "manifest of the training set, JSONL (default: the recipe's)"),
     "dev": ("data.dev", "FILE", "manifest of the dev set, JSONL (default: the recipe's)"),
-    "device": ("runtime.device", "NAME", "auto, cpu or cuda"),
-    "threads": ("runtime.threads", "N", "CPU threads of each process"),
-    "processes": ("runtime.processes", "N", "processes that train together"),
-    "workers": ("runtime.workers", "N", "data loaders of each process"),
+    "device": ("runtime.device", "NAME", "auto, cpu or cuda (default: the recipe's)"),
+    "threads": ("runtime.threads", "N", "CPU threads of each process (default: the recipe's)"),
+    "processes": (
+        "runtime.processes",
+        "N",
+        "processes that train together (default: the recipe's)",
+    ),
+    "workers": ("runtime.workers", "N", "data loaders of each process (default: the recipe's)"),
 }
 EXAMPLES = """
 Every value of the configuration can be set as key=value. What is not given is the recipe's:

@@ -35,9 +35,11 @@ def declare(command: argparse.ArgumentParser) -> None:
     options.add_latency_options(command)
     options.add_decoder_options(command)
     options.add_count_option(
-        command, "--nbest", "number of best texts to write (beam decoder and --format json only)"
+        command,
+        "--nbest",
+        "number of best texts to write, with the beam decoder and --format json only (default: 1)",
     )
-    options.add_track_option(command)
+    options.add_track_option(command, "transcribe")
     add("--format", choices=FORMATS, default="txt", help="format of the transcripts (default: txt)")
     options.add_output_option(
         command, "FOLDER", "write one file per recording into this folder (default: all to stdout)"
@@ -53,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     total = len(inputs) + len(failures)
     is_single = len(arguments.inputs) == 1 and not Path(arguments.inputs[0]).is_dir()
     if arguments.nbest and arguments.format != "json":
-        raise AsrError(f"--nbest shows nothing as {arguments.format}; use --format json")
+        raise AsrError(f"--nbest has no effect with --format {arguments.format}; use --format json")
     folder, ending = arguments.output, FORMATS[arguments.format]
     if folder:
         if folder.exists() and not folder.is_dir():

@@ -23,7 +23,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     command.add_argument("manifest", metavar="MANIFEST", help="a dev set (JSONL), not a test set")
     options.add_model_options(command)
-    options.add_decoder_options(command, decoders=["beam"])
+    options.add_decoder_options(command, for_tuning=True)
     options.add_profile_option(command)
     options.add_count_option(
         command, "--trials", "number of settings to try (default: 100)", default=100

@@ -195,7 +195,7 @@ def test_hotwords_from_a_file_have_their_own_weights(asr: RunAsr) -> None:
         (("--hotwords", "odd.txt"), "odd.txt has the weight 'loud'"),
         (("--hotword", "π"), "'π' (U+03C0)"),
         (("--hotword", " "), "empty text"),
-        (("--lm", "tiny.arpa", "--nbest", "2"), "--nbest shows nothing as txt"),
+        (("--lm", "tiny.arpa", "--nbest", "2"), "--nbest has no effect with --format txt"),
         (("--nbest", "0"), "'0' is not a whole number above 0"),
     ],
 )

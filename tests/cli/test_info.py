@@ -14,6 +14,18 @@ from asr.data.manifest import Utterance, write_manifest
 from asr.recognizer import Recognizer
 
 
+def write_two_tracks(path: Path) -> None:
+    """Write a second of each of two tones, of which the second is quieter."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w", format="matroska") as container:
+        streams = [container.add_stream("pcm_s16le", rate=RATE, layout="mono") for _ in range(2)]
+        for stream, peak in zip(streams, (8_000, 800), strict=True):
+            tone = peak * np.sin(np.arange(RATE))
+            frame = av.AudioFrame.from_ndarray(tone[None].astype(np.int16), "s16", "mono")
+            frame.rate = RATE
+            container.mux([*stream.encode(frame), *stream.encode(None)])
+
+
 class TestInfo:
     PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -66,6 +78,27 @@ class TestInfo:
         code, out, _ = run_asr("info", path)
         assert code == 0
         assert self.facts(out)["seconds"] == "1.5"
+
+    @pytest.mark.parametrize("name", ["film.mkv", "film"])
+    def test_a_track_can_be_chosen(
+        self, run_asr: RunAsr, checkpoint: Path, tmp_path: Path, name: str
+    ) -> None:
+        path = tmp_path / name
+        write_two_tracks(path)
+        code, first, err = run_asr("info", path)
+        assert code == 0
+        assert f"asr: {path} has 2 audio tracks, and only track 1 is read" in one_sentence(err)
+        assert run_asr("info", path, "--track", 1) == (0, first, "")
+        code, second, err = run_asr("info", path, "--track", 2)
+        assert (code, err) == (0, "")
+        assert self.facts(first)["peak"] == "-12.2 dBFS"
+        assert self.facts(second)["peak"] == "-32.3 dBFS"
+        code, _, err = run_asr("info", path, "--track", 3)
+        assert code == 2
+        assert "has no audio track 3; choose one from 1 to 2" in one_sentence(err)
+        code, _, err = run_asr("info", checkpoint, "--track", 1)
+        assert code == 2
+        assert "--track works for recordings only; omit it for the checkpoint" in one_sentence(err)
 
     def test_manifest(self, run_asr: RunAsr, tmp_path: Path) -> None:
         utterances = [
