@@ -137,9 +137,9 @@ def write_atomically(path: FilePath, write: Callable[[IO[bytes]], Any]) -> None:
     target = Path(path)
     # `tempfile` is avoided, because it ignores the umask: only the owner can read its files.
     temporary = target.with_name(f".{_shorten(target.name)}.{secrets.token_hex(8)}")
-    untouched = " (the former file is untouched)"
+    unchanged = " (an existing file is unchanged)"
     try:
-        with reporting_disk_errors(f"{target} could not be written", untouched):
+        with reporting_disk_errors(f"{target} could not be written", unchanged):
             target.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("xb") as file:
                 _lock(file)  # until it is renamed or this process dies, see `remove_leftovers`

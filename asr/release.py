@@ -171,7 +171,7 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def write_table(results: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines of a Markdown table of word error rates, in percent, with 95 % intervals."""
+    """Yield the lines of a Markdown table of word error rates (%), with 95 % confidence intervals."""
     titles = {"greedy": "WER greedy", "beam": "WER beam + language model"}
     [first, *_] = results["sets"].values()  # every set was decoded with the same decoders
     kinds = [kind for kind in titles if kind in first]
@@ -199,10 +199,11 @@ def write_rest(results: Mapping[str, Any]) -> Iterator[str]:
     if alarms := results.get("false_alarms"):
         sounds = alarms["words_per_minute"]
         worst = max(rates.get("beam", rates["greedy"]) for rates in sounds.values())
+        most = f"at most {worst:.1f}" if worst else "0.0"
         yield (
             "False alarms in recordings without speech "
-            f"({', '.join(sounds)}; {alarms['minutes']:g} minutes each): at most {worst:.1f} words per "
-            "minute."
+            f"({', '.join(sounds)}; {alarms['minutes']:g} minutes each): {most} words per minute in "
+            "each."
         )
         yield ""
 
@@ -224,7 +225,11 @@ def write_card(
     if results:
         yield from ["", "## Word error rates", ""]
         yield from write_table(results)
-        yield from ["", "In brackets: 95 % intervals from a bootstrap over the utterances.", ""]
+        yield from [
+            "",
+            "In brackets: 95 % confidence intervals from a bootstrap over the utterances.",
+            "",
+        ]
         yield from write_rest(results)
     facts = {key: value for key, value in payload["facts"].items() if value not in ("", None)}
     if facts:

@@ -239,7 +239,7 @@ def compare_wer(report: Report, other: Report) -> tuple[float, float, float]:
 
 
 def _bootstrap(errors: Sequence[int], words: Sequence[int]) -> tuple[float, float]:
-    """Bootstrap the 95 % interval of sum(errors) / sum(words) over the utterances."""
+    """Bootstrap the 95 % confidence interval of sum(errors) / sum(words) over the utterances."""
     counts: npt.NDArray[np.int64] = np.array([errors, words])
     random = np.random.default_rng(1)
     samples = (random.integers(len(errors), size=len(errors)) for _ in range(RESAMPLES))

@@ -77,7 +77,7 @@ def write_tables(folder: Path) -> Iterator[str]:
     """The results of a released model as lines of Markdown. Raises DataError if any are missing."""
     results = read_results(folder / RESULTS)
     try:
-        yield f"The model `{folder.name}`, in brackets 95 % intervals:"
+        yield f"The model `{folder.name}`, with 95 % confidence intervals in brackets:"
         yield ""
         yield from write_table(results)
         yield ""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
-SECONDS = 120  # after which a process hangs
+SECONDS = 120  # after which a process is considered to hang
 
 
 class Pair:

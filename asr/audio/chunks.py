@@ -17,10 +17,10 @@ class _Layout:
     """How a format arranges its chunks.
 
     Attributes:
-        offset: Of the first chunk.
+        offset: Offset of the first chunk.
         id_bytes: Length of a chunk's id.
-        size_format: Of the size behind it, for `struct`.
-        alignment: Of chunks.
+        size_format: Format of the size that follows the id, for `struct`.
+        alignment: Alignment of chunks, in bytes.
         samples_id: Id of the chunk that contains the samples.
         counts_head: Whether a size includes the id and the size itself.
     """
@@ -65,9 +65,9 @@ class _Samples:
     """Where the samples of a file are.
 
     Attributes:
-        first: Their offset.
-        size: Their number of bytes in the header.
-        chunks: Offset and length of each chunk before them, without padding.
+        first: Offset of the samples.
+        size: Number of bytes of samples that the header states.
+        chunks: Offset and length of each chunk before the samples, without padding.
         is_regular: Whether libsndfile can read the header.
     """
 
@@ -82,7 +82,7 @@ def split_chunks(file: BinaryIO, magic: bytes, name: str) -> list[Section]:
 
     A wrong size is corrected where this is possible: a program that writes into a pipe cannot fill
     it in afterwards and leaves 0, all ones or about 2 GiB, and 32 bits cannot hold that of a longer
-    file. Raises AudioError if a file ends before its samples do, or has others behind them.
+    file. Raises AudioError if a file ends before its samples do, or has others after them.
     """
     sections: list[Section] = []
     end = file.seek(0, io.SEEK_END)

@@ -246,7 +246,7 @@ def _read_flac(
 ) -> Iterator[Block]:
     """Yield the blocks (n, channels) of a FLAC file; what is damaged is silent and added to `gaps`.
 
-    libFLAC stops at damage, but each frame can be decoded by itself behind the file's header.
+    libFLAC stops at damage, but each frame can be decoded by itself after the file's header.
     """
     done = 0  # frames
     try:

@@ -58,7 +58,7 @@ def find_frames(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Yield the frames of a FLAC file, among them bytes that only look like one.
 
     Each comes as the number of its first sample, its samples per channel, and a FLAC file of this
-    frame and the bytes behind it.
+    frame and the bytes after it.
     """
     header = _LONE_SIGNATURE + data[8:21] + bytes([data[21] & 0xF0]) + bytes(20)  # no total, no MD5
     block_frames = int.from_bytes(data[8:10], "big")

@@ -45,7 +45,7 @@ _SUBSTITUTES = {
 # Other formats do not state their duration, and FFmpeg guesses it from the bit rate.
 _TIMED = frozenset("mov matroska asf flv avi wv tta wav w64 aiff caf".split())
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
-# Their clocks begin anywhere, at the time of a broadcast for example, and may jump.
+# Clocks of these formats begin anywhere, at the time of a broadcast for example, and may jump.
 _CLOCKS = frozenset("mpegts mpeg flv".split())
 _LONGEST_CLOCK_PAUSE = 60.0  # seconds; a longer one is a jump
 _PACKET_BYTES = 188  # of an MPEG transport stream
@@ -240,7 +240,7 @@ class _Timeline:
         self._has_clock = has_clock
         self._begin = (container.start_time or 0) / 1_000_000 if has_clock else 0.0  # seconds
         self._container, self._stream, self._name = container, stream, name
-        self.explains_pause: Callable[[], bool] = lambda: False  # whether damage does
+        self.explains_pause: Callable[[], bool] = lambda: False  # whether damage explains a pause
         self._damaged = False  # since the last frame
         self._error: Exception | None = None
         self._frames = self._decode()

@@ -16,7 +16,7 @@ _OPUS, _VORBIS = b"OpusHead", b"\x01vorbis"
 _CODECS = (_OPUS, _VORBIS, b"\x7fFLAC", b"Speex")
 _FIRST, _LAST = 2, 4  # flags of a stream's first and last page
 _HEAD_BYTES = 27
-_NOISE_BYTES = 64  # behind the last page; more of them have been a page
+_NOISE_BYTES = 64  # more stray bytes than this after the last page count as a damaged page
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
@@ -25,7 +25,7 @@ class _Page:
     """A page whose checksum is right.
 
     Attributes:
-        position: Of the last sample that ends in it; -1 if none does.
+        position: Position of the last sample that ends in the page; -1 if none does.
     """
 
     start: int
@@ -41,8 +41,8 @@ class _Link:
     """The streams that play at the same time: one link of a chain.
 
     Attributes:
-        pages: By the stream's serial number.
-        lost: Start and end of what is no page of these streams.
+        pages: Pages by the serial number of their stream.
+        lost: Byte ranges that contain no page of these streams.
     """
 
     pages: dict[int, list[_Page]] = field(default_factory=dict)
@@ -97,7 +97,7 @@ def _find_links(data: bytes, name: str) -> tuple[list[_Link], bool]:
 
 
 def _is_lost(data: bytes, link: _Link, start: int, end: int) -> bool:
-    """Return whether bytes were pages, and not a tag behind the end of the streams."""
+    """Return whether bytes were pages, and not a tag after the end of the streams."""
     has_ended = all(pages[-1].flags & _LAST for pages in link.pages.values())
     is_tag = data[start : start + 3] in (b"TAG", b"ID3") or (has_ended and end == len(data))
     return b"OggS" in data[start:end] or (end - start > _NOISE_BYTES and not is_tag)
@@ -136,7 +136,7 @@ def _is_cut(data: bytes, at: int) -> bool:
 
 
 def _measure(data: bytes, at: int) -> int:
-    """Return where the page at `at` ends, which is after the data if they have not all of it."""
+    """Return where the page at `at` ends, which is beyond the data if the page is incomplete."""
     if len(data) < at + _HEAD_BYTES:
         return len(data) + 1
     segments = data[at + 26]
@@ -180,10 +180,10 @@ def _get_body(data: bytes, page: _Page) -> bytes:
 
 
 def _split_link(data: bytes, link: _Link, track: int, name: str) -> list[Section]:
-    """Return the undamaged parts of the stream with this number, each behind the stream's header."""
+    """Return the undamaged parts of the stream with this number, each after the stream's header."""
     tracks = _find_tracks(data, link)
     if not tracks:
-        raise AudioError(f"{name} has a part without sound that can be decoded; export it again")
+        raise AudioError(f"{name} has a part without a decodable audio stream; export it again")
     pages = link.pages[tracks[min(track, len(tracks)) - 1]]
     header = list(takewhile(lambda page: page.position <= 0, pages))
     runs: list[list[_Page]] = []
@@ -224,7 +224,7 @@ def _split_link(data: bytes, link: _Link, track: int, name: str) -> list[Section
 
 
 def _read_clock(head: bytes) -> tuple[int, int, int]:
-    """Return the units of a position per second, those to drop, and the packets of the header."""
+    """Return granule positions per second, pre-skip, and number of header packets."""
     if head.startswith(_OPUS):
         return 48_000, int.from_bytes(head[10:12], "little"), 2
     if head.startswith(_VORBIS):
@@ -239,9 +239,10 @@ def _count_packets(data: bytes, page: _Page) -> int:
 
 
 def _renumber(data: bytes, pages: Sequence[_Page], is_first: bool) -> bytes:
-    """Return pages as one stream without a missing number, at which decoders lose more than that.
+    """Return pages as one stream with consecutive numbers.
 
-    Only at the stream's first page, a decoder of Opus drops samples.
+    Decoders lose more than the missing page at a gap in the numbers. The pre-skip of Opus is set to 0
+    in all parts but the first, whose beginning is the only place where samples must be dropped.
     """
     stream = b""
     for number, page in enumerate(pages):

@@ -79,7 +79,7 @@ def _place(gaps: Sequence[tuple[float, float]]) -> str:
 
 
 def check_track(track: int | None, count: int, name: str) -> None:
-    """Raise AudioError if a recording with `count` audio tracks has no such one."""
+    """Raise AudioError if a recording with `count` audio tracks has no track of this number."""
     if track is not None and not 1 <= track <= count:
         raise AudioError(
             f"{name} has no audio track {track}; choose "
@@ -88,11 +88,11 @@ def check_track(track: int | None, count: int, name: str) -> None:
 
 
 def describe_choice(track: int, count: int, name: str) -> list[str]:
-    """Return a sentence on the tracks that are not heard, if there are several."""
+    """Return a sentence on the tracks that are not read, if there are several."""
     if count < 2:
         return []
     return [
-        f"{name} has {count} audio tracks, and only track {track} is heard; choose another one with"
+        f"{name} has {count} audio tracks, and only track {track} is read; choose another one with"
         " --track, or in Python with asr.Track"
     ]
 

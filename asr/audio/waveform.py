@@ -4,7 +4,7 @@
 
 soundfile decodes wav, flac, mp3, ogg, opus, aiff, au, sph, w64, caf and others; PyAV (extra `media`)
 decodes containers such as mp4, webm and ts, and AAC, AMR, WMA and others. Neither reports a recording
-that is cut short, or that goes on behind the length in its header. Therefore what is decoded is
+that is cut short, or that continues after the length in its header. Therefore what is decoded is
 compared with the header and with the bytes that there are: an error is better than a sentence that
 silently loses its end.
 """
@@ -122,7 +122,7 @@ def read_blocks(
         expected_seconds: As in `load_audio`.
         on_end: Called at the end with the recording's duration and condition.
         keep_damaged: Replace damaged parts by silence and report them to `on_end`, where the decoder
-            can go on after them (mp3, mp4, webm); otherwise they are errors.
+            can go on after them (flac, mp3, Ogg, mp4, webm); otherwise they are errors.
 
     Yields:
         Mono float32 samples (n,), n >= 1.
@@ -352,11 +352,16 @@ def count_other_files(folder: str | os.PathLike[str]) -> Counter[str]:
     )
 
 
-def describe_other_files(counts: Counter[str]) -> str:
-    """Describe what `count_other_files` counted: "2 files of other formats: .aac (2)"."""
-    total = counts.total()
+def describe_other_files(folder: str | os.PathLike[str], counts: Counter[str]) -> str:
+    """Return a sentence on what `count_other_files` counted, without its final period.
+
+    An example: "2 files in DIR have other formats and are left out: .zip (2); convert ...".
+    """
     kinds = ", ".join(f"{kind} ({count:,})" for kind, count in counts.most_common(10))
-    return f"{total:,} {'file' if total == 1 else 'files'} of other formats: {kinds}"
+    few, many = "file in {} has another format and is", "files in {} have other formats and are"
+    subject = (few if counts.total() == 1 else many).format(os.fspath(folder))
+    advice = "convert recordings among them to wav or flac"
+    return f"{counts.total():,} {subject} left out: {kinds}; {advice}"
 
 
 def change_speed(waveform: Waveform, factor: float) -> Waveform:

@@ -67,10 +67,7 @@ def find_inputs(names: list[str]) -> tuple[list[Input], list[str]]:
             failures += [f"{message}." for message in refused]
             inputs += [Input(str(p), p.relative_to(name).with_suffix("")) for p in found]
             if others := count_other_files(name):
-                complain(
-                    f"asr: {name}: left out {describe_other_files(others)}; convert recordings "
-                    "among them to wav or flac."
-                )
+                complain(f"asr: {describe_other_files(name, others)}.")
             if not found and not refused:
                 failures.append(f"{name} is a folder without recordings; choose another.")
         else:
@@ -184,7 +181,8 @@ def _recognize(
         return "kaldi"
     raise UnclearFormatError(
         f"{path}: it is not clear whether its lines begin with an id; add --format kaldi if they do "
-        "(id, space, text), or --format lines if each line is only a text, the same one in both files"
+        "(id, space, text), or --format lines if each line is only a text, in the same order in both "
+        "files"
     )
 
 

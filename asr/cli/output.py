@@ -54,7 +54,9 @@ def print_report(report: "Report", unread: int = 0) -> None:
     """Print the summary, the table of errors and the worst utterances."""
     say(report.summary())
     low, high = report.wer_interval()
-    say(f"95 % interval of the WER, over utterances: {100 * low:.2f} to {100 * high:.2f} %")
+    say(
+        f"95 % confidence interval of the WER, over utterances: {100 * low:.2f} to {100 * high:.2f} %"
+    )
     if unread:
         say(
             f"{unread} of {len(report.utterances)} recordings could not be transcribed; all their "

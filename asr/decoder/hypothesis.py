@@ -39,7 +39,7 @@ class Hypothesis:
         score: Natural log-probability of the text, as the decoder defines it.
         alternatives: The next best hypotheses, best first, if the decoder was asked for any.
         seconds: Duration of the whole recording; None if unknown.
-        gaps: (start, end) in seconds of the recording's damaged parts, which were heard as silence.
+        gaps: (start, end) in seconds of the recording's damaged parts, which were decoded as silence.
         warnings: Sentences on what makes the recording hard to recognize, such as its level.
 
     Example:

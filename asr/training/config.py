@@ -34,14 +34,14 @@ class TrainingConfig:
             saved; it starts lower, see `loss.average_decay`. 0: no average.
         bad_steps_limit: Steps whose loss or gradient is not finite are skipped. Training fails after
             this many skipped steps in a row, or after a full epoch of them if an epoch is shorter.
-        unreadable_limit: Recordings that cannot be read are named and skipped. Training fails after
-            more of them than this, or than a tenth of the training set.
+        unreadable_limit: Recordings that cannot be read are named and skipped. Training fails if more
+            recordings than this, or more than a tenth of the training set, cannot be read.
         seed: Seed of all random numbers.
         checkpoint_steps: Steps between resumable checkpoints, besides the end of each epoch.
         keep: Number of the last epochs whose models are kept as epoch-0001.pt and so on.
         start_from: Checkpoint with the weights to start from, for example to fine-tune on other
-            data, of the same features, layers and vocabulary. "released": the model that comes
-            with asr; "": random weights.
+            data. Its features and layers must be the same; its vocabulary may differ, see
+            `resume.start_from`. "released": the model that comes with asr; "": random weights.
         precision: "auto" (bf16 on a GPU), "float32" or "bf16".
         consistency: Weight of the consistency loss between two views of each utterance with
             different masks and dropout, see `loss.consistency_loss`; 0: one view. Two views double

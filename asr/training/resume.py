@@ -70,8 +70,8 @@ def compare_processes(fingerprint: dict[str, str]) -> None:
     for rank, others in enumerate(gather(names)):
         if others:
             raise ConfigError(
-                f"process {rank} has another value of {others[0]} than process 0; run the "
-                "same command with the same manifests on all machines"
+                f"process {rank} has {_describe(others[0])} than process 0; run the same command with "
+                "the same manifests on all machines"
             )
 
 
@@ -97,14 +97,22 @@ def read_last(folder: Path, fingerprint: dict[str, str]) -> dict[str, Any] | Non
         if before.get(name) != value:
             change = f" ({before.get(name)} then, {value} now)" if name.count(".") == 1 else ""
             raise ConfigError(
-                f"{path} was trained with another value of {name}{change}; "
+                f"{path} was trained with {_describe(name)}{change}; "
                 f"restore it to resume, or train in another folder{_advise(name, path)}"
             )
     return saved.payload
 
 
+def _describe(name: str) -> str:
+    """Describe a difference in a value of the fingerprint, such as "a different training set"."""
+    if not name.startswith("the "):
+        return f"a different value of {name}"
+    noun = name.removeprefix("the ")
+    return f"different {noun}" if noun.startswith("recordings") else f"a different {noun}"
+
+
 def _advise(name: str, path: Path) -> str:
-    """How another value of this name can follow on the training that was done, if it can."""
+    """How training with a different value can start from what was trained before, if it can."""
     if not name.startswith(("training.", "augment.", "the training set", "the dev set")):
         return ""
     return (

@@ -299,7 +299,8 @@ class Run:
 
     def _report_unreadable(self, pending: list[_PendingStep]) -> None:
         """Name the recordings that could not be read; TrainingError if they are too many."""
-        limit = min(self.task.training.unreadable_limit, len(self.training_set) // 10)
+        tenth = len(self.training_set) // 10
+        limit = min(self.task.training.unreadable_limit, tenth)
         found = [list(step.unreadable.items()) for step in pending]
         for name, reason in (pair for part in gather(found) for pairs in part for pair in pairs):
             if name in self.unreadable:
@@ -308,10 +309,12 @@ class Run:
             self._write("unreadable", self.counters.step, utterance=name, reason=reason)
             if len(self.unreadable) > limit:
                 count = len(self.unreadable)
+                raising = ", or raise training.unreadable_limit" if limit < tenth else ""
                 raise TrainingError(
                     f"{count} recording{'s' if count > 1 else ''} of the training set cannot be read, "
                     f"and at most {limit} may be skipped (training.unreadable_limit, or a tenth of the "
-                    f"set if that is less); the last one, {name}: {reason}"
+                    "set if that is less); remove such recordings from the manifest, for example with "
+                    f"asr doctor --write{raising}; the last one is {name}: {reason}"
                 )
             self.callbacks.say(f"The recording of {name} is skipped: {reason}.")
 

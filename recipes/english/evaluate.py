@@ -6,8 +6,8 @@
 
 **Errors.** The network runs once on each recording, and its output is decoded twice: greedily, and by
 beam search with the language model. The beam's settings are the checkpoint's own (`asr tune`). Each
-WER has a 95 % interval from a bootstrap over the utterances, which does not account for how few
-speakers a set may have.
+WER has a 95 % confidence interval from a bootstrap over the utterances, which does not account for
+how few speakers a set may have.
 
 **Confidence** of the beam's words, on all sets together. The speakers are divided into two halves; the
 logistic function from posteriors to confidences is fitted on each half and evaluated on the other, by

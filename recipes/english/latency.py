@@ -327,7 +327,9 @@ def say_point(point: Point, waits: Mapping[int, float]) -> None:
 
 def say_shares(latency: float, points: Sequence[Point], even: Context) -> None:
     """Print the second table: the ways to divide a latency, each compared with the even one."""
-    say(f"\n{latency:g} ms, divided; differences from the even split, with 95 % intervals")
+    say(
+        f"\n{latency:g} ms, divided; differences from the even split, with 95 % confidence intervals"
+    )
     say(f"{'chunk + right':<15}{'CPU s/s':>8}  {'set':<16}{'decoder':<8}{'WER, %':>8}  difference")
     [middle] = [point for point in points if point.context == even]
     for point in points:

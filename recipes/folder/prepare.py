@@ -31,9 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if rejects:
             say(summarize_rejects(rejects))
         if others := count_other_files(options.folder):
-            say(
-                f"left out {describe_other_files(others)}; convert recordings among them to wav or flac"
-            )
+            say(describe_other_files(options.folder, others))
         report(utterances, changes, options.profile)
         if len(utterances) < 2:
             raise DataError(

@@ -29,7 +29,7 @@ def say_tuned(
     for name, values in weights.items():
         say(f"{name:<36}" + ", ".join(f"{key} {value:.3f}" for key, value in values.items()))
     say_table(cells, beams)
-    say("\nOur WER minus the rival's in points, same beam width, with its 95 % interval")
+    say("\nOur WER minus the rival's in points, same beam width, with its 95 % confidence interval")
     for rival, _ in bench.rivals():
         differences = [cells[rival.name][beam]["ours_minus_this"] for beam in beams]
         texts = [f"{d['points']:+.2f} [{d['low']:+.2f}, {d['high']:+.2f}]" for d in differences]

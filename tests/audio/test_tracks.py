@@ -34,7 +34,7 @@ def two_in_ogg() -> bytes:
 def test_a_track_can_be_chosen(kind: str) -> None:
     content = two_in_ogg() if kind == "ogg" else media(kind, "aac", 48_000, tracks=2).content
     [note] = warnings_of(content)
-    assert "has 2 audio tracks, and only track 1 is heard; choose another one with --track" in note
+    assert "has 2 audio tracks, and only track 1 is read; choose another one with --track" in note
     assert locate(load_audio(content), 0.0)[1] > 0.95
     first, second = Track(content, 1), Track(content, 2)
     np.testing.assert_array_equal(load_audio(first), load_audio(content))
@@ -60,7 +60,7 @@ def test_the_command_line_chooses_a_track(
     model = ("--checkpoint", checkpoint)
     code, first, err = run_asr("transcribe", path, *model)
     assert code == 0
-    assert f"asr: {path} has 2 audio tracks, and only track 1 is heard" in one_sentence(err)
+    assert f"asr: {path} has 2 audio tracks, and only track 1 is read" in one_sentence(err)
     assert run_asr("transcribe", path, *model, "--track", 1) == (0, first, "")
     code, second, err = run_asr("transcribe", path, *model, "--track", 2)
     assert (code, err) == (0, "")

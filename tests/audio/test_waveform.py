@@ -266,8 +266,10 @@ def test_what_a_folder_leaves_out_is_counted(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     counts = count_other_files(tmp_path)
     assert counts == {".pdf": 2, "no extension": 1}
-    said = describe_other_files(counts)
-    assert said == "3 files of other formats: .pdf (2), no extension (1)"
+    said = describe_other_files("music", counts)
+    assert said.startswith(
+        "3 files in music have other formats and are left out: .pdf (2), no extension (1); convert"
+    )
 
 
 @settings(deadline=None, max_examples=50)

@@ -34,7 +34,9 @@ class TestScore:
         code, out, err = run_asr("score", files / reference, files / hypothesis)
         assert (code, err) == (0, "")
         assert out.startswith("WER 33.33 % (S 0, I 1, D 1 of 6 words)")
-        assert out.splitlines()[1] == ("95 % interval of the WER, over utterances: 0.00 to 33.33 %")
+        assert out.splitlines()[1] == (
+            "95 % confidence interval of the WER, over utterances: 0.00 to 33.33 %"
+        )
         table = [line.split() for line in out.splitlines()[3:7]]
         assert table == [
             ["substitutions", "0", "0.00", "%"],

@@ -192,7 +192,7 @@ def train_on_other_data(task: Task) -> None:
 
 
 def test_processes_that_would_train_on_other_data_are_refused(tones, tmp_path) -> None:
-    with pytest.raises(ConfigError, match=r"^process 1 has another value of the training set"):
+    with pytest.raises(ConfigError, match=r"^process 1 has a different training set"):
         launch(train_on_other_data, tiny_task(tmp_path, tones, runtime=TWO), 2)
     assert not (tmp_path / "last.pt").exists()
 

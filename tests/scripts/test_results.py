@@ -54,7 +54,7 @@ def test_the_table_is_written_between_its_marks(model: Path, readme: Path) -> No
     assert [part in row for part in ("56", "1,234", "34.6 % [30.0, 40.0]", "23.4 %")] == [True] * 4
     assert "error 0.032" in text
     assert "curve 0.876" in text
-    assert "at most 0.7 words per minute" in text, "the default decoder's figure is shown"
+    assert "at most 0.7 words per minute in each" in text, "the default decoder's figure is shown"
     assert run(model, readme) == 0
     assert readme.read_text() == text, "a second run changes nothing"
 

@@ -126,8 +126,12 @@ def test_more_unreadable_recordings_than_the_limit_stop_the_training(
 ) -> None:
     spoiled = spoil(tones, tmp_path, *numbers)
     task = tiny_task(tmp_path / "run", spoiled, dev_set=tones[:3], unreadable_limit=limit)
-    with pytest.raises(TrainingError, match=rf"^{len(numbers)} recordings? .*spoiled-\d\.wav"):
+    with pytest.raises(
+        TrainingError, match=rf"^{len(numbers)} recordings? .*spoiled-\d\.wav"
+    ) as caught:
         train(task)
+    # Raising the limit helps only below a tenth of the training set.
+    assert ("or raise training.unreadable_limit" in str(caught.value)) == (limit == 0)
 
 
 def test_a_set_of_which_nothing_can_be_read_is_refused(tones, tmp_path) -> None:
