@@ -8,8 +8,9 @@
 Each corpus adds its training set to train.jsonl and its dev set to dev.jsonl; its dev set also gets
 a manifest of its own. --text adds language-model-small.lm and language-model.lm, estimated on those
 sentences and the training prompts, without any sentence of a dev set. --synthetic lets espeak-ng
-speak some of the sentences; mixed.jsonl holds them and train.jsonl. --balance repeats the utterances
-of some corpora, and drops some of others, in balanced.jsonl.
+speak some of the sentences; mixed.jsonl holds them and train.jsonl. --labels adds recordings without
+transcripts, with texts by another recognizer, in labeled.jsonl, which holds train.jsonl too.
+--balance repeats the utterances of some corpora, and drops some of others, in balanced.jsonl.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 import soundfile
+from labels import read_labels
 from synthesize import synthesize
 
 from asr.audio.waveform import find_audio
@@ -80,6 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         corpora = gather(sources(options))
         write_manifests(corpora, output)
+        if options.labels:
+            labeled = list(read_labeled(options.labels, options.clips, select(corpora, "dev")))
+            write_manifest(output / "labeled.jsonl", select(corpora, "train") + labeled)
         if options.balance:
             balanced = list(balance(corpora, dict(options.balance)))
             write_manifest(output / "balanced.jsonl", balanced)
@@ -137,6 +142,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for corpus, _ in options.balance:
         if not getattr(options, corpus.replace("-", "_")):
             parser.error(f"--balance names {corpus}, but --{corpus} is not given")
+    if bool(options.labels) != bool(options.clips):
+        parser.error("--labels and --clips go together")
     if options.synthetic < 0 or options.processes < 1:
         parser.error("--synthetic must not be negative, and --processes at least 1")
     if options.synthetic and not options.text:
@@ -192,6 +199,15 @@ def add_other_sources(parser: argparse.ArgumentParser) -> None:
         help="speak N of the sentences of --text with espeak-ng and add them to the training set in "
         "mixed.jsonl",
     )
+    beside.add_argument(
+        "--labels",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="tables of labels that another recognizer gave to recordings without transcripts, see "
+        "labels.py",
+    )
+    beside.add_argument("--clips", type=Path, metavar="FOLDER", help="the recordings of --labels")
     beside.add_argument("--noise", type=Path, metavar="FOLDER", help="recordings of noise to copy")
     beside.add_argument(
         "--rir",
@@ -257,6 +273,24 @@ def gather(sources: Sequence[Source]) -> Corpora:
     for corpus, roles in corpora.items():
         check(corpus, roles)
     return with_unique_ids(corpora)
+
+
+def read_labeled(
+    tables: Sequence[Path], folder: Path, dev: Sequence[Utterance]
+) -> Iterator[Utterance]:
+    """Yield the recordings whose labels are good enough, without any sentence of a dev set."""
+    forbidden = {utterance.text for utterance in dev}
+    for table in tables:
+        utterances, rejects = read_labels(table, folder)
+        kept = [utterance for utterance in utterances if utterance.text not in forbidden]
+        hours = sum(utterance.seconds for utterance in kept) / 3600
+        if rejects:
+            say(f"{table}:\n{summarize_rejects(rejects)}")
+        say(
+            f"{table}: {len(kept):,} recordings, {hours:.2f} hours; "
+            f"{len(utterances) - len(kept)} left out as sentences of a dev set"
+        )
+        yield from kept
 
 
 def check(corpus: str, roles: Mapping[str, Sequence[Utterance]]) -> None:

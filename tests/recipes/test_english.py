@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 from english import RANDOM, RATE, one_line, write_noise
+from files import write_wav
 from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -245,6 +246,54 @@ def test_a_bad_response_is_refused(
     assert prepare.main([*corpora, "--rir", str(tmp_path / "rooms")]) == 2
     assert str(bad) in one_line(capsys.readouterr().err)
     assert [path.name for path in (output / "rir").iterdir()] == ["old.wav"]
+
+
+# Labels
+
+
+def test_labels_of_which_the_recognizer_was_sure_are_used(
+    corpora: list[str], output: Path, tmp_path: Path, capsys
+) -> None:
+    clips = tmp_path / "clips"
+    rows = {
+        "a.mp3": "2.50\tWe see it, mostly.\t-0.1\t0.0\t1.0",
+        "b.mp3": "2.50\tUnsure words.\t-0.31\t0.0\t1.0",
+        "c.mp3": "2.50\tIn 1999 it rained.\t-0.1\t0.0\t1.0",
+        "d.mp3": "2.50\tThe sea.\t-0.1\t0.0\t1.0",  # a sentence of the dev set
+        "e.mp3": "2.50\tNo recording.\t-0.1\t0.0\t1.0",
+        "f.mp3": "2.50\tso so so so so\t-0.1\t0.0\t3.0",
+        "g.mp3": "2.50\tthank you\t-0.1\t0.9\t1.0",
+        "h.mp3": "nan\tforever\t-0.1\t0.0\t1.0",
+        "i.mp3": "1.00\tIt rains.\t-0.3\t0.0\t1.0",
+    }
+    table = tmp_path / "labels.tsv"
+    table.write_text("".join(f"elsewhere/{name}\t{row}\n" for name, row in rows.items()))
+    for name in rows:
+        if name != "e.mp3":
+            write_wav(clips / name.replace("mp3", "wav")).rename(clips / name)
+    assert prepare.main([*corpora, "--labels", str(table), "--clips", str(clips)]) == 0
+    labeled = texts(output / "labeled.jsonl")
+    train = texts(output / "train.jsonl")
+    assert labeled == train | {"label-a": "we see it mostly", "label-i": "it rains"}
+    found = {u.id: u for u in read_manifest(output / "labeled.jsonl")}
+    assert Path(found["label-a"].audio) == clips / "a.mp3"
+    out = capsys.readouterr().out
+    assert f"{table}: 2 recordings, 0.00 hours; 1 left out as sentences of a dev set" in out
+    for reason in ("log-probability below -0.3", "digits", "missing", "repeats", "duration"):
+        assert reason in out
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [("a.mp3\t1.0\ttext\n", "line 1 is not a label"), ("a\t1\tb\t0\t0\t1\n" * 2, "occurs twice")],
+)
+def test_a_table_that_is_no_labels_is_refused(
+    corpora: list[str], tmp_path: Path, capsys, content: str, named: str
+) -> None:
+    table = tmp_path / "labels.tsv"
+    table.write_text(content)
+    assert prepare.main([*corpora, "--labels", str(table), "--clips", str(tmp_path)]) == 2
+    assert named in one_line(capsys.readouterr().err)
 
 
 # Language models
