@@ -1,4 +1,7 @@
-"""Messages that C libraries print about damaged recordings, which belong in no output of asr."""
+"""Messages that C libraries print about damaged recordings, which belong in no output of asr.
+
+They go to C's own `stdout` and `stderr`; the streams of Python do not use these.
+"""
 
 import ctypes
 import os
@@ -11,15 +14,15 @@ _lock = Lock()
 _users = 0
 
 
-def _find_stderr() -> ctypes.c_void_p | None:
-    """Return C's variable `stderr` where it is known to be one: in glibc, and on macOS."""
+def _find_streams() -> list[ctypes.c_void_p]:
+    """Return C's variables `stdout` and `stderr` where they are known to be some: glibc and macOS."""
     if sys.platform == "darwin":
-        name = "__stderrp"
+        names = ["__stdoutp", "__stderrp"]
     elif "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", ()):
-        name = "stderr"
+        names = ["stdout", "stderr"]
     else:
-        return None
-    return ctypes.c_void_p.in_dll(ctypes.CDLL(None), name)
+        return []
+    return [ctypes.c_void_p.in_dll(ctypes.CDLL(None), name) for name in names]
 
 
 def _open_nothing() -> int | None:
@@ -30,28 +33,31 @@ def _open_nothing() -> int | None:
     return pointer
 
 
-_stderr = _find_stderr()
-_shown = _stderr.value if _stderr else None
-_nothing = _open_nothing() if _stderr else None
+_streams = _find_streams()
+_shown = [stream.value for stream in _streams]
+_nothing = _open_nothing() if _streams else None
 
 
 @contextmanager
 def discard_messages() -> Iterator[None]:
-    """Discard what C code prints to stderr, in all threads; Python's own output is not affected.
+    """Discard what C code prints, in all threads; Python's own output is not affected.
 
-    libmpg123 prints a line for each damaged frame, and libsndfile has no option that prevents it.
+    libmpg123 prints a line for each damaged frame, and libsndfile one for each damaged ALAC table;
+    neither has an option that prevents it.
     """
     global _users
-    if _stderr is None or _nothing is None:
+    if not _streams or _nothing is None:
         yield
         return
     with _lock:
         _users += 1
-        _stderr.value = _nothing
+        for stream in _streams:
+            stream.value = _nothing
     try:
         yield
     finally:
         with _lock:
             _users -= 1
             if not _users:
-                _stderr.value = _shown
+                for stream, shown in zip(_streams, _shown, strict=True):
+                    stream.value = shown

@@ -13,6 +13,10 @@ from asr.text import Vocabulary, normalize
 MOST_NATS = 300
 """Largest bonus or penalty in nats. exp(300) outweighs every score and is still a finite number."""
 
+MOST_LETTERS = 100
+"""Longest word of a lexicon. Longer ones are no words, and the table that a trie is built from has a
+column for each letter of the longest."""
+
 MASK_SYMBOLS = 64
 """In vocabularies up to this size a child is found by a bit mask instead of a binary search."""
 
@@ -139,7 +143,7 @@ def spell(
 
     Returns:
         The spellings, and the index in `words` of each. Words spelled as given come first; words
-        that cannot be spelled are left out.
+        that cannot be spelled, or have more than `MOST_LETTERS`, are left out.
     """
     symbols = {symbol: index for index, symbol in enumerate(vocabulary.symbols) if index}
     symbols.pop(" ", None)
@@ -148,6 +152,8 @@ def spell(
     others: list[tuple[int, str]] = []
     get = symbols.__getitem__
     for place, word in enumerate(words):
+        if len(word) > MOST_LETTERS:
+            continue
         try:
             exact.append(list(map(get, word)))
             places.append(place)

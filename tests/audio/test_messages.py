@@ -11,23 +11,26 @@ from asr.audio.messages import discard_messages
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="C's stderr is known on Linux")
 
 
-def complain(words: str) -> None:
+def complain(words: str, stream: str = "stderr") -> None:
     """Print as C libraries do."""
     libc = ctypes.CDLL(None)
-    libc.fputs(words.encode(), ctypes.c_void_p.in_dll(libc, "stderr"))
+    libc.fputs(words.encode(), ctypes.c_void_p.in_dll(libc, stream))
     libc.fflush(None)
 
 
 def test_messages_are_discarded_only_within(capfd: pytest.CaptureFixture[str]) -> None:
     complain("before ")
+    complain("result ", "stdout")
     with discard_messages():
         complain("within ")
+        complain("within ", "stdout")
         with discard_messages():
             complain("deep ")
         complain("within ")
         print("python", file=sys.stderr)
     complain("after")
-    assert capfd.readouterr().err == "before python\nafter"
+    complain("result", "stdout")
+    assert capfd.readouterr() == ("result result", "before python\nafter")
 
 
 def test_an_error_ends_the_silence(capfd: pytest.CaptureFixture[str]) -> None:

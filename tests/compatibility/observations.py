@@ -214,6 +214,8 @@ def observe_run(folder: Path) -> dict[str, Any]:
     rows = read_lines((folder / "metrics.jsonl").read_text("utf-8"))
     last = load(folder / "last.pt")
     groups = last["training"]["optimizer"].pop("param_groups")  # whose other keys are torch's
+    config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+    config["training"].pop("unreadable_limit", None)  # newer than what is stored
     return {
         "files": sorted(
             path.name for path in folder.iterdir() if not path.name.startswith((".", "epoch"))
@@ -223,7 +225,7 @@ def observe_run(folder: Path) -> dict[str, Any]:
         "parameters": [group["params"] for group in groups],
         "best.pt": describe(load(folder / "best.pt")),
         "fingerprint": last["training"]["fingerprint"],
-        "config.yaml": describe(yaml.safe_load((folder / "config.yaml").read_text("utf-8"))),
+        "config.yaml": describe(config),
     }
 
 

@@ -331,6 +331,13 @@ class TestFiles:
         with pytest.raises(DataError, match=r"line 3 of .*hot\.txt has the weight 'heavy'"):
             read_hotwords(path, 3.0)
 
+    def test_what_is_too_long_for_a_word_costs_nothing(self) -> None:
+        words = ["ab"] * 1000 + ["a" * 10**6, "c" * 100]
+        spellings, places = spell(words, VOCABULARY)
+        assert max(map(len, spellings)) == 100
+        assert 1000 not in places
+        assert places[-1] == 1001
+
     def test_unreadable_files_are_reported_by_name(self, tmp_path: Path) -> None:
         empty, binary = tmp_path / "empty.txt", tmp_path / "binary.txt"
         empty.write_text("\n \n")

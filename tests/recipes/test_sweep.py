@@ -165,7 +165,7 @@ def test_a_job_of_submitit_that_fails_is_named_here(data, tmp_path) -> None:
 @needs_submitit
 def test_a_preempted_job_of_submitit_saves_and_resumes(data, tmp_path) -> None:
     folder = tmp_path / "run"
-    arguments = ("training.epochs=40", "--processes=2", "hydra/launcher=submitit_local")
+    arguments = ("training.epochs=20", "--processes=2", "hydra/launcher=submitit_local")
     sweep = start(data, folder, *arguments)
     wait_for(Path(f"{folder}-sweep/last.pt"), sweep)
     task = find_task(Path(f"{folder}-sweep/.submitit"))

@@ -29,7 +29,7 @@ def recipe(tmp_path_factory) -> node_test.Recipe:
     tones = write_tones(folder / "audio")
     write_manifest(folder / "train.jsonl", tones)
     write_manifest(folder / "dev.jsonl", tones[:3])
-    return node_test.Recipe(folder, epochs=10, hidden=8)
+    return node_test.Recipe(folder, epochs=7, hidden=8)
 
 
 def start_alone(recipe: node_test.Recipe, folder: Path) -> "subprocess.Popen[str]":

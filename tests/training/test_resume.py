@@ -43,10 +43,11 @@ def averaged(tones, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("at_step", [1, 4, 7])
+@pytest.mark.parametrize(
+    ("at_step", "number"), [(1, signal.SIGTERM), (4, signal.SIGINT), (7, signal.SIGTERM)]
+)
 def test_interrupted_and_resumed_is_the_unbroken_run(
-    tones, unbroken, tmp_path, number: int, at_step: int
+    tones, unbroken, tmp_path, at_step: int, number: int
 ) -> None:
     outcome = train(tiny_task(tmp_path, tones, callbacks=Saboteur(at_step, number)))
     assert outcome.interrupted
@@ -56,7 +57,7 @@ def test_interrupted_and_resumed_is_the_unbroken_run(
     assert_same_run(tmp_path, unbroken)
 
 
-@pytest.mark.parametrize("at_step", [1, 4, 7])
+@pytest.mark.parametrize("at_step", [1, 7])
 def test_interrupted_and_resumed_has_the_unbroken_average(
     tones, averaged, tmp_path, at_step: int
 ) -> None:
@@ -67,9 +68,7 @@ def test_interrupted_and_resumed_has_the_unbroken_average(
     assert_same_run(tmp_path, averaged)
 
 
-@pytest.mark.parametrize(
-    ("at_step", "workers", "decay"), [(2, 0, 0), (2, 2, 0), (8, 0, 0), (8, 2, 0), (8, 0, 0.5)]
-)
+@pytest.mark.parametrize(("at_step", "workers", "decay"), [(2, 2, 0), (8, 0, 0.5)])
 def test_killed_and_resumed_is_the_unbroken_run(
     tones, unbroken, averaged, tmp_path, at_step: int, workers: int, decay: float
 ) -> None:
@@ -122,11 +121,11 @@ def test_resuming_with_other_values_is_refused_by_name(tones, unbroken, change, 
 
 
 def test_resuming_with_other_data_or_vocabulary_is_refused(tones, unbroken) -> None:
-    with pytest.raises(ConfigError, match="the training set"):
+    with pytest.raises(ConfigError, match="a different training set"):
         train(tiny_task(unbroken, tones[:-1]))
     task = tiny_task(unbroken, tones)
     task.data.vocabulary = Vocabulary.from_transcripts(["a b c d"])
-    with pytest.raises(ConfigError, match="the vocabulary"):
+    with pytest.raises(ConfigError, match="a different vocabulary"):
         train(task)
 
 
@@ -252,5 +251,5 @@ def test_other_recordings_of_noise_are_another_training(tones, tmp_path) -> None
         soundfile.write(tmp_path / "noise" / "n.wav", noise, 16_000)
         if seed == 1:
             train(task())
-    with pytest.raises(ConfigError, match="the recordings of noises and rooms"):
+    with pytest.raises(ConfigError, match="different recordings of noises and rooms"):
         train(task())
