@@ -31,7 +31,7 @@ _open_bars: list["Bar"] = []
 def neutralize(text: str) -> str:
     """Text in which control characters, which could steer a terminal, are written as escapes.
 
-    Line feeds and tabs stay; so does everything that is written in any language.
+    Line feeds, tabs and the letters of all languages are kept.
     """
     return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 

@@ -123,7 +123,7 @@ def run_asr(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(scope="session")
 def pair() -> Iterator[Pair]:
-    """Two processes of one group; see `pair.Pair`."""
+    """Two processes that train together; see `pair.Pair`."""
     both = Pair()
     yield both
     both.close()

@@ -145,7 +145,7 @@ def _measure(data: bytes, at: int) -> int:
 
 
 def _read_page(data: bytes, at: int) -> _Page | None:
-    """Return the page at `at`, None if it is damaged or there is none."""
+    """Return the page that begins at `at`; None if there is none, or if it is damaged."""
     end = _measure(data, at)
     if data[at : at + 4] != b"OggS" or end > len(data):
         return None
@@ -241,8 +241,8 @@ def _count_packets(data: bytes, page: _Page) -> int:
 def _renumber(data: bytes, pages: Sequence[_Page], is_first: bool) -> bytes:
     """Return pages as one stream with consecutive numbers.
 
-    Decoders lose more than the missing page at a gap in the numbers. The pre-skip of Opus is set to 0
-    in all parts but the first, whose beginning is the only place where samples must be dropped.
+    At a gap in the page numbers, decoders lose more than the missing page. The pre-skip of Opus is
+    set to 0 in all parts but the first, because samples must be dropped only at its beginning.
     """
     stream = b""
     for number, page in enumerate(pages):

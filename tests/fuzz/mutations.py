@@ -237,7 +237,7 @@ def _append(data: bytes, draw: Random, others: Others) -> bytes:
 
 
 def _replace_word(data: bytes, draw: Random, others: Others) -> bytes:
-    """Exchange one four-letter mark, such as the id of a chunk, for another one of the files."""
+    """Replace a four-letter mark, such as the id of a chunk, by another one of the inputs."""
     marks = re.findall(rb"[ -~]{4}", data[:4096])
     theirs = re.findall(rb"[ -~]{4}", draw.choice(others)[:4096])
     if not marks or not theirs:

@@ -282,7 +282,7 @@ class _Memory:
             self.is_limited = False
 
     def measure(self) -> int:
-        """The bytes in use at the highest point since construction, less those before."""
+        """The peak memory since construction minus the memory in use before, in bytes."""
         return _read_status("VmHWM") - self._before
 
 

@@ -304,7 +304,7 @@ class TestFiles:
     def test_damage_of_a_file_without_a_checksum_is_harmless(
         self, tmp_path: Path, hand: LanguageModel, quantize: bool
     ) -> None:
-        """Earlier versions wrote no checksum: damage is found, or is no more than other numbers."""
+        """Files of earlier versions have no checksum; damage is found, or only changes numbers."""
         path = tmp_path / "model.lm"
         hand.write(path, quantize)
         whole = path.read_bytes()

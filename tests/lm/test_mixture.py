@@ -18,7 +18,7 @@ from asr.lm.ngrams import query
 
 
 def write_sentences(letters: str, count: int, seed: int) -> list[str]:
-    """Sentences in which some words follow others more often."""
+    """Random sentences in which some words are more likely than others to follow a word."""
     draw = random.Random(seed)
     sentences = []
     for _ in range(count):
