@@ -248,12 +248,12 @@ print((largest - before) / 1e6, len(texts), len(text))
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="tells no memory in use")
 def test_memory_does_not_grow_with_a_recording(tmp_path: Path) -> None:
-    """20 minutes: 38 MB of samples and 19 MB of features."""
+    """10 minutes: 19 MB of samples and 10 MB of features."""
     features = FeaturesConfig(sample_rate=8_000, mels=40, high_hz=3_800)
     model = make_model("latency_controlled", features, hidden=8)
     save_model(tmp_path / "tiny.pt", model, Vocabulary.english(), {"epoch": 1})
     minute = make_talk(60.0, 8_000)
-    for name, minutes in (("short", 1), ("long", 20)):
+    for name, minutes in (("short", 1), ("long", 10)):
         with soundfile.SoundFile(tmp_path / f"{name}.wav", "w", 8_000, 1) as file:
             for _ in range(minutes):
                 file.write(minute)
@@ -265,6 +265,6 @@ def test_memory_does_not_grow_with_a_recording(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     grown, segments, letters = map(float, done.stdout.split())
-    assert grown < 30
-    assert segments > 20
-    assert letters > 500
+    assert grown < 15
+    assert segments > 10
+    assert letters > 250

@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from asr.data.loading import Batch
 from asr.encoder import Context
 from asr.errors import TrainingError
 from asr.model import AcousticModel, Emissions
-from asr.runtime.distributed import Process
+from asr.runtime.distributed import Process, broadcast_weights, sum_gradients
 from asr.training.config import TrainingConfig
 from asr.training.loss import average_decay, consistency_loss, ctc_losses
 from asr.training.optimizer import AdamW
@@ -36,10 +35,7 @@ class Trainer:
         self.config = config
         self.process = process
         self.model = model.to(process.device)
-        self._parallel: nn.Module = self.model
-        if process.world_size > 1:
-            devices = [process.device] if process.device.type == "cuda" else None
-            self._parallel = DistributedDataParallel(self.model, device_ids=devices)
+        broadcast_weights(self.model.parameters())
         self.bf16 = config.precision == "bf16" or (
             config.precision == "auto" and has_bf16(process.device)
         )
@@ -111,31 +107,28 @@ class Trainer:
     def _differentiate(self, batch: Batch, context: Context | None, alone: bool = False) -> Tensor:
         """Accumulate the gradients of this process's micro-batches; returns the `losses` (B,).
 
-        Gradients are summed over the processes once, with the last micro-batch, unless `alone`.
+        Gradients are summed over the processes once, after the last micro-batch, unless `alone`.
         Raises TrainingError if a micro-batch does not fit into memory.
         """
         parts = split(batch, self.config.accumulate)
         found = []
         # In float16 the gradients of a loss per character underflow, but not those per batch.
         scale = batch.symbols if self.half else 1
-        for number, part in enumerate(parts, start=1):
-            without_sum: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-            is_local = alone or number < len(parts)
-            if is_local and isinstance(self._parallel, DistributedDataParallel):
-                without_sum = self._parallel.no_sync()
+        for part in parts:
             message = (
                 f"{len(part.ids)} utterance(s) of {part.features.shape[1]} feature frames, a part of "
                 f"the batch, do not fit into the memory of {self.process.device}; lower "
                 f"training.batch_seconds (now {self.config.batch_seconds:g}), or raise "
                 f"training.accumulate (now {self.config.accumulate}) for smaller parts"
             )
-            with without_sum, reporting_out_of_memory(message):
+            with reporting_out_of_memory(message):
                 losses = self.losses(part, context)
                 loss = losses.sum()
-                # DistributedDataParallel averages gradients over processes, but the loss is a sum.
                 # A loss that is not finite gives NaN times 0, hence a NaN gradient on every process.
-                torch.autograd.backward(loss, loss.detach() * 0 + self.process.world_size * scale)
+                torch.autograd.backward(loss, loss.detach() * 0 + scale)
             found.append(losses.detach())
+        if not alone:
+            sum_gradients(self.model.parameters())
         if scale != 1:
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
             torch._foreach_div_(gradients, scale)
@@ -160,13 +153,10 @@ class Trainer:
         """
         device = self.process.device
         if not batch.ids:  # fewer utterances than processes: take part with a zero loss
-            frame = torch.zeros(1, 1, self.model.features.config.mels, device=device)
-            one = torch.ones(1, dtype=torch.int64, device=device)
-            unused: Emissions = self._parallel(frame, one)
-            return unused.log_probs.sum(dim=(1, 2)) * 0
+            return torch.zeros(1, device=device, requires_grad=True)
         views = [view for view in (batch.features, batch.second_view) if view is not None]
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            emissions: Emissions = self._parallel(
+            emissions: Emissions = self.model(
                 torch.cat(views).to(device),
                 batch.feature_lengths.repeat(len(views)).to(device),
                 context,

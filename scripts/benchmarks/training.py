@@ -15,8 +15,8 @@
 - data: the loader alone with one and two workers, without and with the standard augmentation.
 - training: `asr.training.run.train` with two workers, logging and metrics, compared with the LSTMs
   alone on the same batches and chunks.
-- processes: one process compared with two (gloo, DistributedDataParallel, one thread each) on the
-  same global batches in memory.
+- processes: one process compared with two (gloo, one thread each) on the same global batches in
+  memory.
 - speechbrain: a bidirectional LSTM with CTC, trained by `Trainer.step` and by SpeechBrain's
   `Brain.fit_batch` with equal sizes, weights, batches, optimizer, precision and threads, from memory.
   SpeechBrain has its own environment, built on first use. Without lengths its LSTM reads padding; with

@@ -103,7 +103,7 @@ def test_every_job_trains_in_its_own_folder_and_one_that_fails_is_named(data, tm
 
 def test_ctrl_c_saves_the_running_job_and_starts_no_other(data, tmp_path) -> None:
     folder = tmp_path / "run"
-    arguments = ("training.seed=1,2", "training.epochs=500", "--processes=2")
+    arguments = ("training.seed=1,2", "training.epochs=500", "--processes=1")
     sweep = start(data, folder, *arguments)
     wait_for(Path(f"{folder}-sweep/training.seed=1/last.pt"), sweep)
     sweep.send_signal(signal.SIGINT)
@@ -165,7 +165,7 @@ def test_a_job_of_submitit_that_fails_is_named_here(data, tmp_path) -> None:
 @needs_submitit
 def test_a_preempted_job_of_submitit_saves_and_resumes(data, tmp_path) -> None:
     folder = tmp_path / "run"
-    arguments = ("training.epochs=20", "--processes=2", "hydra/launcher=submitit_local")
+    arguments = ("training.epochs=8", "--processes=2", "hydra/launcher=submitit_local")
     sweep = start(data, folder, *arguments)
     wait_for(Path(f"{folder}-sweep/last.pt"), sweep)
     task = find_task(Path(f"{folder}-sweep/.submitit"))

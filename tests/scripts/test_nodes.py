@@ -14,6 +14,7 @@ from corpus import write_tones
 from project import ROOT
 
 from asr.data.manifest import write_manifest
+from asr.recipe import run
 
 sys.path.append(str(ROOT / "scripts"))
 import node_test
@@ -32,6 +33,12 @@ def recipe(tmp_path_factory) -> node_test.Recipe:
     return node_test.Recipe(folder, epochs=7, hidden=8)
 
 
+def train_here(arguments: list[str]) -> int:
+    """The recipe in one of the two processes of a `Pair`; returns its exit code."""
+    sys.argv = arguments
+    return run("digits")
+
+
 def start_alone(recipe: node_test.Recipe, folder: Path) -> "subprocess.Popen[str]":
     """The recipe as two processes that it starts itself."""
     return subprocess.Popen(
@@ -43,14 +50,12 @@ def start_alone(recipe: node_test.Recipe, folder: Path) -> "subprocess.Popen[str
 
 
 def test_when_a_worker_is_killed_the_group_resumes_from_the_last_checkpoint(
-    recipe, tmp_path
+    recipe, tmp_path, pair
 ) -> None:
-    alone = start_alone(recipe, tmp_path / "alone")
     early = random.Random(2)  # after the first epoch
     wrong = node_test.train_broken("worker", recipe, tmp_path / "nodes", 0, early)
     assert list(wrong) == []
-    output, _ = alone.communicate(timeout=SECONDS)
-    assert alone.returncode == 0, output
+    assert pair.run(train_here, recipe.arguments(tmp_path / "alone")) == 0
     assert compare(tmp_path / "alone", tmp_path / "nodes") == []
 
 

@@ -156,10 +156,10 @@ def test_it_can_memorize_its_training_set(tones, tmp_path) -> None:
     outcome = train(
         tiny_task(
             tmp_path,
-            tones,
-            epochs=150,
+            tones[:6],
+            epochs=100,
             batch_seconds=20.0,
-            learning_rate=1e-2,
+            learning_rate=2e-2,
             checkpoint_steps=1000,
             augment=AugmentConfig(speeds=[1.0], time_masks=0, mel_masks=0),
             encoder=EncoderConfig(layers=1, hidden=32, stack=2, dropout=0.0),
