@@ -247,11 +247,10 @@ def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def broadcast_weights(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Replace the parameters of every process by those of rank 0, in one transfer."""
-    if dist.is_initialized():
-        weights: list[torch.Tensor] = list(parameters)
-        values = torch.cat([weight.flatten() for weight in weights])
-        dist.broadcast(values, src=0)
-        _unflatten(values, weights)
+    weights: list[torch.Tensor] = list(parameters)
+    values = torch.cat([weight.flatten() for weight in weights])
+    dist.broadcast(values, src=0)
+    _unflatten(values, weights)
 
 
 @torch.no_grad()
@@ -261,15 +260,14 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     `DistributedDataParallel` would overlap this with the backward pass, of which a stack of LSTMs
     needs little, but it imports PyTorch's compiler: 3 s of CPU time in every process that starts.
     """
-    if dist.is_initialized():
-        parameters = list(parameters)
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        values = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(values)
-        _unflatten(values, gradients)
+    gradients: list[torch.Tensor] = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        gradients.append(parameter.grad)
+    values = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(values)
+    _unflatten(values, gradients)
 
 
 def _unflatten(values: torch.Tensor, tensors: list[torch.Tensor]) -> None:

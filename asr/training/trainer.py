@@ -35,7 +35,8 @@ class Trainer:
         self.config = config
         self.process = process
         self.model = model.to(process.device)
-        broadcast_weights(self.model.parameters())
+        if process.world_size > 1:
+            broadcast_weights(self.model.parameters())
         self.bf16 = config.precision == "bf16" or (
             config.precision == "auto" and has_bf16(process.device)
         )
@@ -127,7 +128,7 @@ class Trainer:
                 # A loss that is not finite gives NaN times 0, hence a NaN gradient on every process.
                 torch.autograd.backward(loss, loss.detach() * 0 + scale)
             found.append(losses.detach())
-        if not alone:
+        if self.process.world_size > 1 and not alone:
             sum_gradients(self.model.parameters())
         if scale != 1:
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]

@@ -97,6 +97,7 @@ def test_two_processes_are_measured(manifest: Path, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
+        timeout=120,  # after which it hangs
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads(output.read_text())["processes"]
