@@ -20,3 +20,6 @@ SPEEDS = (0.9, 1.0, 1.1)
 
 LARGEST_COUNT = 1024
 """Largest number of threads or processes that is accepted."""
+
+MOST_TRIALS = 10_000
+"""Largest number of trials of `asr tune`, which is far beyond what gains anything."""

@@ -1,6 +1,7 @@
 """Options that several commands share, and the objects that they choose."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -132,7 +133,7 @@ def add_count_option(
     command: argparse.ArgumentParser, name: str, purpose: str, **settings: Any
 ) -> None:
     """Add an option that takes a whole number above 0; `settings` as of `add_argument`."""
-    command.add_argument(name, type=positive, help=purpose, **{"metavar": "N", **settings})
+    command.add_argument(name, help=purpose, **{"type": positive, "metavar": "N", **settings})
 
 
 def add_track_option(command: argparse.ArgumentParser, verb: str) -> None:
@@ -159,9 +160,18 @@ def add_picture_option(command: argparse.ArgumentParser, purpose: str) -> None:
 
 def thread_count(text: str) -> int:
     """Parse a number of threads or processes."""
-    if positive(text) > LARGEST_COUNT:
-        raise argparse.ArgumentTypeError(f"{text} is too large; use {LARGEST_COUNT} at most")
-    return int(text)
+    return at_most(LARGEST_COUNT)(text)
+
+
+def at_most(limit: int) -> Callable[[str], int]:
+    """A parser of whole numbers from 1 to `limit`."""
+
+    def parse(text: str) -> int:
+        if positive(text) > limit:
+            raise argparse.ArgumentTypeError(f"{text[:40]} is too large; use {limit} at most")
+        return int(text)
+
+    return parse
 
 
 def positive(text: str) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from asr.cli import options
 from asr.cli.output import check_picture
+from asr.defaults import MOST_TRIALS
 from asr.errors import AsrError
 from asr.files import check_writable, save_figure
 from asr.progress import Bar, say
@@ -26,7 +27,11 @@ def declare(command: argparse.ArgumentParser) -> None:
     options.add_decoder_options(command, for_tuning=True)
     options.add_profile_option(command)
     options.add_count_option(
-        command, "--trials", "number of settings to try (default: 100)", default=100
+        command,
+        "--trials",
+        "number of settings to try (default: 100)",
+        default=100,
+        type=options.at_most(MOST_TRIALS),
     )
     options.add_output_option(
         command,

@@ -15,7 +15,8 @@ from asr.decoder.beam import BeamDecoder
 from asr.decoder.confidence import Floats, fit_confidence, label_words
 from asr.decoder.config import DecoderConfig
 from asr.decoder.hypothesis import Hypothesis
-from asr.errors import DataError
+from asr.defaults import MOST_TRIALS
+from asr.errors import DataError, check_number
 from asr.scoring import Report, score
 
 RANGES = {"alpha": (0.05, 1.2), "beta": (-1.0, 5.0), "unknown": (-12.0, 0.0), "prior": (0.0, 0.8)}
@@ -90,8 +91,10 @@ def tune(
         on_trial: Called with every trial.
 
     Raises:
+        ConfigError: If the number of trials is below 1 or above `MOST_TRIALS`.
         DataError: If there are no utterances, or the decoder has no weights to tune.
     """
+    check_number("trials", trials, 1, MOST_TRIALS, whole=True)
     if not log_probs:
         raise DataError("there is no utterance to tune on; use a manifest that contains some")
     names = [name for name in RANGES if _has_effect(decoder, name)]

@@ -59,6 +59,7 @@ class TestProgram:
             ((), "COMMAND"),
             (("sing",), "sing"),
             (("tune", "a.jsonl", "--trials", "0"), "'0'"),
+            (("tune", "a.jsonl", "--trials", "4294967294"), "4294967294 is too large"),
             (("transcribe", "--checkpoint", "x"), "FILE|FOLDER|-"),
             (("transcribe", "a.wav", "--checkpoint", "x", "--form", "txt"), "--form"),
             (("transcribe", "a.wav", "--checkpoint", "x", "--format", "doc"), "doc"),

@@ -18,7 +18,7 @@ from asr.decoder.confidence import (
 from asr.decoder.config import DecoderConfig
 from asr.decoder.hypothesis import Hypothesis, Word
 from asr.decoder.tuning import Trial, tune
-from asr.errors import DataError
+from asr.errors import ConfigError, DataError
 from asr.lm.model import LanguageModel
 from asr.scoring import score
 from asr.text import Vocabulary
@@ -78,6 +78,14 @@ def heard() -> dict[str, np.ndarray]:
 def make(model: LanguageModel | None, **numbers: float) -> BeamDecoder:
     start = DecoderConfig("beam", **{"alpha": 0.0, "beta": 0.0, "unknown": -5.0, **numbers})
     return BeamDecoder(Vocabulary.english(), 0.04, start, model)
+
+
+@pytest.mark.parametrize("trials", [0, 4_294_967_294, 1.5])
+def test_an_impossible_number_of_trials_is_refused(
+    model: LanguageModel, heard: dict[str, np.ndarray], trials: float
+) -> None:
+    with pytest.raises(ConfigError, match="trials"):
+        tune(make(model), heard, {"u1": TEXT}, trials)
 
 
 def test_the_language_model_is_given_the_weight_it_deserves(
