@@ -135,6 +135,7 @@ def write_atomically(path: FilePath, write: Callable[[IO[bytes]], Any]) -> None:
     is then unchanged.
     """
     target = Path(path)
+    _refuse_folder(target)
     # `tempfile` is avoided, because it ignores the umask: only the owner can read its files.
     temporary = target.with_name(f".{_shorten(target.name)}.{secrets.token_hex(8)}")
     unchanged = " (an existing file is unchanged)"
@@ -152,6 +153,12 @@ def write_atomically(path: FilePath, write: Callable[[IO[bytes]], Any]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def _refuse_folder(target: Path) -> None:
+    """Raise FileError if a file to be written is a folder; an empty path is the current one."""
+    if target.is_dir():
+        raise FileError(f"{target} is a folder; specify a file to write")
+
+
 def _shorten(name: str) -> str:
     """The beginning of a file's name that leaves room for more within 255 bytes."""
     return os.fsdecode(os.fsencode(name)[:200])
@@ -164,6 +171,7 @@ def check_writable(path: FilePath) -> None:
     path are removed.
     """
     target = Path(path)
+    _refuse_folder(target)
     with reporting_disk_errors(f"{target} cannot be written"):
         target.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=target.parent).close()

@@ -11,7 +11,14 @@ from matplotlib.figure import Figure
 from project import ROOT
 
 from asr.errors import DataError, FileError
-from asr.files import read_lines, remove_leftovers, save_figure, write_atomically, write_text
+from asr.files import (
+    check_writable,
+    read_lines,
+    remove_leftovers,
+    save_figure,
+    write_atomically,
+    write_text,
+)
 
 
 class TestReadLines:
@@ -44,7 +51,7 @@ class TestReadLines:
 def test_write_text_writes_every_name(tmp_path: Path) -> None:
     write_text(tmp_path / "new" / "x.txt", "é \udcff\n")
     assert (tmp_path / "new" / "x.txt").read_bytes() == "é \\udcff\n".encode()
-    with pytest.raises(FileError, match="could not be written"):
+    with pytest.raises(FileError, match="is a folder"):
         write_text(tmp_path / "new", "")
 
 
@@ -68,3 +75,13 @@ write_atomically({str(tmp_path / "x.txt")!r}, lambda file: os.kill(os.getpid(), 
 
     write_atomically(tmp_path / "y.txt", write)
     assert [path.name for path in tmp_path.iterdir()] == ["y.txt"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/", "folder"])
+def test_a_folder_is_no_file_to_write(name: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    for write in (check_writable, lambda path: write_text(path, "text")):
+        with pytest.raises(FileError, match="is a folder; specify a file"):
+            write(name)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

@@ -590,6 +590,6 @@ def test_a_transcript_that_cannot_be_written_is_the_failure_of_its_recording(
     )
     assert code == 1
     assert "1 of 5 recordings failed" in err
-    assert "a.json could not be written" in err
+    assert "a.json is a folder" in err
     written = {path.name for path in output.iterdir()} - {"a.json"}
     assert written == {"..wav.json", f"{'n' * 249}.json", f"{'é' * 120}.json", "z.json"}
