@@ -65,7 +65,7 @@ def run(recipe: str, arguments: Sequence[str] | None = None, program: str = "tra
         errors.append(error)
     except (HydraException, OmegaConfBaseException) as error:
         errors.append(ConfigError(_one_line(error)))
-    except ValueError as error:  # Hydra raises it for some of the values that it cannot parse
+    except (ValueError, OverflowError) as error:  # Hydra cannot parse some values
         if job.has_begun:
             raise
         errors.append(ConfigError(f"a value cannot be read ({_one_line(error)}); correct it"))

@@ -99,6 +99,7 @@ def test_help_has_examples(run) -> None:
         ("encoder=3", "a value cannot be read .*must be a string"),
         ("training.seed=" + "9" * 5_000, "a value cannot be read .*limit"),
         ("training.seed=" + "{a:" * 5_000, "no viable alternative"),
+        ("features.window_ms=" + "9" * 400, "a value cannot be read .*too large"),
     ],
 )
 def test_values_that_hydra_cannot_read_are_one_short_sentence(
