@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import PurePath
+from typing import Any
 
 from asr.decoder.hypothesis import Hypothesis, Word
 
@@ -25,6 +26,16 @@ def to_json(hypothesis: Hypothesis, name: str, seconds: float) -> str:
     """One line of JSON: path and duration of the recording, and the fields of the hypothesis."""
     record = {"path": name, "seconds": round(seconds, 3), **hypothesis.to_dict()}
     return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def segment_record(hypothesis: Hypothesis) -> dict[str, Any]:
+    """A line of `asr stream`: a segment that has ended."""
+    return {"segment": True, **hypothesis.to_dict()}
+
+
+def final_record(hypothesis: Hypothesis) -> dict[str, Any]:
+    """The last line of `asr stream`."""
+    return {"final": True, **hypothesis.to_dict()}
 
 
 def to_srt(hypothesis: Hypothesis) -> str:

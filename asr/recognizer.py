@@ -40,6 +40,8 @@ Waveform = npt.NDArray[np.float32]  # (N,)
 LogProbs = npt.NDArray[np.float32]  # (T', V)
 OnProgress = Callable[[float], object]
 """Called with the seconds of a recording that were just processed."""
+OnSegment = Callable[[Hypothesis], object]
+"""Called with the hypothesis of a segment of a recording that was just decoded."""
 Source = AudioSource | tuple[AudioSource, float]
 """A recording, or a recording and the seconds that it must last (within 50 ms)."""
 
@@ -122,8 +124,10 @@ class Recognizer:
     ) -> None:
         self.model = model.eval()
         self.vocabulary = vocabulary
+        self.decoder_config = decoder or DecoderConfig()
+        self.hotwords = dict(hotwords or {})
         self.decoder = load_decoder(
-            decoder or DecoderConfig(), vocabulary, model.frame_seconds, hotwords
+            self.decoder_config, vocabulary, model.frame_seconds, self.hotwords
         )
         # A forward encoder sees nothing beyond its chunk.
         right = 0.0 if model.encoder.config.kind == "forward" else RIGHT_SECONDS
@@ -185,6 +189,7 @@ class Recognizer:
         source: AudioSource,
         operating_point: OperatingPoint | None = None,
         on_progress: OnProgress | None = None,
+        on_segment: OnSegment | None = None,
     ) -> Hypothesis:
         """Transcribe one recording.
 
@@ -193,6 +198,7 @@ class Recognizer:
                 float32 in -1..1 or int16.
             operating_point: How the recording is read; None for the default one.
             on_progress: Called with the seconds of the recording that were just processed.
+            on_segment: Called with the hypothesis of each segment, as soon as it is decoded.
 
         Returns:
             The text and its words with their times in seconds; empty if the recording is silent or
@@ -202,7 +208,10 @@ class Recognizer:
             AudioError: If the recording cannot be read.
             ConfigError: If the model cannot work at this operating point.
         """
-        [(_, result)] = self.transcribe_many([source], BATCH_SECONDS, operating_point, on_progress)
+        results = self.transcribe_many(
+            [source], BATCH_SECONDS, operating_point, on_progress, on_segment
+        )
+        [(_, result)] = results
         if isinstance(result, AsrError):
             raise result
         return result
@@ -213,6 +222,7 @@ class Recognizer:
         batch_seconds: float = BATCH_SECONDS,
         operating_point: OperatingPoint | None = None,
         on_progress: OnProgress | None = None,
+        on_segment: OnSegment | None = None,
     ) -> Iterator[tuple[int, Hypothesis | AsrError]]:
         """Transcribe recordings, in their order; arguments as in `transcribe` and `emissions`.
 
@@ -225,7 +235,8 @@ class Recognizer:
         found = self._emit_all(sources, batch_seconds, point, on_progress, conditions)
 
         def finish(index: int, segments: Iterable[Segment]) -> Hypothesis:
-            return _describe(self.decode(segments), conditions.pop(index))
+            hypothesis = self.decode(segments, on_segment=on_segment)
+            return _describe(hypothesis, conditions.pop(index))
 
         return _finish_each(found, finish)
 
@@ -244,17 +255,45 @@ class Recognizer:
         found = self._emit_all(sources, batch_seconds, self._resolve(operating_point), None, {})
         return _finish_each(found, lambda _, segments: list(segments))
 
-    def decode(self, segments: Iterable[Segment], decoder: Decoder | None = None) -> Hypothesis:
+    def decode(
+        self,
+        segments: Iterable[Segment],
+        decoder: Decoder | None = None,
+        on_segment: OnSegment | None = None,
+    ) -> Hypothesis:
         """Decode a recording's segments of log-probs, as `emissions` gives them.
 
-        `decoder` replaces the recognizer's own one.
+        `decoder` replaces the recognizer's own one; `on_segment` as in `transcribe`.
         """
         decoder = decoder or self.decoder
-        parts = [
-            decoder.decode(log_probs).shifted(first_frame * self.model.frame_seconds)
-            for first_frame, log_probs in segments
-        ]
+        parts = []
+        for first_frame, log_probs in segments:
+            part = decoder.decode(log_probs).shifted(first_frame * self.model.frame_seconds)
+            parts.append(part)
+            if on_segment:
+                on_segment(part)
         return join_hypotheses(parts)
+
+    def with_decoder(
+        self, kind: str | None = None, hotwords: Iterable[str] = ()
+    ) -> "Recognizer":
+        """The same model with another decoder, which reads its files anew.
+
+        Args:
+            kind: "greedy", "beam", or None for the same one.
+            hotwords: Words or phrases to expect besides its own, which need the beam.
+
+        Raises:
+            ConfigError: If the kind is unknown, or the greedy decoder is to expect hotwords.
+            TextError: If a hotword contains characters that the vocabulary lacks.
+        """
+        config, weights = self.decoder_config, self.hotwords
+        if kind == "greedy":
+            config, weights = DecoderConfig(), {}
+        elif kind is not None:
+            config = replace(config, kind=kind)
+        weights = weights | dict.fromkeys(hotwords, config.hotword_weight)
+        return Recognizer(self.model, self.vocabulary, config, weights)
 
     def align(
         self,

@@ -57,6 +57,10 @@ class Partial:
         """All words since the last endpoint."""
         return " ".join(part for part in (self.stable, self.tail) if part)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The text as JSON data, without the segments."""
+        return {"seconds": round(self.seconds, 3), "stable": self.stable, "tail": self.tail}
+
 
 class Segment(NamedTuple):
     """Log-probs (T', V) of a segment or of a part of it, and the index of the segment's first frame."""
@@ -134,6 +138,7 @@ class Stream:
     ) -> None:
         self._model_rate = model.features.config.sample_rate
         self._frame_seconds = model.frame_seconds
+        self.context = context
         self._segments = SegmentStream(model, context, new_endpointer)
         self._decoder = decoder
         self._state = decoder.start()
@@ -247,7 +252,7 @@ def advance_streams(
     The results are those of each stream alone.
 
     Args:
-        streams: Different streams of one recognizer with the same latency and endpoint.
+        streams: Different streams of one model with the same `context`; their decoders may differ.
         pieces: A piece of samples (N,) for each stream.
         sample_rate: The rate of all pieces, as in `Stream.accept`.
 

@@ -1,0 +1,98 @@
+"""Runs the application: sockets, signals, and the end of the server."""
+
+import asyncio
+import logging
+import socket
+import sys
+import time
+from types import FrameType
+
+import uvicorn
+from starlette.applications import Starlette
+
+from asr.errors import AsrError
+from asr.progress import complain
+from asr.server.app import make_app
+from asr.server.config import ServerConfig
+from asr.server.engine import Engine
+
+log = logging.getLogger("asr.server")
+
+BACKLOG = 2048
+POLL_SECONDS = 0.05
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the port, so that a wrong address is known before the model is loaded.
+
+    Raises:
+        AsrError: If the address is in use or cannot be used.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(BACKLOG)
+    except OSError as error:
+        raise AsrError(
+            f"port {port} of {host} cannot be opened ({error.strerror}); another program may use it, "
+            "so choose another one with --port"
+        ) from None
+    return listening
+
+
+def serve(engine: Engine, config: ServerConfig, listening: socket.socket) -> int:
+    """Serve until SIGTERM or Ctrl-C, and return the exit code."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    app = make_app(engine, config)
+    settings = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="websockets-sansio",
+        ws_max_size=16_000_000,
+        timeout_graceful_shutdown=1,
+        backlog=BACKLOG,
+    )
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    complain(f"asr: serving {config.model} at http://{shown}:{port}/ (stop with Ctrl-C).")
+    try:
+        asyncio.run(_Server(settings, app, config).serve(sockets=[listening]))
+    finally:
+        engine.stop()
+        log.removeHandler(handler)
+    return 0
+
+
+class _Server(uvicorn.Server):
+    """A server that finishes what runs before it stops."""
+
+    def __init__(self, settings: uvicorn.Config, app: Starlette, config: ServerConfig) -> None:
+        super().__init__(settings)
+        self._state, self._config = app.state, config
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Refuse new requests at the first signal; stop at once at the second one."""
+        if self._state.stopping:
+            self.should_exit = True
+            return
+        self._state.stopping = True
+        asyncio.get_running_loop().call_soon_threadsafe(self._begin_to_stop)
+
+    def _begin_to_stop(self) -> None:
+        for server in self.servers:
+            server.close()  # no new connections; open ones go on
+        self._stopping = asyncio.create_task(self._wait_for_requests())
+
+    async def _wait_for_requests(self) -> None:
+        end = time.monotonic() + self._config.stop_seconds
+        while self._state.metrics.open_requests and time.monotonic() < end:
+            await asyncio.sleep(POLL_SECONDS)
+        self.should_exit = True
