@@ -274,9 +274,7 @@ class Recognizer:
                 on_segment(part)
         return join_hypotheses(parts)
 
-    def with_decoder(
-        self, kind: str | None = None, hotwords: Iterable[str] = ()
-    ) -> "Recognizer":
+    def with_decoder(self, kind: str | None = None, hotwords: Iterable[str] = ()) -> "Recognizer":
         """The same model with another decoder, which reads its files anew.
 
         Args:

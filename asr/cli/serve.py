@@ -25,27 +25,48 @@ def declare(command: argparse.ArgumentParser) -> None:
         help="serve the Wyoming protocol of Home Assistant too, at this TCP port (default: "
         f"{WYOMING_PORT}; pip install 'lstm-asr[wyoming]')",
     )
-    add("--keys", type=Path, metavar="FILE", help="accept only clients that present one of the keys "
-        "in this file, one per line")
-    add("--public", action="store_true", help="listen beyond this machine although there are no keys")
-    options.add_model_options(command, "lanes of live streams, and CPU threads for recordings "
-        "(default: one per core)")
-    options.add_latency_options(command, f"for live streams that choose none; default: {STREAM_LATENCY_MS:g}")
+    add(
+        "--keys",
+        type=Path,
+        metavar="FILE",
+        help="accept only clients that present one of the keys in this file, one per line",
+    )
+    add(
+        "--public",
+        action="store_true",
+        help="listen beyond this machine although there are no keys",
+    )
+    options.add_model_options(
+        command, "lanes of live streams, and CPU threads for recordings (default: one per core)"
+    )
+    options.add_latency_options(
+        command, f"for live streams that choose none; default: {STREAM_LATENCY_MS:g}"
+    )
     options.add_decoder_options(command)
-    add("--language", default="en", metavar="CODE", help="language of the model, as a code of two "
-        "letters (default: en)")
+    add(
+        "--language",
+        default="en",
+        metavar="CODE",
+        help="language of the model, as a code of two letters (default: en)",
+    )
     limits = command.add_argument_group("limits")
     options.add_count_option(limits, "--streams", "live streams at a time (default: 200)")
-    options.add_count_option(limits, "--uploads", "recordings that wait or are transcribed at a time "
-        "(default: 64)")
+    options.add_count_option(
+        limits, "--uploads", "recordings that wait or are transcribed at a time (default: 64)"
+    )
     for name, unit, default, purpose in (
         ("--upload-mb", "MB", 500, "largest request body in megabytes"),
         ("--upload-seconds", "SECONDS", 21_600, "longest recording"),
         ("--idle", "SECONDS", 60, "silence of a client after which it is disconnected"),
         ("--stop", "SECONDS", 30, "how long running requests may last after SIGTERM"),
     ):
-        limits.add_argument(name, type=float, default=default, metavar=unit,
-            help=f"{purpose} (default: {default:,})")
+        limits.add_argument(
+            name,
+            type=float,
+            default=default,
+            metavar=unit,
+            help=f"{purpose} (default: {default:,})",
+        )
     add("--log-texts", action="store_true", help="write what is recognized into the log as well")
 
 

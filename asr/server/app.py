@@ -37,6 +37,7 @@ POLICY = (
     "media-src 'self' blob:; connect-src 'self'; worker-src 'self'; form-action 'none'; "
     "base-uri 'none'; frame-ancestors 'none'"
 )
+KEY_PROTOCOLS = ("asr-key.", "openai-insecure-api-key.")
 SAFE_HEADERS = {
     b"content-security-policy": POLICY.encode(),
     b"x-content-type-options": b"nosniff",
@@ -63,7 +64,7 @@ def make_app(engine: Engine, config: ServerConfig) -> Starlette:
         Route("/v1/audio/transcriptions", files.transcribe, methods=["POST"]),
         WebSocketRoute("/stream", socket.stream),
     ]
-    app = Starlette(routes=routes)
+    app = Starlette(routes=routes, exception_handlers={HTTPException: show_http_error})
     app.state.engine, app.state.config = engine, config
     app.state.metrics = Metrics(engine)
     app.state.stopping = False
@@ -92,6 +93,22 @@ async def show_metrics(request: Request) -> Response:
     """GET /metrics: figures for Prometheus."""
     body, kind = request.app.state.metrics.render()
     return Response(body, headers={"Content-Type": kind})
+
+
+async def show_http_error(request: Request, error: Exception) -> Response:
+    """The response to an address or a method that does not exist."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path[:200]
+    message, code = error.detail, None
+    if error.status_code == 404:
+        message, code = (
+            f"there is nothing at {path}; see docs/serve.md for what there is",
+            "not_found",
+        )
+    elif error.status_code == 405:
+        message = f"{path} does not accept {request.method}"
+    refusal = RequestError(message, error.status_code, code=code)
+    return JSONResponse(refusal.to_dict(), refusal.status, error.headers)
 
 
 class Guard:
@@ -125,9 +142,6 @@ class Guard:
             await self.app(scope, body or receive, answer)
         except ClientDisconnect:
             answer.status = answer.status or files.CLIENT_CLOSED
-        except HTTPException as error:
-            code = "not_found" if error.status_code == 404 else None
-            await answer.refuse(RequestError(describe(error, scope), error.status_code, code=code))
         except AsrError as error:
             await answer.refuse(to_request_error(error))
         except Exception:  # a bug: the client learns the id, the log has the rest
@@ -247,25 +261,14 @@ def choose_id(proposed: str | None) -> str:
     return uuid.uuid4().hex
 
 
-def describe(error: HTTPException, scope: Scope) -> str:
-    """A sentence about an error of routing."""
-    if error.status_code == 404:
-        return f"there is nothing at {scope['path'][:200]}; see /v1/models and the documentation"
-    if error.status_code == 405:
-        return f"{scope['path'][:200]} does not accept {scope.get('method')}"
-    return error.detail
-
-
 def has_key(scope: Scope, keys: tuple[str, ...]) -> bool:
     """Whether a request presents one of the keys, compared in constant time.
 
     Browsers cannot add a header to a WebSocket; they send a subprotocol `asr-key.KEY`.
     """
     given = Headers(scope=scope).get("authorization", "").removeprefix("Bearer ").strip()
-    presented = [given]
-    for name in scope.get("subprotocols", []):
-        if name.startswith(("asr-key.", "openai-insecure-api-key.")):
-            presented.append(name.split(".", 1)[1])
+    names = scope.get("subprotocols", [])
+    presented = [given, *(n.split(".", 1)[1] for n in names if n.startswith(KEY_PROTOCOLS))]
     found = False
     for text in presented:
         for key in keys:

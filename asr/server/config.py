@@ -91,7 +91,9 @@ def read_keys(path: Path) -> tuple[str, ...]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise ConfigError(f"the keys in {path} cannot be read ({reason}); name a text file") from None
+        raise ConfigError(
+            f"the keys in {path} cannot be read ({reason}); name a text file"
+        ) from None
     keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
     if not keys:
         raise ConfigError(f"{path} contains no key; write one per line")

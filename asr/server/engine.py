@@ -28,7 +28,7 @@ from asr.endpoint import EndpointConfig
 from asr.errors import AsrError
 from asr.recognizer import OnSegment, OperatingPoint, Recognizer
 from asr.runtime.device import count_cores
-from asr.server.live import Lane, LiveStream, Overloaded
+from asr.server.live import Lane, LiveStream, OverloadError
 from asr.text import normalize
 
 log = logging.getLogger("asr.server")
@@ -43,7 +43,7 @@ NICENESS = 10  # of the threads that transcribe recordings
 WORKERS = 2  # threads that transcribe recordings; large ones use only one of them
 
 
-class Abandoned(AsrError):
+class AbandonedError(AsrError):
     """Nobody waits for the recording any more, or it is longer than the server accepts."""
 
 
@@ -78,17 +78,17 @@ class Job:
         return self.size <= TOGETHER_BYTES and self.on_segment is None
 
     def advance(self, seconds: float) -> None:
-        """Count processed seconds. Raises Abandoned if the recording is not wanted any further."""
+        """Count processed seconds. Raises AbandonedError if the recording is not wanted any further."""
         self.seconds += seconds
         if self.abandoned:
-            raise Abandoned("the client has disconnected")
+            raise AbandonedError("the client has disconnected")
         check_duration(self.seconds, self.most_seconds)
 
 
 def check_duration(seconds: float | None, most_seconds: float) -> None:
-    """Raise Abandoned if a recording is longer than the server accepts; None is unknown."""
+    """Raise AbandonedError if a recording is longer than the server accepts; None is unknown."""
     if seconds is not None and seconds > most_seconds:
-        raise Abandoned(
+        raise AbandonedError(
             f"the recording lasts more than {most_seconds:g} s, the longest that this server accepts; "
             "cut it into parts"
         )
@@ -130,9 +130,7 @@ class Engine:
         self._condition = threading.Condition()
         self._stopped = False
         self._workers = [
-            threading.Thread(
-                target=self._work, args=(number == 0,), name="recordings", daemon=True
-            )
+            threading.Thread(target=self._work, args=(number == 0,), name="recordings", daemon=True)
             for number in range(WORKERS)
         ]
         for worker in self._workers:
@@ -169,13 +167,13 @@ class Engine:
             endpoint: See `Recognizer.stream`.
 
         Raises:
-            Overloaded: If there are too many streams.
+            OverloadError: If there are too many streams.
             AsrError: If the rate or the latency is not possible.
         """
         stream = recognizer.stream(latency_ms, endpoint)
         stream.accept(np.zeros(0, np.float32), sample_rate)
         if self.streams >= self.most_streams:
-            raise Overloaded(
+            raise OverloadError(
                 f"all {self.most_streams} live streams of this server are taken; try again later"
             )
         lane = min(self._lanes, key=lambda lane: len(lane.streams))
@@ -201,8 +199,8 @@ class Engine:
             on_segment: Called in another thread with the hypothesis of each segment.
 
         Raises:
-            Overloaded: If too many recordings wait.
-            Abandoned: If the recording is too long.
+            OverloadError: If too many recordings wait.
+            AbandonedError: If the recording is too long.
             AsrError: If it cannot be transcribed.
         """
         size = source.seek(0, os.SEEK_END)
@@ -210,7 +208,7 @@ class Engine:
         job = Job(recognizer, source, size, point, most_seconds, on_segment)
         with self._condition:
             if self._stopped or self.uploads >= self.most_uploads:
-                raise Overloaded(
+                raise OverloadError(
                     f"{self.most_uploads} recordings are waiting already; try again later"
                 )
             self._queue.append(job)
@@ -227,7 +225,7 @@ class Engine:
             waiting, self._queue = list(self._queue), deque()
             self._condition.notify_all()
         for job in waiting:
-            job.done.set_exception(Overloaded("the server stops; try again later"))
+            job.done.set_exception(OverloadError("the server stops; try again later"))
         for worker in self._workers:
             worker.join()
         for lane in self._lanes:
@@ -338,4 +336,6 @@ class Variants:
     def _build(self, decoder: str | None, hotwords: tuple[str, ...]) -> Recognizer:
         if decoder is None and self._recognizer.decoder_config.kind == "greedy":
             decoder = "beam"  # which hotwords need
-        return self._recognizer.with_decoder(decoder, [normalize(text, "plain") for text in hotwords])
+        return self._recognizer.with_decoder(
+            decoder, [normalize(text, "plain") for text in hotwords]
+        )

@@ -3,7 +3,7 @@
 from typing import Any
 
 from asr.errors import AsrError
-from asr.server.live import Overloaded
+from asr.server.live import OverloadError
 
 RETRY_SECONDS = 2
 """After how many seconds a client that was refused for lack of room should try again."""
@@ -60,6 +60,6 @@ def to_request_error(error: AsrError) -> RequestError:
     """The refusal of a request that met an error: the fault of the request unless it says more."""
     if isinstance(error, RequestError):
         return error
-    if isinstance(error, Overloaded):
+    if isinstance(error, OverloadError):
         return RequestError(str(error), 429, code="rate_limit_exceeded")
     return RequestError(str(error))

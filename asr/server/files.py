@@ -80,7 +80,9 @@ class Fields:
                     code="unknown_parameter",
                 )
             if not isinstance(value, str):
-                raise RequestError(f"the parameter {quote(key)} must be text, not a file", param=name)
+                raise RequestError(
+                    f"the parameter {quote(key)} must be text, not a file", param=name
+                )
             self._values.setdefault(name, []).append(value)
         for name, values in self._values.items():
             if len(values) > 1 and name not in LISTS:
@@ -183,7 +185,10 @@ async def parse_order(form: FormData, engine: Engine, config: ServerConfig) -> O
         )
     fields.choice("chunking_strategy", ["auto"])
     response_format = cast(str, fields.choice("response_format", FORMATS, "json"))
-    stream = fields.choice("stream", ["true", "false", "True", "False"], "false") in ("true", "True")
+    stream = fields.choice("stream", ["true", "false", "True", "False"], "false") in (
+        "true",
+        "True",
+    )
     if stream and response_format in ("srt", "vtt"):
         raise RequestError(
             f"{response_format} cannot be streamed; leave out stream", param="response_format"
@@ -390,9 +395,7 @@ def to_logprobs(hypothesis: Hypothesis) -> list[dict[str, Any]]:
     for number, word in enumerate(hypothesis.words):
         token = f" {word.text}" if number else word.text
         logprob = math.log(max(word.confidence, 1e-10))
-        tokens.append(
-            {"token": token, "logprob": round(logprob, 4), "bytes": list(token.encode())}
-        )
+        tokens.append({"token": token, "logprob": round(logprob, 4), "bytes": list(token.encode())})
     return tokens
 
 

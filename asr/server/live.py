@@ -35,7 +35,7 @@ GATHER_SECONDS = 0.02
 """How long a lane waits for the samples of more streams before it computes."""
 
 
-class Overloaded(AsrError):
+class OverloadError(AsrError):
     """The server has no room for another stream or recording now."""
 
 

@@ -78,7 +78,7 @@ class _Server(uvicorn.Server):
         super().__init__(settings)
         self._state, self._config = app.state, config
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Refuse new requests at the first signal; stop at once at the second one."""
         if self._state.stopping:
             self.should_exit = True

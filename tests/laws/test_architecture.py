@@ -38,9 +38,11 @@ ORDER = """
     doctor.findings doctor.requirements doctor.sound doctor.measurements doctor.manifests
     doctor.recordings doctor.texts doctor.rates doctor.duplicates doctor.summary doctor.cost
     doctor.examination doctor.report
+    server.config server.live server.engine server.errors server.metrics server.files server.socket
+    server.app server.serving
     cli.options cli.inputs cli.output
     cli.transcribe cli.stream cli.align cli.evaluate cli.score cli.doctor cli.tune cli.average
-    cli.release cli.lm cli.info cli.train cli.main
+    cli.release cli.lm cli.info cli.train cli.serve cli.main
 """.split()
 FORBIDDEN_NAMES = {"base", "common", "core", "helper", "helpers", "misc", "util", "utils"}
 # Numba kernels: a kernel and what it calls share a module, and a loop over plain arrays is one
