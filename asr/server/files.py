@@ -349,7 +349,7 @@ async def make_events(
             segments.append(segment)
             if segment.text:
                 delta = f" {segment.text}" if any(s.text for s in segments[:-1]) else segment.text
-                event = {"type": "transcript.text.delta", "delta": delta}
+                event: dict[str, Any] = {"type": "transcript.text.delta", "delta": delta}
                 if order.logprobs:
                     event["logprobs"] = to_logprobs(segment)
                 yield event
