@@ -112,14 +112,14 @@ def run(arguments: argparse.Namespace) -> int:
             f"{config.host} can be reached from other machines; choose who may use the server with "
             "--keys FILE, or serve everybody with --public"
         )
-    listening = listen(config.host, config.port)
-    checkpoint = Checkpoint.read(arguments.checkpoint)
-    decoder = options.choose_decoder(arguments, checkpoint)
-    recognizer = options.load_recognizer(arguments, checkpoint, *decoder)
-    recognizer.stream(config.latency_ms, config.endpoint)  # refuses what cannot stream
-    options.prepare(recognizer)
-    engine = Engine(recognizer, config.streams, config.uploads, arguments.threads)
-    return serve(engine, config, listening)
+    with listen(config.host, config.port) as listening:
+        checkpoint = Checkpoint.read(arguments.checkpoint)
+        decoder = options.choose_decoder(arguments, checkpoint)
+        recognizer = options.load_recognizer(arguments, checkpoint, *decoder)
+        recognizer.stream(config.latency_ms, config.endpoint)  # refuses what cannot stream
+        options.prepare(recognizer)
+        engine = Engine(recognizer, config.streams, config.uploads, arguments.threads)
+        return serve(engine, config, listening)
 
 
 def read_card(checkpoint: Path) -> str:

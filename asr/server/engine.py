@@ -44,7 +44,11 @@ WORKERS = 2  # threads that transcribe recordings; large ones use only one of th
 
 
 class AbandonedError(AsrError):
-    """Nobody waits for the recording any more, or it is longer than the server accepts."""
+    """Nobody waits for the recording any more."""
+
+
+class TooLongError(AsrError):
+    """The recording is longer than the server accepts."""
 
 
 @dataclass(eq=False)
@@ -78,7 +82,7 @@ class Job:
         return self.size <= TOGETHER_BYTES and self.on_segment is None
 
     def advance(self, seconds: float) -> None:
-        """Count processed seconds. Raises AbandonedError if the recording is not wanted any further."""
+        """Count processed seconds. Raises AsrError if the recording is not to be read further."""
         self.seconds += seconds
         if self.abandoned:
             raise AbandonedError("the client has disconnected")
@@ -86,9 +90,9 @@ class Job:
 
 
 def check_duration(seconds: float | None, most_seconds: float) -> None:
-    """Raise AbandonedError if a recording is longer than the server accepts; None is unknown."""
+    """Raise TooLongError if a recording is longer than the server accepts; None is unknown."""
     if seconds is not None and seconds > most_seconds:
-        raise AbandonedError(
+        raise TooLongError(
             f"the recording lasts more than {most_seconds:g} s, the longest that this server accepts; "
             "cut it into parts"
         )
@@ -200,7 +204,7 @@ class Engine:
 
         Raises:
             OverloadError: If too many recordings wait.
-            AbandonedError: If the recording is too long.
+            TooLongError: If the recording is longer than that.
             AsrError: If it cannot be transcribed.
         """
         size = source.seek(0, os.SEEK_END)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from asr.errors import AsrError
+from asr.server.engine import TooLongError
 from asr.server.live import OverloadError
 
 RETRY_SECONDS = 2
@@ -62,4 +63,6 @@ def to_request_error(error: AsrError) -> RequestError:
         return error
     if isinstance(error, OverloadError):
         return RequestError(str(error), 429, code="rate_limit_exceeded")
+    if isinstance(error, TooLongError):
+        return RequestError(str(error), 413, "file", "recording_too_long")
     return RequestError(str(error))

@@ -19,6 +19,7 @@ from asr.server.engine import Engine
 log = logging.getLogger("asr.server")
 
 BACKLOG = 2048
+MOST_MESSAGE = 16_000_000  # bytes of a WebSocket message
 POLL_SECONDS = 0.05
 
 
@@ -30,16 +31,26 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(BACKLOG)
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
         raise AsrError(
             f"port {port} of {host} cannot be opened ({error.strerror}); another program may use it, "
             "so choose another one with --port"
         ) from None
-    return listening
+
+
+def configure(app: Starlette) -> uvicorn.Config:
+    """The settings of uvicorn."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="websockets-sansio",
+        ws_max_size=MOST_MESSAGE,
+        timeout_graceful_shutdown=1,
+        backlog=BACKLOG,
+    )
 
 
 def serve(engine: Engine, config: ServerConfig, listening: socket.socket) -> int:
@@ -50,21 +61,11 @@ def serve(engine: Engine, config: ServerConfig, listening: socket.socket) -> int
     log.setLevel(logging.INFO)
     log.propagate = False
     app = make_app(engine, config)
-    settings = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        ws="websockets-sansio",
-        ws_max_size=16_000_000,
-        timeout_graceful_shutdown=1,
-        backlog=BACKLOG,
-    )
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     complain(f"asr: serving {config.model} at http://{shown}:{port}/ (stop with Ctrl-C).")
     try:
-        asyncio.run(_Server(settings, app, config).serve(sockets=[listening]))
+        asyncio.run(_Server(configure(app), app, config).serve(sockets=[listening]))
     finally:
         engine.stop()
         log.removeHandler(handler)

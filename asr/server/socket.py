@@ -22,7 +22,6 @@ from asr.server.live import LiveStream
 
 DEFAULT_RATE = 16_000
 PARAMETERS = ("rate", "encoding", "latency_ms", "pause", "hotwords", "decoder")
-MOST_MESSAGE = 4_000_000  # bytes
 CLOSED, REFUSED, FAILED, BUSY = 1000, 1008, 1011, 1013  # codes of WebSocket
 
 

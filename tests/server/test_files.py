@@ -180,7 +180,9 @@ class TestRefusals:
         refusal(post(server, recording, stream="true", response_format="srt"), 400)
 
     def test_hotwords_of_unknown_letters(self, server, recording) -> None:
-        assert refusal(post(server, recording, prompt="жук", decoder="beam"), 400)["param"] == "prompt"
+        assert (
+            refusal(post(server, recording, prompt="жук", decoder="beam"), 400)["param"] == "prompt"
+        )
 
     def test_hotwords_with_the_greedy_decoder(self, server, recording) -> None:
         refusal(post(server, recording, prompt="cat", decoder="greedy"), 400)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,9 @@ async def converse(address: str, messages: list[bytes | str], **options: Any) ->
                 await connection.send(message)
 
         sending = asyncio.create_task(send())
-        try:
-            async for text in connection:
+        with suppress(websockets.ConnectionClosed):
+            while text := await connection.recv():
                 answers.append(json.loads(text))
-        except websockets.ConnectionClosedError:
-            pass
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
         answers.append({"code": connection.close_code})
