@@ -25,7 +25,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from statistics import quantiles
 
@@ -290,7 +292,8 @@ def main() -> int:
         soundfile.write(file.name, sound, rate)
         wav = Path(file.name).read_bytes()
     with serving() as server:
-        upload(server.port, wav)  # everything is loaded
+        with ThreadPoolExecutor(options.uploads) as pool:  # everything is loaded and allocated
+            list(pool.map(partial(upload, server.port), [wav] * options.uploads))
         problems = asyncio.run(stress(server, options, samples, wav))
         left = [path for path in server.temporary.rglob("*") if path.is_file()]
         problems += [f"{path} is left" for path in left]

@@ -7,6 +7,7 @@ server, which are coroutines, talk to `Engine.open` and `Engine.transcribe`; the
 """
 
 import asyncio
+import ctypes
 import logging
 import os
 import threading
@@ -260,6 +261,9 @@ class Engine:
                     job.done.set_result(result)
             with self._condition:
                 self._running.difference_update(jobs)
+                is_idle = not self._queue
+            if is_idle:
+                give_memory_back()
 
     def _next(self, takes_large: bool) -> list[Job]:
         """Take the next recording, or small ones that can be transcribed in one batch."""
@@ -312,6 +316,12 @@ def _transcribe(jobs: list[Job]) -> Iterator[tuple[Job, Hypothesis | AsrError]]:
         sources = [recording for _, recording in opened]
         for index, result in recognizer.transcribe_many(sources, operating_point=point):
             yield opened[index][0], result
+
+
+def give_memory_back() -> None:
+    """Let the C library return freed memory, which it would keep for each thread."""
+    with suppress(OSError, AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class Variants:
