@@ -16,7 +16,7 @@ Shapes: N samples, T' encoder frames, V symbols.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,12 +45,14 @@ class Partial:
         seconds: Seconds of the signal that have arrived.
         segments: The segments that ended since the last partial, with times from the start of the
             stream; their text may be empty.
+        begin: Where the current segment begins, in seconds.
     """
 
     stable: str
     tail: str
     seconds: float
     segments: tuple[Hypothesis, ...] = ()
+    begin: float = 0.0
 
     @property
     def text(self) -> str:
@@ -143,6 +145,7 @@ class Stream:
         self._decoder = decoder
         self._state = decoder.start()
         self._first_frame = 0  # first frame of the current segment
+        self._frames = 0  # decoded frames of the current segment
         self._in_pause = False  # whether the signal is between two segments
         self._rate: int | None = None  # sample rate; set by the first piece
         self._resampler = Resampler(self._model_rate, self._model_rate)
@@ -211,18 +214,27 @@ class Stream:
     def _decode(self, segment: Segment, ends: bool) -> None:
         """Decode the segment's next log-probs, the last ones if it `ends`."""
         self._first_frame = segment.first_frame
+        self._frames += len(segment.log_probs)
         self._in_pause &= not len(segment.log_probs)
         self._decoder.advance(self._state, segment.log_probs)
         if ends:
             self._ended.append(self._best())
             self._state = self._decoder.start()
+            self._frames = 0
             self._in_pause = True
 
     def _best(self) -> Hypothesis:
         if self._in_pause:
             return Hypothesis("", (), 1.0, 0.0)
         best = self._decoder.best(self._state)
-        return best.shifted(self._first_frame * self._frame_seconds) if self._first_frame else best
+        begin = self._begin
+        if begin:
+            best = best.shifted(begin)
+        return replace(best, span=(begin, begin + self._frames * self._frame_seconds))
+
+    @property
+    def _begin(self) -> float:
+        return self._first_frame * self._frame_seconds
 
     def _require_open(self) -> None:
         if self._finished:
@@ -272,7 +284,8 @@ def advance_streams(
             errors[index] = error
     _decode_ready(streams, errors)
     return [
-        errors.get(index) or Partial(*stream._text, stream.seconds, stream.take_segments())
+        errors.get(index)
+        or Partial(*stream._text, stream.seconds, stream.take_segments(), stream._begin)
         for index, stream in enumerate(streams)
     ]
 

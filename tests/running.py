@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-import uvicorn
 from signals import make_model
 
 from asr.recognizer import Recognizer
 from asr.server.app import make_app
 from asr.server.config import ServerConfig
 from asr.server.engine import Engine
-from asr.server.serving import configure, listen
+from asr.server.serving import Server, listen
+from asr.server.wyoming import WyomingDoor
 from asr.text import Vocabulary
 
 
@@ -23,7 +23,7 @@ from asr.text import Vocabulary
 def running(recognizer: Recognizer | None = None, **settings: Any) -> Iterator[SimpleNamespace]:
     """Serve a recognizer (default: one that writes many letters) with settings of `ServerConfig`.
 
-    Yields its port, url, ws_url, engine, recognizer and app.
+    Yields its port, url, ws_url, engine, recognizer and app, and the port of Wyoming.
     """
     recognizer = recognizer or Recognizer(make_model("latency_controlled"), Vocabulary.english())
     config = ServerConfig(port=0, **settings)
@@ -31,7 +31,8 @@ def running(recognizer: Recognizer | None = None, **settings: Any) -> Iterator[S
     app = make_app(engine, config)
     listening = listen("127.0.0.1", 0)
     port = listening.getsockname()[1]
-    server = uvicorn.Server(configure(app))
+    wyoming = listen("127.0.0.1", 0)
+    server = Server(app, config, WyomingDoor(wyoming))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])))
     thread.start()
     try:
@@ -44,9 +45,11 @@ def running(recognizer: Recognizer | None = None, **settings: Any) -> Iterator[S
             engine=engine,
             recognizer=recognizer,
             app=app,
+            wyoming_port=wyoming.getsockname()[1],
         )
     finally:
         server.should_exit = True
         thread.join()
         listening.close()
+        wyoming.close()
         engine.stop()

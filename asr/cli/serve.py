@@ -1,12 +1,19 @@
 """The command `asr serve`: recognize speech for programs, browsers and other machines."""
 
 import argparse
+import socket
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asr.cli import options
 from asr.defaults import STREAM_LATENCY_MS
 from asr.errors import AsrError
 from asr.release import RELEASED
+
+if TYPE_CHECKING:
+    from asr.server.config import ServerConfig
+    from asr.server.wyoming import WyomingDoor
 
 PORT, WYOMING_PORT = 8080, 10_300
 
@@ -107,19 +114,47 @@ def run(arguments: argparse.Namespace) -> int:
         stop_seconds=arguments.stop,
         log_texts=arguments.log_texts,
     )
-    if not (config.keys or config.is_loopback or arguments.public):
-        raise AsrError(
-            f"{config.host} can be reached from other machines; choose who may use the server with "
-            "--keys FILE, or serve everybody with --public"
-        )
-    with listen(config.host, config.port) as listening:
+    check_access(config, arguments.public)
+    with ExitStack() as stack:
+        listening = stack.enter_context(listen(config.host, config.port))
+        door = None
+        if config.wyoming_port is not None:
+            wyoming = listen(config.host, config.wyoming_port, "--wyoming")
+            door = make_door(stack.enter_context(wyoming))
         checkpoint = Checkpoint.read(arguments.checkpoint)
         decoder = options.choose_decoder(arguments, checkpoint)
         recognizer = options.load_recognizer(arguments, checkpoint, *decoder)
         recognizer.stream(config.latency_ms, config.endpoint)  # refuses what cannot stream
         options.prepare(recognizer)
         engine = Engine(recognizer, config.streams, config.uploads, arguments.threads)
-        return serve(engine, config, listening)
+        return serve(engine, config, listening, door)
+
+
+def check_access(config: "ServerConfig", is_public: bool) -> None:
+    """Raise AsrError if everybody could use the server without being invited."""
+    if config.is_loopback or is_public:
+        return
+    if not config.keys:
+        raise AsrError(
+            f"{config.host} can be reached from other machines; choose who may use the server with "
+            "--keys FILE, or serve everybody with --public"
+        )
+    if config.wyoming_port is not None:
+        raise AsrError(
+            f"Wyoming has no keys, and {config.host} can be reached from other machines; leave out "
+            "--wyoming, or open it to everybody with --public"
+        )
+
+
+def make_door(listening: socket.socket) -> "WyomingDoor":
+    """What serves Wyoming at an open port. Raises AsrError if its package is missing."""
+    try:
+        from asr.server.wyoming import WyomingDoor
+    except ImportError as error:
+        raise AsrError(
+            f"--wyoming needs {error.name}; install it with pip install 'lstm-asr[wyoming]'"
+        ) from None
+    return WyomingDoor(listening)
 
 
 def read_card(checkpoint: Path) -> str:

@@ -2,14 +2,12 @@
 
 import asyncio
 import hmac
-import json
 import logging
 import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +20,11 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
 from asr.errors import AsrError
-from asr.server import files, socket
+from asr.server import files, realtime, socket
 from asr.server.config import ServerConfig
 from asr.server.engine import Engine
 from asr.server.errors import RequestError, to_request_error
+from asr.server.journal import write_record
 from asr.server.metrics import Metrics
 
 log = logging.getLogger("asr.server")
@@ -63,6 +62,7 @@ def make_app(engine: Engine, config: ServerConfig) -> Starlette:
         Route("/v1/models/{name:path}", files.get_model),
         Route("/v1/audio/transcriptions", files.transcribe, methods=["POST"]),
         WebSocketRoute("/stream", socket.stream),
+        WebSocketRoute("/v1/realtime", realtime.realtime),
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: show_http_error})
     app.state.engine, app.state.config = engine, config
@@ -152,7 +152,7 @@ class Guard:
         finally:
             seconds = time.monotonic() - began
             state.metrics.end(scope, answer.status, seconds)
-            self._log(scope, answer.status, seconds)
+            write_record(scope, answer.status, seconds)
 
     def _check(self, scope: Scope) -> None:
         """Raise RequestError without a right key, and while the server stops."""
@@ -166,20 +166,6 @@ class Guard:
                 401,
                 code="invalid_api_key",
             )
-
-    def _log(self, scope: Scope, status: int, seconds: float) -> None:
-        client = scope.get("client")
-        record = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "id": scope["state"]["id"],
-            "client": client[0] if client else None,
-            "method": scope.get("method", "WEBSOCKET"),
-            "path": scope["path"],
-            "status": status,
-            "seconds": round(seconds, 3),
-            **scope["state"]["note"],
-        }
-        log.info(json.dumps(record, ensure_ascii=True))
 
 
 class Answer:

@@ -162,6 +162,7 @@ class Engine:
         sample_rate: int,
         latency_ms: float,
         endpoint: EndpointConfig | None,
+        keeps_place: bool = False,
     ) -> LiveStream:
         """Start a live stream; to be called in a coroutine.
 
@@ -170,6 +171,8 @@ class Engine:
             sample_rate: Hertz of the samples that will arrive.
             latency_ms: See `Recognizer.stream`.
             endpoint: See `Recognizer.stream`.
+            keeps_place: Whether the client is about to close another stream for this one, which
+                therefore starts even if all are taken.
 
         Raises:
             OverloadError: If there are too many streams.
@@ -177,7 +180,7 @@ class Engine:
         """
         stream = recognizer.stream(latency_ms, endpoint)
         stream.accept(np.zeros(0, np.float32), sample_rate)
-        if self.streams >= self.most_streams:
+        if not keeps_place and self.streams >= self.most_streams:
             raise OverloadError(
                 f"all {self.most_streams} live streams of this server are taken; try again later"
             )

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from asr.decoder.hypothesis import Hypothesis
+from asr.decoder.hypothesis import Hypothesis, join_hypotheses
 from asr.encoder import Context
 from asr.errors import AsrError
 from asr.stream import Partial, Stream, advance_streams
@@ -56,6 +56,43 @@ class Update:
     error: AsrError | None = None
 
 
+class GrowingText:
+    """The text of consecutive segments as its words become certain.
+
+    Attributes:
+        segments: The segments that ended.
+
+    Example:
+        >>> text = GrowingText()
+        >>> text.grow("the old"), text.grow("the old man")
+        ('the old', ' man')
+    """
+
+    def __init__(self) -> None:
+        self.segments: list[Hypothesis] = []
+        self._shown = ""  # of the current segment
+
+    def grow(self, stable: str) -> str:
+        """What the certain words of the current segment add to the text."""
+        added = stable[len(self._shown) :]
+        if added and not self._shown and any(segment.text for segment in self.segments):
+            added = f" {added}"
+        self._shown = stable
+        return added
+
+    def end(self, segment: Hypothesis) -> str:
+        """What the end of the current segment adds to the text."""
+        added = self.grow(segment.text)
+        self.segments.append(segment)
+        self._shown = ""
+        return added
+
+    @property
+    def hypothesis(self) -> Hypothesis:
+        """All segments that ended, as one."""
+        return join_hypotheses(self.segments)
+
+
 class LiveStream:
     """One live signal; made by `Engine.open`, and to be closed with `close`.
 
@@ -73,15 +110,20 @@ class LiveStream:
         self._changed = asyncio.Event()  # there is an update
         self._room = asyncio.Event()  # another piece may be sent
         self._room.set()
-        self.ending = self.ended = False
+        self.ending = self.ended = self.closed = False
         self.arrived = 0.0  # monotonic time at which the oldest piece that waits arrived
         self.shown: tuple[str, str] | None = ("", "")  # stable and tail of the last update
 
     async def send(self, samples: npt.NDArray[Any]) -> None:
-        """Append samples (N,), float32 in -1..1 or int16; waits while too many are not processed."""
+        """Append samples (N,), float32 in -1..1 or int16; waits while too many are not processed.
+
+        A stream that was closed ignores them.
+        """
         if not len(samples):
             return
         await self._room.wait()
+        if self.closed:
+            return
         with self._lane.condition:
             if not self._pieces:
                 self.arrived = time.monotonic()
@@ -111,6 +153,8 @@ class LiveStream:
     def close(self) -> None:
         """Give up the stream and its place in the engine; may be called twice."""
         self._lane.remove(self)
+        self.closed = True
+        self._room.set()
 
     def take(self) -> npt.NDArray[Any]:
         """The samples of the stream's next turn; for the lane, which holds the condition."""

@@ -25,6 +25,7 @@ KNOWN_PATHS = (
     "/metrics",
     "/healthz",
     "/readyz",
+    "wyoming",
 )
 
 

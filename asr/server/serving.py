@@ -6,9 +6,11 @@ import socket
 import sys
 import time
 from types import FrameType
+from typing import Protocol
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.datastructures import State
 
 from asr.errors import AsrError
 from asr.progress import complain
@@ -23,8 +25,26 @@ MOST_MESSAGE = 16_000_000  # bytes of a WebSocket message
 POLL_SECONDS = 0.05
 
 
-def listen(host: str, port: int) -> socket.socket:
+class Door(Protocol):
+    """Serves another protocol than HTTP and WebSocket."""
+
+    async def start(self, state: State) -> None:
+        """Accept connections, with the state of the web application."""
+
+    def close(self) -> None:
+        """Accept no new connections."""
+
+    async def stop(self) -> None:
+        """Close all connections."""
+
+
+def listen(host: str, port: int, option: str = "--port") -> socket.socket:
     """Open the port, so that a wrong address is known before the model is loaded.
+
+    Args:
+        host: Address to listen on.
+        port: TCP port.
+        option: What the user chooses the port with.
 
     Raises:
         AsrError: If the address is in use or cannot be used.
@@ -35,7 +55,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise AsrError(
             f"port {port} of {host} cannot be opened ({error.strerror}); another program may use it, "
-            "so choose another one with --port"
+            f"so choose another one with {option}"
         ) from None
 
 
@@ -53,31 +73,61 @@ def configure(app: Starlette) -> uvicorn.Config:
     )
 
 
-def serve(engine: Engine, config: ServerConfig, listening: socket.socket) -> int:
-    """Serve until SIGTERM or Ctrl-C, and return the exit code."""
+def serve(
+    engine: Engine,
+    config: ServerConfig,
+    listening: socket.socket,
+    door: Door | None = None,
+) -> int:
+    """Serve until SIGTERM or Ctrl-C, and return the exit code.
+
+    Args:
+        engine: What recognizes.
+        config: The settings.
+        listening: The open port of HTTP and WebSocket.
+        door: What serves another protocol beside it, such as Wyoming.
+    """
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-    app = make_app(engine, config)
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     complain(f"asr: serving {config.model} at http://{shown}:{port}/ (stop with Ctrl-C).")
     try:
-        asyncio.run(_Server(configure(app), app, config).serve(sockets=[listening]))
+        server = Server(make_app(engine, config), config, door)
+        asyncio.run(server.serve(sockets=[listening]))
     finally:
         engine.stop()
         log.removeHandler(handler)
     return 0
 
 
-class _Server(uvicorn.Server):
-    """A server that finishes what runs before it stops."""
+class Server(uvicorn.Server):
+    """A server that finishes what runs before it stops.
 
-    def __init__(self, settings: uvicorn.Config, app: Starlette, config: ServerConfig) -> None:
-        super().__init__(settings)
-        self._state, self._config = app.state, config
+    Args:
+        app: The application.
+        config: The settings.
+        door: What serves another protocol beside it, such as Wyoming.
+    """
+
+    def __init__(self, app: Starlette, config: ServerConfig, door: Door | None = None) -> None:
+        super().__init__(configure(app))
+        self._state, self._config, self._door = app.state, config, door
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections."""
+        await super().startup(sockets)
+        if self._door:
+            await self._door.start(self._state)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close all connections."""
+        if self._door:
+            await self._door.stop()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Refuse new requests at the first signal; stop at once at the second one."""
@@ -90,6 +140,8 @@ class _Server(uvicorn.Server):
     def _begin_to_stop(self) -> None:
         for server in self.servers:
             server.close()  # no new connections; open ones go on
+        if self._door:
+            self._door.close()
         self._stopping = asyncio.create_task(self._wait_for_requests())
 
     async def _wait_for_requests(self) -> None:

@@ -181,16 +181,7 @@ async def receive(
 ) -> None:
     """Pass samples on until the client ends the stream. Raises AsrError for what is no sample."""
     while True:
-        try:
-            message = await asyncio.wait_for(websocket.receive(), config.idle_seconds)
-        except TimeoutError:
-            raise RequestError(
-                f"nothing arrived for {config.idle_seconds:g} s; send silence while nobody speaks",
-                408,
-                code="request_timeout",
-            ) from None
-        if message["type"] == "websocket.disconnect":
-            raise WebSocketDisconnect(message.get("code", CLOSED))
+        message = await receive_message(websocket, config)
         if (data := message.get("bytes")) is not None:
             await live.send(reader.read(data))
         elif is_end(message.get("text")):
@@ -198,6 +189,26 @@ async def receive(
     if reader.rest:
         raise RequestError("the stream ends within a sample; send whole samples")
     live.finish()
+
+
+async def receive_message(websocket: WebSocket, config: ServerConfig) -> dict[str, Any]:
+    """The next message of a client.
+
+    Raises:
+        RequestError: If none arrives for too long.
+        WebSocketDisconnect: If the client has closed the connection.
+    """
+    try:
+        message = await asyncio.wait_for(websocket.receive(), config.idle_seconds)
+    except TimeoutError:
+        raise RequestError(
+            f"nothing arrived for {config.idle_seconds:g} s; send silence while nobody speaks",
+            408,
+            code="request_timeout",
+        ) from None
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", CLOSED))
+    return dict(message)
 
 
 def is_end(text: str | None) -> bool:

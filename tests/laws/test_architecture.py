@@ -38,8 +38,8 @@ ORDER = """
     doctor.findings doctor.requirements doctor.sound doctor.measurements doctor.manifests
     doctor.recordings doctor.texts doctor.rates doctor.duplicates doctor.summary doctor.cost
     doctor.examination doctor.report
-    server.config server.live server.engine server.errors server.metrics server.files server.socket
-    server.app server.serving
+    server.config server.live server.engine server.errors server.journal server.metrics server.files
+    server.socket server.session server.realtime server.wyoming server.app server.serving
     cli.options cli.inputs cli.output
     cli.transcribe cli.stream cli.align cli.evaluate cli.score cli.doctor cli.tune cli.average
     cli.release cli.lm cli.info cli.train cli.serve cli.main
