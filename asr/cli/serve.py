@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from asr.cli import options
 from asr.defaults import STREAM_LATENCY_MS
 from asr.errors import AsrError
-from asr.release import RELEASED
+from asr.release import CARD, RELEASED
 
 if TYPE_CHECKING:
     from asr.server.config import ServerConfig
@@ -159,5 +159,5 @@ def make_door(listening: socket.socket) -> "WyomingDoor":
 
 def read_card(checkpoint: Path) -> str:
     """The model card in a released folder; empty if there is none."""
-    card = checkpoint / "README.md"
+    card = checkpoint / CARD
     return card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
