@@ -88,11 +88,14 @@ class SampleReader:
 async def stream(websocket: WebSocket) -> None:
     """WebSocket /stream."""
     engine, config = websocket.app.state.engine, websocket.app.state.config
-    live, reader = await open_stream(websocket.query_params, engine, config)
+    names = websocket.scope.get("subprotocols", [])
+    await websocket.accept("asr" if "asr" in names else None)
     try:
-        names = websocket.scope.get("subprotocols", [])
-        await websocket.accept("asr" if "asr" in names else None)
-        websocket.state.note = {}
+        live, reader = await open_stream(websocket.query_params, engine, config)
+    except AsrError as error:  # browsers could not read the reason if the connection were refused
+        await refuse(websocket, error)
+        return
+    try:
         await serve(websocket, live, reader, config)
     finally:
         live.close()
@@ -166,10 +169,7 @@ async def serve(
     except WebSocketDisconnect:
         pass
     except AsrError as error:
-        refusal = to_request_error(error)
-        with suppress(WebSocketDisconnect, RuntimeError):
-            await websocket.send_text(json.dumps(refusal.to_dict(), ensure_ascii=False))
-            await close(websocket, FAILED if refusal.status >= 500 else REFUSED)
+        await refuse(websocket, error)
     finally:
         for task in (receiving, sending):
             task.cancel()
@@ -235,6 +235,15 @@ async def send(websocket: WebSocket, live: LiveStream) -> None:
             records.append(update.partial.to_dict())
         for record in records:
             await websocket.send_text(json.dumps(record, ensure_ascii=False))
+
+
+async def refuse(websocket: WebSocket, error: AsrError) -> None:
+    """Send an error and close the connection, if the client has not."""
+    refusal = to_request_error(error)
+    code = BUSY if refusal.status in (429, 503) else FAILED if refusal.status >= 500 else REFUSED
+    with suppress(WebSocketDisconnect, RuntimeError):
+        await websocket.send_text(json.dumps(refusal.to_dict(), ensure_ascii=False))
+        await close(websocket, code)
 
 
 async def close(websocket: WebSocket, code: int) -> None:
