@@ -41,6 +41,7 @@ SAFE_HEADERS = {
     b"content-security-policy": POLICY.encode(),
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
+    b"cache-control": b"no-cache",  # after an update the page asks for its new modules
 }
 
 Scope = MutableMapping[str, Any]
