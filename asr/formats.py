@@ -14,7 +14,7 @@ from typing import Any
 from asr.decoder.hypothesis import Hypothesis, Word
 
 CUE_CHARACTERS = 42  # length of a subtitle's line
-CUE_PAUSE_SECONDS = 1.0  # a longer silence starts a new subtitle
+CUE_PAUSE_MS = 1000  # a longer silence starts a new subtitle
 
 
 def to_txt(hypothesis: Hypothesis) -> str:
@@ -93,7 +93,7 @@ def _cut_cues(words: Sequence[Word]) -> list[list[Word]]:
     for word in words:
         if (
             not cues
-            or word.start - cues[-1][-1].end > CUE_PAUSE_SECONDS
+            or _milliseconds(word.start) - _milliseconds(cues[-1][-1].end) > CUE_PAUSE_MS
             or len(_text([*cues[-1], word])) > CUE_CHARACTERS
         ):
             cues.append([])
