@@ -7,9 +7,9 @@ const LANGUAGES = new Intl.DisplayNames("en", { type: "language", fallback: "cod
 const ENGLISH = [
   "Of speakers it has never heard, it gets about one word in two right. It was trained on ten hours of "
     + "real and twenty of synthetic speech, to show how a recognizer works.",
-  "Clear, near speech of read sentences works best. Noise, distance, several voices at once, singing and "
-    + "telephone sound make it worse.",
-  "It writes lower-case words: no digits, no punctuation, no names of speakers.",
+  "Clear, near speech of read sentences works best. Noise and distance make it worse; several voices at "
+    + "once, singing and telephone calls were not measured.",
+  "It writes lower-case words: no digits, no punctuation, no names of the speakers.",
 ];
 
 /** Show the description of a model. */
@@ -17,9 +17,9 @@ export function showModel(model) {
   const language = nameLanguage(model.language);
   document.getElementById("model").textContent = `${model.id}, ${language}`;
   const facts = [
-    `It knows ${language}, and nothing else.`,
+    `It understands ${language} only.`,
     ...(model.id === BUNDLED ? ENGLISH : []),
-    "Words that it doubts are marked. Check them, and with them what matters to you.",
+    "It marks the words that it doubts, but others may be wrong too: check what matters.",
   ];
   document.getElementById("facts").replaceChildren(...facts.map((fact) => {
     const item = document.createElement("li");

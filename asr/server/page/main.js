@@ -14,6 +14,7 @@ const find = (id) => document.getElementById(id);
 const transcript = new Transcript(find("transcript"), (word) => player.playFrom(word.start));
 const player = new Player((seconds) => transcript.mark(seconds));
 const SAVED_FOR = 60_000; // milliseconds after which a saved file's address is given up
+const MOST_ABOVE = 0.6; // the part of the window above the captions, beyond which it is scrolled
 
 let model = null; // the description of the server's model, once it is known
 let stop = null; // ends what is running now
@@ -66,6 +67,8 @@ function begin(name, onStop) {
   find("captions").hidden = false;
   clearCaptions();
   setBusy(true);
+  const { top } = find("work").getBoundingClientRect();
+  if (top > MOST_ABOVE * innerHeight) find("work").scrollIntoView();
 }
 
 /** Let the reader begin something else. */
@@ -79,8 +82,9 @@ function end() {
 }
 
 function setBusy(isBusy) {
-  find("choose").hidden = isBusy;
-  find("speak").hidden = isBusy || model?.streaming === false;
+  find("choose").disabled = isBusy;
+  find("speak").disabled = isBusy;
+  find("speak").hidden = model?.streaming === false;
   find("stop").hidden = !isBusy;
   if (isBusy) find("stop").focus();
 }
@@ -94,12 +98,21 @@ function clearCaptions() {
 function settle(text) {
   const paragraph = document.createElement("p");
   paragraph.textContent = text;
-  find("settled").append(paragraph);
+  follow(() => find("settled").append(paragraph));
 }
 
 function showCurrent(stable, tail) {
-  find("stable").textContent = stable;
-  find("tail").textContent = tail;
+  follow(() => {
+    find("stable").textContent = stable;
+    find("tail").textContent = tail;
+  });
+}
+
+/** Change the captions, and keep their last line in sight unless the reader has scrolled away. */
+function follow(change) {
+  const { top, bottom } = find("current").getBoundingClientRect();
+  change();
+  if (top >= 0 && bottom <= innerHeight) find("current").scrollIntoView({ block: "nearest" });
 }
 
 /** Show a transcript, with the recording to play. */
