@@ -2,8 +2,8 @@
 
     python scripts/server_client.py PORT ORDER.json
 
-The order names the streams, the seconds, the file with 16-bit samples that all share, and after how many
-pieces each chunk is complete. The answer is JSON on stdout: for each new partial the time at which
+The order names the streams, the seconds, the file with 16-bit samples that all share, and after how
+many pieces each chunk is complete. The answer is JSON on stdout: for each new partial the time at which
 the piece arrived that completed its last chunk, and its latency; and the CPU seconds of this process.
 
 The WebSocket protocol (RFC 6455) is written out by hand, because a client library takes as much CPU
@@ -73,7 +73,7 @@ class Client(asyncio.Protocol):
                 arrival = self.begin + self._completing[chunks - 1] * PIECE_SECONDS
                 self.found.append((arrival, now - arrival))
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, _: Exception | None) -> None:
         for future in (self.open, self.ended):
             if not future.done():
                 future.set_result(None)

@@ -14,7 +14,9 @@ from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 SECONDS = 60.0  # how long to wait for anything
 KEYS = {  # what a key types, and its code on Windows, which Chromium wants to know
     "Enter": ("\r", 13),
@@ -217,7 +219,9 @@ class Tab:
                 continue
             if event["method"] == "Runtime.exceptionThrown":
                 found.append(str(event["params"]["exceptionDetails"]))
-            elif event["method"] == "Log.entryAdded" and event["params"]["entry"]["level"] == "error":
+            elif (
+                event["method"] == "Log.entryAdded" and event["params"]["entry"]["level"] == "error"
+            ):
                 found.append(event["params"]["entry"]["text"])
         return found
 

@@ -134,7 +134,7 @@ def measure_live(
     say(f"live streams at {options.latency:g} ms, {options.decoder}, {options.cores} cores:")
     say(f"  engine without a network: {best.streams}, p99 {1000 * best.p99:.0f} ms")
     say(
-        f"  server: {ours.streams}, p99 {1000 * ours.p99:.0f} ms; its client took {share:.0%} of the cores"
+        f"  server: {ours.streams}, p99 {1000 * ours.p99:.0f} ms; its client took {share:.0%} of them"
     )
     say(
         f"  server/engine: {ratio:.2f}; with the client counted apart {fair:.2f} "

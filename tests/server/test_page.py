@@ -221,7 +221,9 @@ class TestRecordings:
         tab.evaluate("document.getElementById('result').hidden = true")
         assert transcribe(tab) == greedy.text
 
-    def test_a_refusal_is_shown_as_a_sentence(self, browser: Browser, server: str, tmp_path: Path) -> None:
+    def test_a_refusal_is_shown_as_a_sentence(
+        self, browser: Browser, server: str, tmp_path: Path
+    ) -> None:
         tab = browser.open(server)
         tab.set_files("#file", write_text(tmp_path / "letter.wav", "Dear Sir or Madam"))
         problem = tab.wait("document.getElementById('problem').innerText")
@@ -379,7 +381,9 @@ def find_axe() -> str:
     """The script of axe-core; skips without it."""
     path = Path(os.environ.get("AXE_CORE", ROOT / "node_modules" / "axe-core" / "axe.min.js"))
     if not path.is_file():
-        pytest.skip("axe-core is not installed: npm install axe-core, or set AXE_CORE to axe.min.js")
+        pytest.skip(
+            "axe-core is not installed: npm install axe-core, or set AXE_CORE to axe.min.js"
+        )
     return path.read_text("utf-8")
 
 
