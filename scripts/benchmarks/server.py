@@ -7,11 +7,11 @@ Everything is measured in one run, with the same model and sound:
 - engine: the most live streams that `benchmarks/streaming.py` holds without a network: a process with
   one thread for each core, 99 % of the chunks ready within 300 ms, no growing backlog.
 - server: the most WebSocket streams that the server holds by the same rule, sent by a light client on
-  this machine. The client's CPU time is not the server's: the ratio is also given with the engine
-  allowed only what the client leaves, by its measured share of the cores.
-- recordings: audio seconds per second of `POST /v1/audio/transcriptions`, for one long recording and for
-  many short ones that 16 clients upload, against `Recognizer` in a process of its own that does what
-  `asr transcribe` does once it has started. Rounds alternate; the ratio is their median.
+  this machine. The client's CPU time is not the server's: the second ratio compares with the
+  engine's number times the share of the cores that the client leaves.
+- recordings: audio seconds per second of `POST /v1/audio/transcriptions`, for one long recording and
+  for many short ones that 16 clients upload, against `Recognizer` in a process of its own that does
+  what `asr transcribe` does once it has started. Rounds alternate; the ratio is their median.
 """
 
 import argparse
