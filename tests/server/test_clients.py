@@ -15,7 +15,7 @@ from signals import make_talk
 
 from asr.endpoint import EndpointConfig
 
-GUIDE = (ROOT / "docs" / "serve-doors.md").read_text("utf-8")
+GUIDE = (ROOT / "docs" / "serve.md").read_text("utf-8")
 
 
 def run(heading: str, server: Any, *arguments: object) -> subprocess.CompletedProcess[str]:

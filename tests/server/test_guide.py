@@ -58,7 +58,7 @@ def test_curl(bundled, text) -> None:
 def test_python(bundled, text, monkeypatch) -> None:
     pytest.importorskip("openai", reason="the official client is not installed")
     monkeypatch.chdir(ROOT)
-    code = next(block for block in blocks("python") if "from openai" in block)
+    code = next(block for block in blocks("python") if "import OpenAI\n" in block)
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         scope: dict = {}
