@@ -79,7 +79,7 @@ def server() -> Iterator[str]:
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server that wants a key."""
     keys = write_text(tmp_path_factory.mktemp("keys") / "keys.txt", f"{KEY}\n")
-    with serving("--keys", keys) as address:
+    with serving("--keys", keys, "--streams", 1) as address:
         yield address
 
 
@@ -233,6 +233,17 @@ class TestRecordings:
         assert not tab.evaluate("document.getElementById('choose').disabled")
         tab.close()
 
+    def test_nothing_is_sent_after_stop(self, tab: Tab, tmp_path: Path) -> None:
+        samples, rate = soundfile.read(SAMPLE, dtype="int16")
+        soundfile.write(tmp_path / "long.wav", np.tile(samples, 60), rate)
+        tab.set_files("#file", tmp_path / "long.wav")
+        tab.wait("!document.getElementById('stop').hidden")
+        tab.click("#stop")
+        tab.wait("document.getElementById('stop').hidden")
+        assert tab.evaluate("document.getElementById('result').hidden")
+        assert tab.evaluate("document.getElementById('problem').hidden")
+        assert tab.text("#status") == "There is no complete transcript."
+
 
 class TestFormats:
     @pytest.mark.parametrize(
@@ -274,6 +285,34 @@ class TestMicrophone:
         assert tab.evaluate("document.getElementById('audio').duration") > 4
         tab.click(".word")
         tab.wait("document.getElementById('audio').currentTime > 0.5")
+
+    def test_a_server_without_room_says_so(self, browser: Browser, guarded: str) -> None:
+        first, second = browser.open(guarded), browser.open(guarded)
+        for tab in (first, second):
+            tab.wait("document.getElementById('key').open")
+            tab.type(KEY)
+            tab.press("Enter")
+            tab.wait("document.getElementById('facts').children.length")
+        first.click("#speak")
+        first.wait("document.querySelector('#current').innerText.trim()")
+        second.click("#speak")
+        problem = second.wait("document.getElementById('problem').innerText")
+        assert problem == "All 1 live streams of this server are taken; try again later."
+        first.close()
+        second.close()
+
+    def test_what_was_heard_remains_if_the_server_goes_away(
+        self, browser: Browser, checkpoint: Path
+    ) -> None:
+        with serving("--checkpoint", checkpoint, "--stop", 0.001) as address:
+            tab = browser.open(address)
+            tab.wait("document.getElementById('facts').children.length")
+            tab.click("#speak")
+            tab.wait("document.querySelectorAll('#settled p').length")
+        assert "lost" in tab.wait("document.getElementById('problem').innerText")
+        assert finish(tab)
+        tab.wait("document.getElementById('audio').duration > 1")
+        tab.close()
 
     def test_the_keyboard_is_enough(self, tab: Tab) -> None:
         for _ in range(2):
@@ -348,6 +387,13 @@ class TestKey:
         tab.press("Escape")
         assert "key" in tab.wait("document.getElementById('problem').innerText")
         tab.close()
+
+
+def test_nothing_is_loaded_from_elsewhere_and_text_stays_text() -> None:
+    for path in (ROOT / "asr" / "server" / "page").iterdir():
+        source = path.read_text("utf-8").replace('xmlns="http://www.w3.org/2000/svg"', "")
+        assert not re.search(r"https?://|//\w+\.", source), path
+        assert not re.search(r"HTML\b|document\.write|\beval\b|\bFunction\(", source), path
 
 
 class TestLook:

@@ -27,7 +27,10 @@ export class Player {
     this.#audio.addEventListener("seeked", () => this.#showTime());
   }
 
-  /** Show the level of the microphone; `peaks` grows, by `rate` peaks per second. */
+  /**
+   * Show the level of the microphone; `peaks` grows, by `rate` peaks per second. Returns a function to
+   * call when it has grown.
+   */
   listen(peaks, rate) {
     this.clear();
     this.#panel.hidden = false;
@@ -55,7 +58,7 @@ export class Player {
     this.#waveform.show(null, seconds, words);
     this.#showTime();
     const source = this.#audio.src;
-    readPeaks(blob).then((peaks) => {
+    readPeaks(blob, seconds).then((peaks) => {
       if (peaks && this.#audio.src === source) {
         this.#waveform.show(peaks, seconds, words);
         this.#showTime();

@@ -9,10 +9,11 @@ const LIVE_SECONDS = 8; // how much of a live signal is shown
 const PEAKS = 2000; // of a whole recording
 const RATE = 8000; // hertz at which a file is decoded, which saves memory
 const LARGEST = 100e6; // bytes of a file that is decoded
+const LONGEST = 3600; // its seconds
 
-/** The peaks of a file, or null if the browser cannot decode it or it is too large. */
-export async function readPeaks(file) {
-  if (file.size > LARGEST) return null;
+/** The peaks of a file, or null if the browser cannot decode it or it is too long. */
+export async function readPeaks(file, seconds) {
+  if (file.size > LARGEST || seconds > LONGEST) return null;
   try {
     const context = new OfflineAudioContext(1, 1, RATE);
     const audio = await context.decodeAudioData(await file.arrayBuffer());
