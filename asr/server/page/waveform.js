@@ -36,57 +36,72 @@ export function findPeaks(samples, size) {
 /** Draws a recording, how far it has been played, and which of its words are doubtful. */
 export class Waveform {
   #canvas;
-  #draw = () => {};
+  #render = () => {};
+  #layers = []; // the whole recording as if it had been played, and as if it had not
   #position = 0; // the part that has been played, from 0 to 1
 
   constructor(canvas) {
     this.#canvas = canvas;
-    new ResizeObserver(() => this.#draw()).observe(canvas);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#draw());
+    new ResizeObserver(() => this.#render()).observe(canvas);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#render());
   }
 
   /** Show a whole recording; without peaks, a plain line. */
   show(peaks, seconds, words) {
     this.#position = 0;
-    this.#draw = () => this.#drawAll(peaks, seconds, words);
-    this.#draw();
+    this.#render = () => {
+      this.#layers = ["--accent", "--wave"].map((color) => this.#drawLayer(color, peaks, seconds, words));
+      this.#compose();
+    };
+    this.#render();
   }
 
   /** Show the last seconds of a signal that goes on, of which there are `rate` peaks per second. */
   showLive(peaks, rate) {
-    this.#draw = () => this.#drawLive(peaks, rate);
-    this.#draw();
+    this.#render = () => this.#drawLive(peaks, rate);
+    this.#render();
   }
 
   /** Move to a position from 0 to 1. */
   move(position) {
     this.#position = position;
-    this.#draw();
+    this.#compose();
   }
 
-  #drawAll(peaks, seconds, words) {
-    const { context, width, height, color } = this.#prepare();
+  #compose() {
+    const { context, width, height, color } = this.#prepare(this.#canvas);
+    if (!width) return; // hidden
+    const x = this.#position * width;
+    const [played, rest] = this.#layers;
+    const scale = played.width / width;
+    context.drawImage(played, 0, 0, x * scale, played.height, 0, 0, x, height);
+    context.drawImage(rest, x * scale, 0, rest.width - x * scale, rest.height, x, 0, width - x, height);
+    context.fillStyle = color("--ink");
+    context.fillRect(Math.min(width - 1.5, x), 0, 1.5, height - MARKS);
+  }
+
+  #drawLayer(name, peaks, seconds, words) {
+    const layer = document.createElement("canvas");
+    const { context, width, height, color } = this.#prepare(layer);
+    context.fillStyle = color(name);
+    const perPixel = (peaks?.length ?? 0) / width;
     const loudest = peaks?.reduce((a, b) => Math.max(a, b), 0.01);
-    const room = height - MARKS;
     for (let x = 0; x < width; x += STEP) {
-      context.fillStyle = (x + BAR) / width <= this.#position ? color("--accent") : color("--wave");
-      const first = Math.floor((x / width) * (peaks?.length ?? 0));
-      const last = Math.ceil(((x + STEP) / width) * (peaks?.length ?? 0));
-      const peak = peaks ? Math.max(0, ...peaks.subarray(first, last)) / loudest : 0;
-      drawBar(context, x, room, peak);
+      const some = peaks?.subarray(Math.floor(x * perPixel), Math.ceil((x + STEP) * perPixel)) ?? [];
+      drawBar(context, x, height - MARKS, Math.max(0, ...some) / loudest || 0);
     }
+    const colors = { unsure: color("--unsure"), wrong: color("--wrong") };
     for (const word of words) {
       if (grade(word) === "sure") continue;
-      context.fillStyle = color(`--${grade(word)}`);
+      context.fillStyle = colors[grade(word)];
       const x = (word.start / seconds) * width;
       context.fillRect(x, height - 3, Math.max(1, ((word.end - word.start) / seconds) * width - 1), 3);
     }
-    context.fillStyle = color("--ink");
-    context.fillRect(Math.min(width - 1.5, this.#position * width), 0, 1.5, room);
+    return layer;
   }
 
   #drawLive(peaks, rate) {
-    const { context, width, height, color } = this.#prepare();
+    const { context, width, height, color } = this.#prepare(this.#canvas);
     context.fillStyle = color("--accent");
     const perBar = Math.max(1, Math.round((LIVE_SECONDS * rate * STEP) / width));
     const bars = Math.floor(width / STEP);
@@ -97,13 +112,13 @@ export class Waveform {
     }
   }
 
-  #prepare() {
+  /** Empty a canvas, make it as large as the one that is seen, and tell how to draw on it. */
+  #prepare(canvas) {
     const { clientWidth: width, clientHeight: height } = this.#canvas;
-    const scale = devicePixelRatio;
-    this.#canvas.width = Math.round(width * scale);
-    this.#canvas.height = Math.round(height * scale);
-    const context = this.#canvas.getContext("2d");
-    context.scale(scale, scale);
+    canvas.width = Math.round(width * devicePixelRatio);
+    canvas.height = Math.round(height * devicePixelRatio);
+    const context = canvas.getContext("2d");
+    context.scale(devicePixelRatio, devicePixelRatio);
     const style = getComputedStyle(this.#canvas);
     return { context, width, height, color: (name) => style.getPropertyValue(name) };
   }
