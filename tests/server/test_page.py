@@ -17,6 +17,7 @@ import soundfile
 from browser import CHROMIUM, SECONDS, Browser, Tab, browsing
 from files import write_text
 from project import ROOT
+from running import running
 
 from asr.decoder.hypothesis import Hypothesis, Word
 from asr.endpoint import EndpointConfig
@@ -76,11 +77,10 @@ def server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server that wants a key."""
-    keys = write_text(tmp_path_factory.mktemp("keys") / "keys.txt", f"{KEY}\n")
-    with serving("--keys", keys, "--streams", 1) as address:
-        yield address
+def guarded(recognizer: Recognizer) -> Iterator[str]:
+    """The address of a server that wants a key and has room for one live stream."""
+    with running(recognizer, keys=(KEY,), streams=1) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="module")
