@@ -10,18 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 from project import ROOT
-from running import running
-
-from asr.recognizer import Recognizer
 
 GUIDE = (ROOT / "docs/serve.md").read_text("utf-8")
 ADDRESS = "http://localhost:8080"
-
-
-@pytest.fixture(scope="module")
-def bundled():
-    with running(Recognizer.default()) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
