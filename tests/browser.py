@@ -210,6 +210,12 @@ class Tab:
         data = self.call("Page.captureScreenshot", {"format": "png"})["data"]
         path.write_bytes(base64.b64decode(data))
 
+    def has_seen(self, method: str) -> bool:
+        """Whether an event of the protocol has happened in the tab."""
+        self.evaluate("0")  # so that earlier events have arrived
+        events = self._browser.events
+        return any((e["method"], e.get("sessionId")) == (method, self._session) for e in events)
+
     def problems(self) -> list[str]:
         """Errors that the tab's scripts threw or that its console shows, such as breaches of policy."""
         self.evaluate("0")  # so that earlier events have arrived

@@ -337,6 +337,14 @@ def focus(tab: Tab) -> str:
 
 
 class TestKeyboard:
+    def test_a_recording_is_chosen(self, tab: Tab) -> None:
+        tab.call("Page.setInterceptFileChooserDialog", {"enabled": True})
+        tab.press("Tab")
+        assert focus(tab) == "choose"
+        assert not tab.has_seen("Page.fileChooserOpened")
+        tab.press("Enter")
+        assert tab.has_seen("Page.fileChooserOpened")
+
     def test_words_and_the_waveform_are_reached_and_played(
         self, tab: Tab, expected: Hypothesis
     ) -> None:
