@@ -6,9 +6,7 @@ text. Shapes: B utterances, N samples, T' encoder frames, V symbols.
 
 import math
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import chain
@@ -20,7 +18,8 @@ import numpy.typing as npt
 import torch
 
 from asr.audio.containers import AudioSource
-from asr.audio.waveform import Condition, read_blocks
+from asr.audio.prefetch import Source, read_ahead
+from asr.audio.waveform import Condition
 from asr.checkpoint import Checkpoint
 from asr.decoder.alignment import align
 from asr.decoder.build import load_decoder
@@ -42,19 +41,12 @@ OnProgress = Callable[[float], object]
 """Called with the seconds of a recording that were just processed."""
 OnSegment = Callable[[Hypothesis], object]
 """Called with the hypothesis of a segment of a recording that was just decoded."""
-Source = AudioSource | tuple[AudioSource, float]
-"""A recording, or a recording and the seconds that it must last (within 50 ms)."""
 
 BATCH_SECONDS = 120.0
 """Default of the seconds in a batch, padding included."""
 
 CHUNK_SECONDS, RIGHT_SECONDS = 2.0, 1.0
 """Without a latency, long recordings are read with this chunk and right context."""
-
-_READERS = 2  # threads that read recordings while the model computes
-_AHEAD = 4  # recordings that are read before they are needed
-
-_Loaded = tuple[float, Waveform | Iterator[Waveform] | AsrError]  # the seconds, and the audio
 
 T = TypeVar("T")
 
@@ -373,7 +365,13 @@ class Recognizer:
 
         `conditions` receives that of each recording once it has been read to its end.
         """
-        read = self._read(sources, self._whole_frames(point), conditions)
+        whole_frames = self._whole_frames(point)
+        read = read_ahead(
+            sources,
+            self.sample_rate,
+            lambda samples: self.model.frames(samples) >= whole_frames,
+            conditions,
+        )
         items = ((seconds, (index, audio)) for index, (seconds, audio) in enumerate(read))
         for batch in group_by_seconds(items, batch_seconds):
             waveforms = [audio for _, audio in batch if isinstance(audio, np.ndarray)]
@@ -435,51 +433,6 @@ class Recognizer:
         if point.endpoint is not None:
             return point.context.frames
         return max(point.context.frames, BATCH_SECONDS / self.model.frame_seconds)
-
-    def _read(
-        self, sources: Iterable[Source], whole_frames: float, conditions: dict[int, Condition]
-    ) -> Iterator[_Loaded]:
-        """Yield the seconds and the waveform (N,) of each recording, or its error.
-
-        A recording of at least `whole_frames` comes as an iterator of blocks (n,).
-        """
-        pool = ThreadPoolExecutor(_READERS, thread_name_prefix="audio")
-        pending: deque[Future[_Loaded]] = deque()
-        try:
-            for index, source in enumerate(sources):
-                on_end = partial(conditions.__setitem__, index)
-                pending.append(pool.submit(self._load, source, whole_frames, on_end))
-                if len(pending) > _AHEAD:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _load(
-        self, source: Source, whole_frames: float, on_end: Callable[[Condition], object]
-    ) -> _Loaded:
-        # If the length is known beforehand, the recording counts with it in its batch, so that one
-        # that cannot be read leaves the other batches unchanged.
-        source, expected = source if isinstance(source, tuple) else (source, None)
-        blocks = read_blocks(
-            source,
-            self.sample_rate,
-            expected_seconds=expected,
-            on_end=on_end,
-            keep_damaged=expected is None,
-        )
-        begin: list[Waveform] = []
-        samples = 0
-        try:
-            for block in blocks:
-                begin.append(block)
-                samples += len(block)
-                if self.model.frames(samples) >= whole_frames:
-                    return expected or samples / self.sample_rate, chain(begin, blocks)
-        except AsrError as error:
-            return expected or 0.0, error
-        return expected or samples / self.sample_rate, np.concatenate(begin)
 
 
 def _describe(hypothesis: Hypothesis, condition: Condition) -> Hypothesis:

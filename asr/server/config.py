@@ -1,6 +1,7 @@
 """The settings of the server."""
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,10 +99,10 @@ def read_keys(path: Path) -> tuple[str, ...]:
     if not keys:
         raise ConfigError(f"{path} contains no key; write one per line")
     for number, key in enumerate(keys, start=1):
-        if len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable() or " " in key:
+        if not re.fullmatch(rf"[A-Za-z0-9._~-]{{{SHORTEST_KEY},}}", key):
             raise ConfigError(
-                f"key {number} of {path} is not usable; a key has at least {SHORTEST_KEY} ASCII "
-                "characters without spaces, as `openssl rand -hex 24` prints"
+                f"key {number} of {path} is not usable; a key has at least {SHORTEST_KEY} letters, "
+                "digits and signs of -._~, as `openssl rand -hex 24` prints"
             )
     return keys
 

@@ -5,6 +5,7 @@ Source: https://platform.openai.com/docs/api-reference/audio/createTranscription
 
 import asyncio
 import json
+import logging
 import math
 import re
 import zlib
@@ -27,6 +28,8 @@ from asr.recognizer import OnSegment, OperatingPoint, Recognizer
 from asr.server.config import ServerConfig
 from asr.server.engine import Engine
 from asr.server.errors import RequestError, to_request_error
+
+log = logging.getLogger("asr.server")
 
 ALIASES = ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe")
 """Names of models that clients request by default; they mean the server's model."""
@@ -373,6 +376,9 @@ async def go_on(
                 yield to_event(event)
         except AsrError as error:
             yield to_event(to_request_error(error).to_dict())
+        except Exception:  # a bug
+            log.exception("a stream of events failed")
+            yield to_event(RequestError("the server failed; see its log", 500).to_dict())
 
 
 def to_event(document: dict[str, Any]) -> str:

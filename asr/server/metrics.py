@@ -1,6 +1,6 @@
 """Figures of the server for Prometheus."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -11,8 +11,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-if TYPE_CHECKING:
-    from asr.server.engine import Engine
+from asr.server.engine import Engine
 
 LATENCY_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5)
 REQUEST_BUCKETS = (0.1, 0.3, 1, 3, 10, 30, 100, 300)
@@ -36,7 +35,7 @@ class Metrics:
         engine: Its streams and recordings are counted when the figures are read.
     """
 
-    def __init__(self, engine: "Engine") -> None:
+    def __init__(self, engine: Engine) -> None:
         self._registry = registry = CollectorRegistry()
         self._requests = Counter(
             "asr_requests", "Finished requests", ["path", "status"], registry=registry

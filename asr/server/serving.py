@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import socket
-import sys
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import State
 
 from asr.errors import AsrError
-from asr.progress import complain
+from asr.progress import complain, say
 from asr.server.app import make_app
 from asr.server.config import ServerConfig
 from asr.server.engine import Engine
@@ -87,8 +87,7 @@ def serve(
         listening: The open port of HTTP and WebSocket.
         door: What serves another protocol beside it, such as Wyoming.
     """
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler = _Lines()
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
@@ -102,6 +101,14 @@ def serve(
         engine.stop()
         log.removeHandler(handler)
     return 0
+
+
+class _Lines(logging.Handler):
+    """Writes each message of the log as a line on stdout; a reader that is gone is no error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):
+            say(self.format(record), verbatim=True)
 
 
 class Server(uvicorn.Server):

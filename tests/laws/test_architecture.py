@@ -18,7 +18,7 @@ PACKAGE = ROOT / "asr"
 ORDER = """
     errors defaults progress files compiled runtime.device text
     audio.recording audio.parts audio.section audio.messages audio.mp3 audio.flac audio.ogg audio.chunks
-    audio.media audio.containers audio.waveform
+    audio.media audio.containers audio.waveform audio.prefetch
     features lstm encoder model
     lm.ngrams lm.arpa lm.binary lm.estimation lm.model lm.mixture
     scoring
