@@ -25,7 +25,7 @@ from asr.server.engine import Engine
 from asr.server.errors import RequestError, to_request_error
 from asr.server.files import check_model, choose_recognizer, to_logprobs
 from asr.server.live import GrowingText, LiveStream
-from asr.server.session import SessionSettings, default_settings, update_settings
+from asr.server.session import INPUT, SessionSettings, default_settings, update_settings
 from asr.server.socket import CLOSED, REFUSED, SampleReader, close, receive_message
 
 PARAMETERS = ("intent", "model")
@@ -227,7 +227,9 @@ class Session:
     # Turns
 
     async def _open(self, settings: SessionSettings, keeps_place: bool = True) -> Turn:
-        recognizer = await choose_recognizer(self.engine, None, settings.hotwords)
+        recognizer = await choose_recognizer(
+            self.engine, None, settings.hotwords, f"{INPUT}.transcription.prompt"
+        )
         live = self.engine.open(
             recognizer,
             settings.rate,

@@ -26,7 +26,13 @@ POLL_SECONDS = 0.05
 
 
 class Door(Protocol):
-    """Serves another protocol than HTTP and WebSocket."""
+    """Serves another protocol than HTTP and WebSocket.
+
+    Attributes:
+        listening: Its open port.
+    """
+
+    listening: socket.socket
 
     async def start(self, state: State) -> None:
         """Accept connections, with the state of the web application."""
@@ -91,9 +97,10 @@ def serve(
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-    host, port = listening.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    complain(f"asr: serving {config.model} at http://{shown}:{port}/ (stop with Ctrl-C).")
+    places = f"http://{show_address(listening)}/"
+    if door:
+        places += f" and tcp://{show_address(door.listening)}"
+    complain(f"asr: serving {config.model} at {places} (stop with Ctrl-C).")
     try:
         server = Server(make_app(engine, config), config, door)
         asyncio.run(server.serve(sockets=[listening]))
@@ -109,6 +116,12 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError):
             say(self.format(record), verbatim=True)
+
+
+def show_address(listening: socket.socket) -> str:
+    """The host and the port of an open port, as in an URL."""
+    host, port = listening.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Server(uvicorn.Server):

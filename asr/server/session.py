@@ -12,6 +12,7 @@ from asr.errors import quote
 from asr.server.config import ServerConfig
 from asr.server.errors import RequestError
 from asr.server.files import check_language, check_model
+from asr.stream import HIGHEST_RATE, LOWEST_RATE
 
 LOGPROBS = "item.input_audio_transcription.logprobs"
 ENCODINGS = {"audio/pcm": "s16le", "audio/pcmu": "mulaw", "audio/pcma": "alaw"}
@@ -171,8 +172,9 @@ def _choose_format(value: Any, settings: SessionSettings) -> SessionSettings:
     if not isinstance(kind, str) or kind not in ENCODINGS:
         refuse(f"{path}.type", kind, f"must be one of {', '.join(ENCODINGS)}")
     rate = value.get("rate", RATES[kind])
-    if not _is_whole(rate):
-        refuse(f"{path}.rate", rate, "must be a whole number")
+    if not _is_whole(rate) or not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        rule = f"must be a whole number from {LOWEST_RATE:,} to {HIGHEST_RATE:,}"
+        refuse(f"{path}.rate", rate, rule)
     return replace(settings, kind=kind, rate=rate)
 
 

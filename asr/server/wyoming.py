@@ -130,7 +130,7 @@ class WyomingDoor:
     """
 
     def __init__(self, listening: socket.socket) -> None:
-        self._listening = listening
+        self.listening = listening
         self._server: asyncio.Server
         self._state: State
         self._tasks: set[asyncio.Task[None]] = set()
@@ -139,7 +139,7 @@ class WyomingDoor:
         """Accept connections, with the `state` of the web application."""
         self._state = state
         self._server = await asyncio.start_server(
-            self._accept, sock=self._listening, limit=MOST_HEADER
+            self._accept, sock=self.listening, limit=MOST_HEADER
         )
 
     def close(self) -> None:
