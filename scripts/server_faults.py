@@ -38,10 +38,13 @@ import websockets
 
 from asr.errors import SOME_FAILED
 from asr.progress import Bar, say
+from asr.recognizer import Recognizer
 
 ROOT = Path(__file__).resolve().parents[1]
 ANSWER_SECONDS = 20.0  # after which a request has hung
-PIECE_SECONDS = 0.1
+LATENCY_MS = 640
+PIECE_SAMPLES = 1_600  # a tenth of a second
+TURN_SECONDS = 8  # of the live streams, which then begin anew
 LEAK_MB = 30.0
 PATHS = ("/", "/v1/audio/transcriptions", "/v1/models", "/stream", "/v1/realtime", "/metrics", "/x")
 METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "G\x00T", "")
@@ -138,6 +141,7 @@ class Server:
     """`asr serve` in a process of its own, with a temporary folder of its own."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
+        self.folder = folder
         self.temporary = folder / "temporary"
         self.temporary.mkdir()
         self.errors = (folder / "errors").open("w+")
@@ -177,27 +181,31 @@ def serving(*arguments: str) -> Iterator[Server]:
             server.process.wait(60)
 
 
-async def talk(port: int, samples: bytes, seconds: float, latencies: list[float]) -> None:
-    """Send samples in real time, and note how long a new partial takes to arrive after its piece."""
-    sent: list[float] = []
-    async with websockets.connect(f"ws://127.0.0.1:{port}/stream") as connection:
+def talk(port: int, order: Path) -> list[float]:
+    """Let live clients in another process speak in real time; returns the latencies of partials."""
+    command = [sys.executable, str(ROOT / "scripts/server_client.py"), str(port), str(order)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [latency for _, latency in json.loads(done.stdout)["found"]]
 
-        async def listen() -> None:
-            async for text in connection:
-                if "seconds" in (answer := json.loads(text)) and "tail" in answer:
-                    piece = round(answer["seconds"] / PIECE_SECONDS) - 1
-                    latencies.append(time.monotonic() - sent[min(piece, len(sent) - 1)])
 
-        listening = asyncio.create_task(listen())
-        size = int(16_000 * PIECE_SECONDS) * 2
-        began = time.monotonic()
-        for number in range(int(seconds / PIECE_SECONDS)):
-            await asyncio.sleep(max(0.0, began + number * PIECE_SECONDS - time.monotonic()))
-            place = number * size % (len(samples) - size)
-            sent.append(time.monotonic())
-            await connection.send(samples[place : place + size])
-        await connection.send('{"end": true}')
-        await listening
+def write_order(folder: Path, samples: bytes, streams: int) -> Path:
+    """Write what the live clients shall do; see `server_client.py`."""
+    sys.path.append(str(ROOT / "scripts/benchmarks"))
+    from streaming import complete_chunks
+
+    model = Recognizer.default().model
+    context = model.context(LATENCY_MS)
+    (folder / "samples").write_bytes(samples)
+    order = {
+        "samples": str(folder / "samples"),
+        "streams": streams,
+        "seconds": TURN_SECONDS,
+        "query": f"latency_ms={LATENCY_MS}&pause=0",
+        "chunk_seconds": context.chunk * model.frame_seconds,
+        "completing": complete_chunks(model, LATENCY_MS, PIECE_SAMPLES, TURN_SECONDS),
+    }
+    (folder / "order.json").write_text(json.dumps(order))
+    return folder / "order.json"
 
 
 async def vanish(port: int, samples: bytes, draw: random.Random) -> None:
@@ -235,8 +243,8 @@ async def stress(
     draw = random.Random(options.seed)
     port = server.port
     problems: list[str | None] = []
-    before: list[float] = []
-    await asyncio.gather(*(talk(port, samples, 8, before) for _ in range(options.streams)))
+    order = write_order(server.folder, samples, options.streams)
+    before = await asyncio.to_thread(talk, port, order)
     memory = server.memory()
     meanwhile: list[float] = []
 
@@ -262,7 +270,7 @@ async def stress(
 
     disturbing = asyncio.create_task(disturb())
     while not disturbing.done():
-        await asyncio.gather(*(talk(port, samples, 8, meanwhile) for _ in range(options.streams)))
+        meanwhile += await asyncio.to_thread(talk, port, order)
     await disturbing
     await asyncio.sleep(2)
     grown = server.memory() - memory

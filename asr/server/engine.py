@@ -37,7 +37,7 @@ log = logging.getLogger("asr.server")
 TOGETHER_BYTES = 2_000_000
 """Recordings below this size are transcribed in one batch with others that wait."""
 
-TOGETHER = 16
+TOGETHER = 32
 """Most recordings of a batch."""
 
 NICENESS = 10  # of the threads that transcribe recordings
@@ -244,7 +244,6 @@ class Engine:
 
     def _work(self, takes_large: bool) -> None:
         """Transcribe recordings until the engine stops; a thread for small ones is always left."""
-        torch.set_num_threads(self._threads)  # of this thread
         if hasattr(os, "PRIO_PROCESS"):  # on Linux a thread has a priority of its own
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
@@ -254,7 +253,9 @@ class Engine:
                     if self._stopped:
                         return
                     self._condition.wait()
+                threads = self._threads // WORKERS if self._running else self._threads
                 self._running.update(jobs)
+            torch.set_num_threads(max(1, threads))  # of this thread
             for job, result in self._transcribe(jobs):
                 if not job.done.set_running_or_notify_cancel():
                     continue
