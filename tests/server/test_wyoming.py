@@ -4,8 +4,10 @@ import asyncio
 import json
 import logging
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -312,6 +314,37 @@ def test_streams_are_counted_and_logged(caplog: pytest.LogCaptureFixture) -> Non
 
 
 class TestCommand:
+    def test_a_process_serves_wyoming_until_it_is_stopped(self, checkpoint: Path) -> None:
+        """Although a client keeps its connection."""
+        command = [sys.executable, "-m", "asr", "serve", "--checkpoint", str(checkpoint)]
+        process = subprocess.Popen(
+            [*command, "--port=0", "--wyoming=0", "--threads=1"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+        async def run(port: int) -> None:
+            async with AsyncTcpClient("127.0.0.1", port) as client:
+                for event in speak(TALK.tobytes()):
+                    await client.write_event(event.event())
+                while (await client.read_event()).type != "transcript-stop":
+                    pass
+                process.terminate()
+                while await client.read_event():
+                    pass
+
+        try:
+            line = process.stderr.readline()
+            assert " and tcp://127.0.0.1:" in line, line + process.stderr.read()
+            asyncio.run(run(int(line.split("tcp://127.0.0.1:")[1].split()[0])))
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            process.communicate()
+        assert (process.returncode, err) == (0, "")
+        assert json.loads(out)["path"] == "wyoming"
+
     def test_a_port_in_use(self, run_asr: RunAsr) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             number = taken.getsockname()[1]
