@@ -26,7 +26,7 @@ from asr.server.errors import RequestError, to_request_error
 from asr.server.files import check_model, choose_recognizer, to_logprobs
 from asr.server.live import GrowingText, LiveStream
 from asr.server.session import INPUT, SessionSettings, default_settings, update_settings
-from asr.server.socket import CLOSED, REFUSED, SampleReader, close, receive_message
+from asr.server.socket import SampleReader, close, code_of, receive_message
 
 PARAMETERS = ("intent", "model")
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
@@ -81,13 +81,17 @@ class Turn:
 async def realtime(websocket: WebSocket) -> None:
     """WebSocket /v1/realtime."""
     engine, config = websocket.app.state.engine, websocket.app.state.config
-    check_address(websocket, config)
+    names = websocket.scope.get("subprotocols", [])
+    known = [name for name in ("realtime", "asr") if name in names]
+    await websocket.accept(known[0] if known else None)
     session = Session(websocket, engine, config)
-    await session.open()
     try:
-        names = websocket.scope.get("subprotocols", [])
-        known = [name for name in ("realtime", "asr") if name in names]
-        await websocket.accept(known[0] if known else None)
+        check_address(websocket, config)
+        await session.open()
+    except AsrError as error:  # browsers could not read the reason if the connection were refused
+        await session.end(to_request_error(error))
+        return
+    try:
         await session.serve()
     finally:
         session.turn.live.close()
@@ -136,8 +140,8 @@ class Session:
 
     async def serve(self) -> None:
         """Handle events until the client leaves, or says nothing for too long."""
-        await self._send("session.created", session=self.settings.to_dict(self.id, self.config))
         try:
+            await self._send("session.created", session=self.settings.to_dict(self.id, self.config))
             async with asyncio.TaskGroup() as self._tasks:
                 self._begin(self.turn)
                 while True:
@@ -145,11 +149,13 @@ class Session:
         except* WebSocketDisconnect:
             pass
         except* RequestError as errors:
-            with suppress(WebSocketDisconnect, RuntimeError):
-                await self._send_error(to_request_error(_first(errors)), None)
-            await close(self.websocket, REFUSED)
-        else:
-            await close(self.websocket, CLOSED)
+            await self.end(_first(errors))
+
+    async def end(self, error: RequestError) -> None:
+        """Send an error and close the connection, if the client has not."""
+        with suppress(WebSocketDisconnect, RuntimeError):
+            await self._send_error(error, None)
+            await close(self.websocket, code_of(error))
 
     def describe(self) -> dict[str, Any]:
         """What the log and the metrics say about the session."""

@@ -70,6 +70,7 @@ def configure(app: Starlette) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         log_config=None,
+        log_level="critical",  # the application logs what fails, and refused requests are no errors
         access_log=False,
         lifespan="off",
         ws="websockets-sansio",

@@ -240,10 +240,16 @@ async def send(websocket: WebSocket, live: LiveStream) -> None:
 async def refuse(websocket: WebSocket, error: AsrError) -> None:
     """Send an error and close the connection, if the client has not."""
     refusal = to_request_error(error)
-    code = BUSY if refusal.status in (429, 503) else FAILED if refusal.status >= 500 else REFUSED
     with suppress(WebSocketDisconnect, RuntimeError):
         await websocket.send_text(json.dumps(refusal.to_dict(), ensure_ascii=False))
-        await close(websocket, code)
+        await close(websocket, code_of(refusal))
+
+
+def code_of(refusal: RequestError) -> int:
+    """The code that closes a refused connection."""
+    if refusal.status in (429, 503):
+        return BUSY
+    return FAILED if refusal.status >= 500 else REFUSED
 
 
 async def close(websocket: WebSocket, code: int) -> None:
