@@ -274,7 +274,11 @@ class Connection:
                 raise RequestError(f"{name} must be text", param=name)
         check_model(data.get("name"), self._config)
         check_language(data.get("language"), self._config)
-        texts = [*(data.get("transcript_names") or ()), *(data.get("transcript_terms") or ())]
+        texts: list[Any] = []
+        for name in ("transcript_names", "transcript_terms"):
+            if not isinstance(given := data.get(name) or [], list):
+                raise RequestError(f"{name} must be a list", param=name)
+            texts += given
         self._hotwords = choose_hotwords(texts, self._state.engine.recognizer.vocabulary)
 
     async def _start(self, shape: tuple[int, int, int]) -> None:

@@ -174,6 +174,8 @@ def test_hotwords_that_the_model_cannot_write_are_left_out() -> None:
 
 REFUSED: dict[str, tuple[list[Eventable | bytes], str]] = {
     "language": ([Transcribe(language="de"), *speak(TALK.tobytes())], "knows only 'en'"),
+    "names": ([Transcribe(transcript_names="lamp"), *speak(TALK.tobytes())], "must be a list"),
+    "number": ([Transcribe(name=3), *speak(TALK.tobytes())], "must be text"),
     "model": ([Transcribe(name="other"), *speak(TALK.tobytes())], "does not exist"),
     "width": (speak(TALK.tobytes(), width=5), "width is '5'"),
     "channels": (speak(TALK.tobytes(), channels=0), "channels is '0'"),
