@@ -17,6 +17,7 @@ or does not give its memory back.
 import argparse
 import asyncio
 import json
+import multiprocessing
 import os
 import random
 import socket
@@ -28,6 +29,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import quantiles
 
@@ -236,43 +238,58 @@ def upload(port: int, content: bytes) -> str | None:
     return None if answer.startswith(b"HTTP/1.1 200") else f"an upload got {answer[:200]!r}"
 
 
-async def stress(
-    server: Server, options: argparse.Namespace, samples: bytes, wav: bytes
-) -> list[str]:
-    """Do all this while live streams are measured; returns what went wrong."""
+def disturb(
+    connection: Connection, port: int, options: argparse.Namespace, samples: bytes, wav: bytes
+) -> None:
+    """Do all that to the server, in a process of its own, and send what went wrong.
+
+    It has the lowest priority, because its own work is not what is measured.
+    """
+    os.nice(19)
+    connection.send(asyncio.run(_disturb(port, options, samples, wav)))
+
+
+async def _disturb(
+    port: int, options: argparse.Namespace, samples: bytes, wav: bytes
+) -> list[str | None]:
     draw = random.Random(options.seed)
-    port = server.port
     problems: list[str | None] = []
+    with Bar("clients that vanish", options.clients, "clients") as bar:
+        for number in range(0, options.clients, 20):
+            count = min(20, options.clients - number)
+            await asyncio.gather(*(vanish(port, samples, draw) for _ in range(count)))
+            bar.advance(count)
+    with Bar("broken requests", options.requests, "requests") as bar:
+        for number in range(0, options.requests, 50):
+            count = min(50, options.requests - number)
+            half = count // 2
+            problems += await asyncio.to_thread(
+                attack, port, options.seed + number, half, count - half
+            )
+            bar.advance(count)
+    with Bar("uploads at once", None, "uploads") as bar:
+        uploads = [asyncio.to_thread(upload, port, wav) for _ in range(options.uploads)]
+        problems += await asyncio.gather(*uploads)
+        bar.advance(options.uploads)
+    return problems
+
+
+def stress(server: Server, options: argparse.Namespace, samples: bytes, wav: bytes) -> list[str]:
+    """Measure live streams while another process disturbs; returns what went wrong."""
     order = write_order(server.folder, samples, options.streams)
-    before = await asyncio.to_thread(talk, port, order)
+    before = talk(server.port, order)
     memory = server.memory()
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=disturb, args=(theirs, server.port, options, samples, wav))
+    process.start()
+    theirs.close()
     meanwhile: list[float] = []
-
-    async def disturb() -> None:
-        with Bar("clients that vanish", options.clients, "clients") as bar:
-            for number in range(0, options.clients, 20):
-                count = min(20, options.clients - number)
-                await asyncio.gather(*(vanish(port, samples, draw) for _ in range(count)))
-                bar.advance(count)
-        with Bar("broken requests", options.requests, "requests") as bar:
-            for number in range(0, options.requests, 50):
-                count = min(50, options.requests - number)
-                problems.extend(
-                    await asyncio.to_thread(
-                        attack, port, options.seed + number, count // 2, count - count // 2
-                    )
-                )
-                bar.advance(count)
-        with Bar("uploads at once", None, "uploads") as bar:
-            uploads = [asyncio.to_thread(upload, port, wav) for _ in range(options.uploads)]
-            problems.extend(await asyncio.gather(*uploads))
-            bar.advance(options.uploads)
-
-    disturbing = asyncio.create_task(disturb())
-    while not disturbing.done():
-        meanwhile += await asyncio.to_thread(talk, port, order)
-    await disturbing
-    await asyncio.sleep(2)
+    while not ours.poll() and process.is_alive():
+        meanwhile += talk(server.port, order)
+    problems: list[str | None] = ours.recv()
+    process.join()
+    time.sleep(2)
     grown = server.memory() - memory
     p99 = [1000 * quantiles(each, n=100)[98] for each in (before, meanwhile)]
     say(f"latency of a partial, p99: {p99[0]:.0f} ms before, {p99[1]:.0f} ms meanwhile")
@@ -302,7 +319,7 @@ def main() -> int:
     with serving() as server:
         with ThreadPoolExecutor(options.uploads) as pool:  # everything is loaded and allocated
             list(pool.map(partial(upload, server.port), [wav] * options.uploads))
-        problems = asyncio.run(stress(server, options, samples, wav))
+        problems = stress(server, options, samples, wav)
         left = [path for path in server.temporary.rglob("*") if path.is_file()]
         problems += [f"{path} is left" for path in left]
         if server.process.poll() is not None:

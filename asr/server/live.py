@@ -28,8 +28,14 @@ log = logging.getLogger("asr.server")
 AHEAD_SECONDS = 4.0
 """Seconds of samples that a live stream may have waiting before its client is made to wait."""
 
-TURN_SECONDS = 1.0
+TURN_SECONDS = 0.5
 """Most seconds of one stream that are processed before it is the turn of the others."""
+
+PROMPT_SECONDS = 1.0
+"""A stream of which no more than this waits never waits for clients that send faster than speech."""
+
+BEHIND = 4
+"""Fewest streams of which more waits that are processed in a turn with prompt ones."""
 
 GATHER_SECONDS = 0.02
 """How long a lane waits for the samples of more streams before it computes."""
@@ -156,6 +162,11 @@ class LiveStream:
         self.closed = True
         self._room.set()
 
+    @property
+    def waiting_seconds(self) -> float:
+        """Seconds of samples that wait."""
+        return self._waiting / self.sample_rate
+
     def take(self) -> npt.NDArray[Any]:
         """The samples of the stream's next turn; for the lane, which holds the condition."""
         limit = int(TURN_SECONDS * self.sample_rate)
@@ -235,7 +246,7 @@ class Lane:
                     self.condition.wait()
                     gather = True
                 else:
-                    turns = [(live, live.take()) for live in ready if live.has_samples]
+                    turns = [(live, live.take()) for live in self._choose(ready)]
                     ending = [live for live in ready if live.ending and not live.has_samples]
                     gather = False
             if gather:
@@ -247,6 +258,19 @@ class Lane:
 
     def _ready(self) -> list[LiveStream]:
         return [live for live in self.streams if live.has_samples or (live.ending > live.ended)]
+
+    def _choose(self, ready: Sequence[LiveStream]) -> list[LiveStream]:
+        """The streams of the next turn: all prompt ones, and some that send faster than speech."""
+        waiting = [live for live in ready if live.has_samples]
+        prompt = [live for live in waiting if live.waiting_seconds <= PROMPT_SECONDS]
+        if not prompt:
+            return waiting
+        behind = [live for live in waiting if live.waiting_seconds > PROMPT_SECONDS]
+        behind = behind[: max(BEHIND, len(prompt))]
+        for live in behind:  # those after them come first the next time
+            self.streams.remove(live)
+            self.streams.append(live)
+        return [*prompt, *behind]
 
     def _advance(self, turns: list[tuple[LiveStream, npt.NDArray[Any]]]) -> None:
         """Process the next samples of streams, those of one latency in one batch."""
