@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
         ) from None
     from asr.checkpoint import Checkpoint
     from asr.server.config import ServerConfig, name_of, read_keys
-    from asr.server.engine import Engine
+    from asr.server.engine import Engine, share_memory
 
     config = ServerConfig(
         host=arguments.host,
@@ -126,6 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
         recognizer = options.load_recognizer(arguments, checkpoint, *decoder)
         recognizer.stream(config.latency_ms, config.endpoint)  # refuses what cannot stream
         options.prepare(recognizer)
+        share_memory()
         engine = Engine(recognizer, config.streams, config.uploads, arguments.threads)
         return serve(engine, config, listening, door)
 
