@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from asr.audio.prefetch import Source
 from asr.data.manifest import Utterance
 from asr.decoder.config import Decoder
 from asr.decoder.hypothesis import Hypothesis
 from asr.errors import AsrError
 from asr.model import group_by_seconds
-from asr.recognizer import BATCH_SECONDS, OperatingPoint, Recognizer, Source
+from asr.recognizer import BATCH_SECONDS, OperatingPoint, Recognizer
 from asr.scoring import Report, score
 from asr.stream import Segment
 

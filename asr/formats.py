@@ -9,11 +9,12 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import PurePath
+from typing import Any
 
 from asr.decoder.hypothesis import Hypothesis, Word
 
 CUE_CHARACTERS = 42  # length of a subtitle's line
-CUE_PAUSE_SECONDS = 1.0  # a longer silence starts a new subtitle
+CUE_PAUSE_MS = 1000  # a longer silence starts a new subtitle
 
 
 def to_txt(hypothesis: Hypothesis) -> str:
@@ -25,6 +26,16 @@ def to_json(hypothesis: Hypothesis, name: str, seconds: float) -> str:
     """One line of JSON: path and duration of the recording, and the fields of the hypothesis."""
     record = {"path": name, "seconds": round(seconds, 3), **hypothesis.to_dict()}
     return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def segment_record(hypothesis: Hypothesis) -> dict[str, Any]:
+    """A line of `asr stream`: a segment that has ended."""
+    return {"segment": True, **hypothesis.to_dict()}
+
+
+def final_record(hypothesis: Hypothesis) -> dict[str, Any]:
+    """The last line of `asr stream`."""
+    return {"final": True, **hypothesis.to_dict()}
 
 
 def to_srt(hypothesis: Hypothesis) -> str:
@@ -82,7 +93,7 @@ def _cut_cues(words: Sequence[Word]) -> list[list[Word]]:
     for word in words:
         if (
             not cues
-            or word.start - cues[-1][-1].end > CUE_PAUSE_SECONDS
+            or _milliseconds(word.start) - _milliseconds(cues[-1][-1].end) > CUE_PAUSE_MS
             or len(_text([*cues[-1], word])) > CUE_CHARACTERS
         ):
             cues.append([])

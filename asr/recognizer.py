@@ -6,9 +6,7 @@ text. Shapes: B utterances, N samples, T' encoder frames, V symbols.
 
 import math
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import chain
@@ -20,7 +18,8 @@ import numpy.typing as npt
 import torch
 
 from asr.audio.containers import AudioSource
-from asr.audio.waveform import Condition, read_blocks
+from asr.audio.prefetch import Source, read_ahead
+from asr.audio.waveform import Condition
 from asr.checkpoint import Checkpoint
 from asr.decoder.alignment import align
 from asr.decoder.build import load_decoder
@@ -40,19 +39,14 @@ Waveform = npt.NDArray[np.float32]  # (N,)
 LogProbs = npt.NDArray[np.float32]  # (T', V)
 OnProgress = Callable[[float], object]
 """Called with the seconds of a recording that were just processed."""
-Source = AudioSource | tuple[AudioSource, float]
-"""A recording, or a recording and the seconds that it must last (within 50 ms)."""
+OnSegment = Callable[[Hypothesis], object]
+"""Called with the hypothesis of a segment of a recording that was just decoded."""
 
 BATCH_SECONDS = 120.0
 """Default of the seconds in a batch, padding included."""
 
 CHUNK_SECONDS, RIGHT_SECONDS = 2.0, 1.0
 """Without a latency, long recordings are read with this chunk and right context."""
-
-_READERS = 2  # threads that read recordings while the model computes
-_AHEAD = 4  # recordings that are read before they are needed
-
-_Loaded = tuple[float, Waveform | Iterator[Waveform] | AsrError]  # the seconds, and the audio
 
 T = TypeVar("T")
 
@@ -122,8 +116,10 @@ class Recognizer:
     ) -> None:
         self.model = model.eval()
         self.vocabulary = vocabulary
+        self.decoder_config = decoder or DecoderConfig()
+        self.hotwords = dict(hotwords or {})
         self.decoder = load_decoder(
-            decoder or DecoderConfig(), vocabulary, model.frame_seconds, hotwords
+            self.decoder_config, vocabulary, model.frame_seconds, self.hotwords
         )
         # A forward encoder sees nothing beyond its chunk.
         right = 0.0 if model.encoder.config.kind == "forward" else RIGHT_SECONDS
@@ -185,6 +181,7 @@ class Recognizer:
         source: AudioSource,
         operating_point: OperatingPoint | None = None,
         on_progress: OnProgress | None = None,
+        on_segment: OnSegment | None = None,
     ) -> Hypothesis:
         """Transcribe one recording.
 
@@ -193,6 +190,7 @@ class Recognizer:
                 float32 in -1..1 or int16.
             operating_point: How the recording is read; None for the default one.
             on_progress: Called with the seconds of the recording that were just processed.
+            on_segment: Called with the hypothesis of each segment, as soon as it is decoded.
 
         Returns:
             The text and its words with their times in seconds; empty if the recording is silent or
@@ -202,7 +200,10 @@ class Recognizer:
             AudioError: If the recording cannot be read.
             ConfigError: If the model cannot work at this operating point.
         """
-        [(_, result)] = self.transcribe_many([source], BATCH_SECONDS, operating_point, on_progress)
+        results = self.transcribe_many(
+            [source], BATCH_SECONDS, operating_point, on_progress, on_segment
+        )
+        [(_, result)] = results
         if isinstance(result, AsrError):
             raise result
         return result
@@ -213,6 +214,7 @@ class Recognizer:
         batch_seconds: float = BATCH_SECONDS,
         operating_point: OperatingPoint | None = None,
         on_progress: OnProgress | None = None,
+        on_segment: OnSegment | None = None,
     ) -> Iterator[tuple[int, Hypothesis | AsrError]]:
         """Transcribe recordings, in their order; arguments as in `transcribe` and `emissions`.
 
@@ -225,7 +227,8 @@ class Recognizer:
         found = self._emit_all(sources, batch_seconds, point, on_progress, conditions)
 
         def finish(index: int, segments: Iterable[Segment]) -> Hypothesis:
-            return _describe(self.decode(segments), conditions.pop(index))
+            hypothesis = self.decode(segments, on_segment=on_segment)
+            return _describe(hypothesis, conditions.pop(index))
 
         return _finish_each(found, finish)
 
@@ -244,17 +247,43 @@ class Recognizer:
         found = self._emit_all(sources, batch_seconds, self._resolve(operating_point), None, {})
         return _finish_each(found, lambda _, segments: list(segments))
 
-    def decode(self, segments: Iterable[Segment], decoder: Decoder | None = None) -> Hypothesis:
+    def decode(
+        self,
+        segments: Iterable[Segment],
+        decoder: Decoder | None = None,
+        on_segment: OnSegment | None = None,
+    ) -> Hypothesis:
         """Decode a recording's segments of log-probs, as `emissions` gives them.
 
-        `decoder` replaces the recognizer's own one.
+        `decoder` replaces the recognizer's own one; `on_segment` as in `transcribe`.
         """
         decoder = decoder or self.decoder
-        parts = [
-            decoder.decode(log_probs).shifted(first_frame * self.model.frame_seconds)
-            for first_frame, log_probs in segments
-        ]
+        parts = []
+        for first_frame, log_probs in segments:
+            part = decoder.decode(log_probs).shifted(first_frame * self.model.frame_seconds)
+            parts.append(part)
+            if on_segment:
+                on_segment(part)
         return join_hypotheses(parts)
+
+    def with_decoder(self, kind: str | None = None, hotwords: Iterable[str] = ()) -> "Recognizer":
+        """The same model with another decoder, which reads its files anew.
+
+        Args:
+            kind: "greedy", "beam", or None for the same one.
+            hotwords: Words or phrases to expect besides its own, which need the beam.
+
+        Raises:
+            ConfigError: If the kind is unknown, or the greedy decoder is to expect hotwords.
+            TextError: If a hotword contains characters that the vocabulary lacks.
+        """
+        config, weights = self.decoder_config, self.hotwords
+        if kind == "greedy":
+            config, weights = DecoderConfig(), {}
+        elif kind is not None:
+            config = replace(config, kind=kind)
+        weights = weights | dict.fromkeys(hotwords, config.hotword_weight)
+        return Recognizer(self.model, self.vocabulary, config, weights)
 
     def align(
         self,
@@ -336,7 +365,13 @@ class Recognizer:
 
         `conditions` receives that of each recording once it has been read to its end.
         """
-        read = self._read(sources, self._whole_frames(point), conditions)
+        whole_frames = self._whole_frames(point)
+        read = read_ahead(
+            sources,
+            self.sample_rate,
+            lambda samples: self.model.frames(samples) >= whole_frames,
+            conditions,
+        )
         items = ((seconds, (index, audio)) for index, (seconds, audio) in enumerate(read))
         for batch in group_by_seconds(items, batch_seconds):
             waveforms = [audio for _, audio in batch if isinstance(audio, np.ndarray)]
@@ -398,51 +433,6 @@ class Recognizer:
         if point.endpoint is not None:
             return point.context.frames
         return max(point.context.frames, BATCH_SECONDS / self.model.frame_seconds)
-
-    def _read(
-        self, sources: Iterable[Source], whole_frames: float, conditions: dict[int, Condition]
-    ) -> Iterator[_Loaded]:
-        """Yield the seconds and the waveform (N,) of each recording, or its error.
-
-        A recording of at least `whole_frames` comes as an iterator of blocks (n,).
-        """
-        pool = ThreadPoolExecutor(_READERS, thread_name_prefix="audio")
-        pending: deque[Future[_Loaded]] = deque()
-        try:
-            for index, source in enumerate(sources):
-                on_end = partial(conditions.__setitem__, index)
-                pending.append(pool.submit(self._load, source, whole_frames, on_end))
-                if len(pending) > _AHEAD:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _load(
-        self, source: Source, whole_frames: float, on_end: Callable[[Condition], object]
-    ) -> _Loaded:
-        # If the length is known beforehand, the recording counts with it in its batch, so that one
-        # that cannot be read leaves the other batches unchanged.
-        source, expected = source if isinstance(source, tuple) else (source, None)
-        blocks = read_blocks(
-            source,
-            self.sample_rate,
-            expected_seconds=expected,
-            on_end=on_end,
-            keep_damaged=expected is None,
-        )
-        begin: list[Waveform] = []
-        samples = 0
-        try:
-            for block in blocks:
-                begin.append(block)
-                samples += len(block)
-                if self.model.frames(samples) >= whole_frames:
-                    return expected or samples / self.sample_rate, chain(begin, blocks)
-        except AsrError as error:
-            return expected or 0.0, error
-        return expected or samples / self.sample_rate, np.concatenate(begin)
 
 
 def _describe(hypothesis: Hypothesis, condition: Condition) -> Hypothesis:

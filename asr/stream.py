@@ -16,7 +16,7 @@ Shapes: N samples, T' encoder frames, V symbols.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,17 +45,23 @@ class Partial:
         seconds: Seconds of the signal that have arrived.
         segments: The segments that ended since the last partial, with times from the start of the
             stream; their text may be empty.
+        begin: Where the current segment begins, in seconds.
     """
 
     stable: str
     tail: str
     seconds: float
     segments: tuple[Hypothesis, ...] = ()
+    begin: float = 0.0
 
     @property
     def text(self) -> str:
         """All words since the last endpoint."""
         return " ".join(part for part in (self.stable, self.tail) if part)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The text as JSON data, without the segments."""
+        return {"seconds": round(self.seconds, 3), "stable": self.stable, "tail": self.tail}
 
 
 class Segment(NamedTuple):
@@ -134,10 +140,12 @@ class Stream:
     ) -> None:
         self._model_rate = model.features.config.sample_rate
         self._frame_seconds = model.frame_seconds
+        self.context = context
         self._segments = SegmentStream(model, context, new_endpointer)
         self._decoder = decoder
         self._state = decoder.start()
         self._first_frame = 0  # first frame of the current segment
+        self._frames = 0  # decoded frames of the current segment
         self._in_pause = False  # whether the signal is between two segments
         self._rate: int | None = None  # sample rate; set by the first piece
         self._resampler = Resampler(self._model_rate, self._model_rate)
@@ -206,18 +214,27 @@ class Stream:
     def _decode(self, segment: Segment, ends: bool) -> None:
         """Decode the segment's next log-probs, the last ones if it `ends`."""
         self._first_frame = segment.first_frame
+        self._frames += len(segment.log_probs)
         self._in_pause &= not len(segment.log_probs)
         self._decoder.advance(self._state, segment.log_probs)
         if ends:
             self._ended.append(self._best())
             self._state = self._decoder.start()
+            self._frames = 0
             self._in_pause = True
 
     def _best(self) -> Hypothesis:
         if self._in_pause:
             return Hypothesis("", (), 1.0, 0.0)
         best = self._decoder.best(self._state)
-        return best.shifted(self._first_frame * self._frame_seconds) if self._first_frame else best
+        begin = self._begin
+        if begin:
+            best = best.shifted(begin)
+        return replace(best, span=(begin, begin + self._frames * self._frame_seconds))
+
+    @property
+    def _begin(self) -> float:
+        return self._first_frame * self._frame_seconds
 
     def _require_open(self) -> None:
         if self._finished:
@@ -247,7 +264,7 @@ def advance_streams(
     The results are those of each stream alone.
 
     Args:
-        streams: Different streams of one recognizer with the same latency and endpoint.
+        streams: Different streams of one model with the same `context`; their decoders may differ.
         pieces: A piece of samples (N,) for each stream.
         sample_rate: The rate of all pieces, as in `Stream.accept`.
 
@@ -267,7 +284,8 @@ def advance_streams(
             errors[index] = error
     _decode_ready(streams, errors)
     return [
-        errors.get(index) or Partial(*stream._text, stream.seconds, stream.take_segments())
+        errors.get(index)
+        or Partial(*stream._text, stream.seconds, stream.take_segments(), stream._begin)
         for index, stream in enumerate(streams)
     ]
 

@@ -54,6 +54,7 @@ SLOW = (
     "recipes",
     "runtime",
     "scripts",
+    "server",
     "test_experiment.py",
     "test_long_recordings.py",
     "test_recognizer.py::test_a_recognizer_that_has_computed_works_in_a_forked_child",

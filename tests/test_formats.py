@@ -75,13 +75,18 @@ class TestSubtitles:
             ]
             assert moments == pytest.approx([cue[0].start, cue[-1].end], abs=0.0006)
             for word, following in pairwise(cue):
-                assert following.start - word.end <= 1
+                assert following.start - word.end < 1.001
         assert words == [word.text for word in hypothesis.words]
 
     @pytest.mark.parametrize(("letters", "cues"), [(20, 1), (21, 2)])
     def test_a_line_holds_42_characters(self, letters: int, cues: int) -> None:
         hypothesis = make_hypothesis(("a" * 21, 0, 1), ("b" * letters, 1, 2))
         assert to_srt(hypothesis).count("-->") == cues
+
+    def test_a_pause_of_a_second_is_measured_without_rounding_errors(self) -> None:
+        words = [("on", 1.24 * number, 1.24 * number + 0.24) for number in (12, 13)]
+        assert words[1][1] - words[0][2] > 1
+        assert to_srt(make_hypothesis(*words)).count("-->") == 1
 
     @given(hypotheses())
     def test_vtt_has_the_cues_of_srt_escaped(self, hypothesis: Hypothesis) -> None:

@@ -18,6 +18,7 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 COMMANDS = {  # The module asr.cli.NAME has declare(parser) and run(arguments) -> exit code.
     "transcribe": "transcribe recordings",
     "stream": "transcribe speech as it arrives",
+    "serve": "transcribe for programs and browsers, over the network",
     "align": "find when each word of a transcript is spoken",
     "evaluate": "transcribe a manifest and measure the errors",
     "score": "measure the word errors of existing transcripts",

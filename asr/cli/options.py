@@ -130,7 +130,7 @@ def add_profile_option(
 
 
 def add_count_option(
-    command: argparse.ArgumentParser, name: str, purpose: str, **settings: Any
+    command: argparse._ActionsContainer, name: str, purpose: str, **settings: Any
 ) -> None:
     """Add an option that takes a whole number above 0; `settings` as of `add_argument`."""
     command.add_argument(name, help=purpose, **{"type": positive, "metavar": "N", **settings})

@@ -13,6 +13,7 @@ from asr.cli.output import report_failures, to_json, to_sentence
 from asr.decoder.hypothesis import Hypothesis
 from asr.defaults import STREAM_LATENCY_MS
 from asr.errors import AsrError, AudioError
+from asr.formats import final_record, segment_record
 from asr.progress import LiveLine, say
 
 if TYPE_CHECKING:
@@ -193,11 +194,7 @@ def _show_partials(stream: "Stream", pieces: "Iterable[npt.NDArray[Any]]", line:
         if line.is_live:
             line.show(*shown)
         else:
-            seconds = round(partial.seconds, 3)
-            say(
-                to_json({"seconds": seconds, "stable": partial.stable, "tail": partial.tail}),
-                verbatim=True,
-            )
+            say(to_json(partial.to_dict()), verbatim=True)
 
 
 def _show_segments(segments: Iterable[Hypothesis], line: LiveLine) -> None:
@@ -205,7 +202,7 @@ def _show_segments(segments: Iterable[Hypothesis], line: LiveLine) -> None:
         if hypothesis.text and line.is_live:
             line.print(hypothesis.text)
         elif hypothesis.text:
-            say(to_json({"segment": True, **hypothesis.to_dict()}), verbatim=True)
+            say(to_json(segment_record(hypothesis)), verbatim=True)
 
 
 def _show_final(stream: "Stream", line: LiveLine) -> None:
@@ -213,6 +210,6 @@ def _show_final(stream: "Stream", line: LiveLine) -> None:
     _show_segments(stream.take_segments(), line)
     line.close()
     if not line.is_live:
-        say(to_json({"final": True, **hypothesis.to_dict()}), verbatim=True)
+        say(to_json(final_record(hypothesis)), verbatim=True)
     elif hypothesis.text:
         say(hypothesis.text)

@@ -41,6 +41,7 @@ class Hypothesis:
         seconds: Duration of the whole recording; None if unknown.
         gaps: (start, end) in seconds of the recording's damaged parts, which were decoded as silence.
         warnings: Sentences on what makes the recording hard to recognize, such as its level.
+        span: Where the segment of a stream begins and ends, in seconds; None for a recording.
 
     Example:
         >>> hypothesis = Hypothesis("cat", (Word("cat", 0.25, 0.6, 0.98),), 0.98, score=-1.5)
@@ -56,6 +57,7 @@ class Hypothesis:
     seconds: float | None = field(default=None, compare=False)
     gaps: tuple[tuple[float, float], ...] = field(default=(), compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
+    span: tuple[float, float] | None = field(default=None, compare=False)
 
     def shifted(self, seconds: float) -> "Hypothesis":
         """The same hypothesis with all times moved by `seconds`."""

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "asr"
 ORDER = """
     errors defaults progress files compiled runtime.device text
     audio.recording audio.parts audio.section audio.messages audio.mp3 audio.flac audio.ogg audio.chunks
-    audio.media audio.containers audio.waveform
+    audio.media audio.containers audio.waveform audio.prefetch
     features lstm encoder model
     lm.ngrams lm.arpa lm.binary lm.estimation lm.model lm.mixture
     scoring
@@ -38,9 +38,11 @@ ORDER = """
     doctor.findings doctor.requirements doctor.sound doctor.measurements doctor.manifests
     doctor.recordings doctor.texts doctor.rates doctor.duplicates doctor.summary doctor.cost
     doctor.examination doctor.report
+    server.config server.live server.engine server.errors server.journal server.metrics server.files
+    server.socket server.session server.realtime server.wyoming server.app server.serving
     cli.options cli.inputs cli.output
     cli.transcribe cli.stream cli.align cli.evaluate cli.score cli.doctor cli.tune cli.average
-    cli.release cli.lm cli.info cli.train cli.main
+    cli.release cli.lm cli.info cli.train cli.serve cli.main
 """.split()
 FORBIDDEN_NAMES = {"base", "common", "core", "helper", "helpers", "misc", "util", "utils"}
 # Numba kernels: a kernel and what it calls share a module, and a loop over plain arrays is one

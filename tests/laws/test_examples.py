@@ -11,7 +11,8 @@ from project import ROOT
 MODULES = """
     audio.waveform data.augment data.manifest decoder.config decoder.hypothesis encoder endpoint
     errors evaluation experiment features lm.estimation lm.model model recognizer
-    runtime.distributed scoring stream text training.config
+    runtime.distributed scoring server.config server.engine server.errors server.live server.socket
+    server.wyoming stream text training.config
 """.split()
 
 

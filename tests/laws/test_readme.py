@@ -26,7 +26,7 @@ from torch.distributed.run import get_args_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
-GUIDES = ["transcribe", "data", "decode", "stream", "evaluate", "python", "train"]
+GUIDES = ["transcribe", "data", "decode", "stream", "evaluate", "python", "train", "serve"]
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in GUIDES)]
 
 BLOCK = re.compile(r"(<!-- test: checked, not run -->\n)?^```(\w+)\n(.*?)^```$", re.M | re.S)

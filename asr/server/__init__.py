@@ -1,0 +1,1 @@
+"""`asr serve`: one recognizer for every client, over HTTP, WebSocket and Wyoming."""
