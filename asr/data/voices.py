@@ -236,7 +236,7 @@ class Hibari:
         """The factors of the pitch and the formants of a voice; low voices have long vocal tracts."""
         if voice not in cls._numbers():
             raise DataError(f"hibari has no voice {quote(voice)}; use one of `voices`")
-        random = np.random.default_rng(int(voice.rpartition("-")[2]))
+        random = np.random.default_rng(int(voice))
         position = random.random()  # from the lowest pitch to the highest
         low, high = cls.PITCH
         pitch = low * (high / low) ** position
@@ -247,7 +247,7 @@ class Hibari:
 
     @classmethod
     def _numbers(cls) -> list[str]:
-        return [f"hibari-{number:04d}" for number in range(cls.SPEAKERS)]
+        return [f"{number:04d}" for number in range(cls.SPEAKERS)]
 
     @staticmethod
     def voices() -> list[str]:

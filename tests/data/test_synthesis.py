@@ -119,3 +119,42 @@ def test_prepare_mixes_them_into_the_training_set(tmp_path: Path, capsys) -> Non
     with pytest.raises(SystemExit):
         prepare.main(["--speechocean", str(folder), "--synthetic", "2"])
     assert "needs the sentences of --text" in capsys.readouterr().err
+
+
+def test_an_interrupted_synthesis_continues(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(synthesis, "BLOCK", 1)
+    sentences = write_sentences(tmp_path / "sentences.txt.gz")
+    whole = synthesize.synthesize(sentences, 3, tmp_path / "whole", 1)
+    spoken: list[int] = []
+    speak_blocks = synthesis.speak
+
+    def stop_after_one(blocks: list[synthesis.Block], processes: int) -> object:
+        for block, rows in zip(blocks, speak_blocks(blocks, processes), strict=True):
+            if spoken == [0]:
+                raise KeyboardInterrupt
+            spoken.append(block.first)
+            yield rows
+
+    monkeypatch.setattr(synthesis, "speak", stop_after_one)
+    with pytest.raises(KeyboardInterrupt):
+        synthesize.synthesize(sentences, 3, tmp_path / "part", 1)
+    assert not (tmp_path / "part" / "synthetic").exists()
+    spoken.append(-1)  # the next run may end
+    part = synthesize.synthesize(sentences, 3, tmp_path / "part", 1)
+    assert spoken == [0, -1, 1, 2], "what was finished is not spoken again"
+    for one, other in zip(whole, part, strict=True):
+        assert Path(one.audio).read_bytes() == Path(other.audio).read_bytes()
+        assert (one.id, one.text, one.seconds) == (other.id, other.text, other.seconds)
+
+
+def test_hibari_speaks_in_the_recipe(tmp_path: Path, capsys) -> None:
+    pytest.importorskip("hibari", reason="needs hibari-tts (extra voices)")
+    sentences = write_sentences(tmp_path / "sentences.txt.gz")
+    with pytest.raises(DataError, match="2 sentences of 3 to 24 words"):
+        synthesize.synthesize(sentences, 3, tmp_path, 1, "hibari")
+    spoken = synthesize.synthesize(sentences, 2, tmp_path, 1, "hibari")
+    assert {u.text for u in spoken} == {"one two three", "the sea is gray today"}
+    assert [u.speaker for u in spoken] == ["hibari 0000", "hibari 0001"]
+    for utterance in spoken:
+        waveform = load_audio(utterance.audio, expected_seconds=utterance.seconds)
+        assert 0.1 < np.abs(waveform).max() < 1

@@ -69,7 +69,7 @@ def test_the_versions_name_the_package(name: str) -> None:
 
 
 def test_speakers_of_hibari_differ_within_what_is_intelligible() -> None:
-    speakers = np.array([Hibari.make_speaker(f"hibari-{number:04d}") for number in range(1000)])
+    speakers = np.array([Hibari.make_speaker(f"{number:04d}") for number in range(1000)])
     pitch, formants = speakers.T
     assert len(np.unique(pitch)) == 1000
     assert 0.6 <= pitch.min() < 0.61
