@@ -166,7 +166,7 @@ def oracle(report: Report, hypotheses: Mapping[str, Hypothesis], profile: str) -
     references, texts = {}, {}
     for scored in report.utterances:
         best = hypotheses[scored.id]
-        for number, text in enumerate({found.text for found in (best, *best.alternatives)}):
+        for number, text in enumerate({best.text, *(other.text for other in best.alternatives)}):
             references[f"{number} {scored.id}"] = scored.reference
             texts[f"{number} {scored.id}"] = text
     errors: dict[str, int] = {}

@@ -38,7 +38,8 @@ def test_the_tables_of_a_model(tmp_path: Path, capsys) -> None:
 
 def test_the_oracle_picks_the_best_alternative() -> None:
     report = score({"a b": "one two three", "c": "yes"}, {"a b": "one too free", "c": "no"})
-    others = tuple(Hypothesis(text, (), 1.0, 0.0) for text in ("won two three", "one two tree yes"))
+    texts = ["won two three", *(f"one too {word}" for word in "free tree fee flee he she".split())]
+    others = tuple(Hypothesis(text, (), 1.0, 0.0) for text in texts)
     hypotheses = {
         "a b": Hypothesis("one too free", (), 1.0, 0.0, others),
         "c": Hypothesis("no", (), 1.0, 0.0),
