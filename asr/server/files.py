@@ -200,7 +200,7 @@ async def parse_order(form: FormData, engine: Engine, config: ServerConfig) -> O
     granularities = fields.each("timestamp_granularities", GRANULARITIES)
     if granularities and response_format != "verbose_json":
         raise RequestError(
-            "timestamp_granularities[] requires response_format=verbose_json; add it, or leave them out",
+            "timestamp_granularities[] requires response_format=verbose_json; add it",
             param="timestamp_granularities",
         )
     logprobs = bool(fields.each("include", ["logprobs"]))
