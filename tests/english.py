@@ -28,7 +28,14 @@ def one_line(err: str) -> str:
     """The error message at the end of stderr, after the progress."""
     lines = err.strip().splitlines()
     assert "Traceback" not in err
-    names = ("prepare.py: ", "evaluate.py: ", "latency.py: ", "long_audio.py: ")
+    names = (
+        "prepare.py: ",
+        "evaluate.py: ",
+        "label.py: ",
+        "causes.py: ",
+        "latency.py: ",
+        "long_audio.py: ",
+    )
     assert lines[-1].startswith(names)
     return lines[-1]
 

@@ -41,10 +41,10 @@ def declare(command: argparse.ArgumentParser) -> None:
     add(
         "--public",
         action="store_true",
-        help="listen beyond this machine although there are no keys",
+        help="let anyone who can reach the server use it without a key",
     )
     options.add_model_options(
-        command, "lanes of live streams, and CPU threads for recordings (default: one per core)"
+        command, "threads for live streams, and CPU threads for recordings (default: one per core)"
     )
     options.add_latency_options(
         command, f"for live streams that choose none; default: {STREAM_LATENCY_MS:g}"
@@ -64,7 +64,7 @@ def declare(command: argparse.ArgumentParser) -> None:
     for name, unit, default, purpose in (
         ("--upload-mb", "MB", 500, "largest request body in megabytes"),
         ("--upload-seconds", "SECONDS", 21_600, "longest recording"),
-        ("--idle", "SECONDS", 60, "silence of a client after which it is disconnected"),
+        ("--idle", "SECONDS", 60, "seconds without data from a client before it is disconnected"),
         ("--stop", "SECONDS", 30, "how long running requests may last after SIGTERM"),
     ):
         limits.add_argument(

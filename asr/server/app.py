@@ -103,7 +103,7 @@ async def show_http_error(request: Request, error: Exception) -> Response:
     message, code = error.detail, None
     if error.status_code == 404:
         message, code = (
-            f"there is nothing at {path}; see docs/serve.md for what there is",
+            f"{path} does not exist on this server; check the path",
             "not_found",
         )
     elif error.status_code == 405:
@@ -148,7 +148,9 @@ class Guard:
         except Exception:  # a bug: the client learns the id, the log has the rest
             log.exception("request %s failed", identity)
             await answer.refuse(
-                RequestError(f"the server failed; its log has request {identity}", 500)
+                RequestError(
+                    f"internal server error; look for request {identity} in the server's log", 500
+                )
             )
         finally:
             seconds = time.monotonic() - began

@@ -23,7 +23,7 @@ class ServerConfig:
         host: Address to listen on; the default accepts connections of this machine only.
         port: TCP port of HTTP and WebSocket; 0 chooses a free one.
         wyoming_port: TCP port of the Wyoming protocol; None leaves it out.
-        keys: Keys of which every request must present one; none serves everybody.
+        keys: Accepted keys; if there are none, no key is required.
         model: Name of the model for clients that choose one.
         language: Language that it knows, as a code of two letters.
         card: Its description in Markdown.
@@ -83,7 +83,7 @@ class ServerConfig:
 
 
 def read_keys(path: Path) -> tuple[str, ...]:
-    """Read the keys of clients: one per line; empty lines and lines that begin with # are comments.
+    """Read the keys of clients: one per line; empty lines and lines that begin with # are ignored.
 
     Raises:
         ConfigError: If the file cannot be read, has no key, or a key is short or contains a space.
@@ -101,8 +101,8 @@ def read_keys(path: Path) -> tuple[str, ...]:
     for number, key in enumerate(keys, start=1):
         if not re.fullmatch(rf"[A-Za-z0-9._~-]{{{SHORTEST_KEY},}}", key):
             raise ConfigError(
-                f"key {number} of {path} is not usable; a key has at least {SHORTEST_KEY} letters, "
-                "digits and signs of -._~, as `openssl rand -hex 24` prints"
+                f"key {number} of {path} is invalid; use at least {SHORTEST_KEY} characters from "
+                "A-Z, a-z, 0-9 and -._~, as `openssl rand -hex 24` prints"
             )
     return keys
 
@@ -113,5 +113,7 @@ def name_of(checkpoint: str, bundled: str) -> str:
         return MODEL_NAME
     name = Path(checkpoint).name.removesuffix(".pt")
     if not name:
-        raise ConfigError(f"{quote(checkpoint)} does not name a model")
+        raise ConfigError(
+            f"{quote(checkpoint)} does not name a model; give the path of a checkpoint or a folder"
+        )
     return name

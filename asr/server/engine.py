@@ -218,7 +218,8 @@ class Engine:
         with self._condition:
             if self._stopped or self.uploads >= self.most_uploads:
                 raise OverloadError(
-                    f"{self.most_uploads} recordings are waiting already; try again later"
+                    f"the server is already handling {self.most_uploads} recordings, the most that it "
+                    "accepts; try again later"
                 )
             self._queue.append(job)
             self._condition.notify_all()
@@ -234,7 +235,7 @@ class Engine:
             waiting, self._queue = list(self._queue), deque()
             self._condition.notify_all()
         for job in waiting:
-            job.done.set_exception(OverloadError("the server stops; try again later"))
+            job.done.set_exception(OverloadError("the server is shutting down; try again later"))
         for worker in self._workers:
             worker.join()
         for lane in self._lanes:
@@ -244,7 +245,7 @@ class Engine:
         self.on_latency(seconds)
 
     def _work(self, takes_large: bool) -> None:
-        """Transcribe recordings until the engine stops; a thread for small ones is always left."""
+        """Transcribe recordings until the engine stops; one thread always stays free for small ones."""
         if hasattr(os, "PRIO_PROCESS"):  # on Linux a thread has a priority of its own
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
@@ -324,7 +325,7 @@ def _transcribe(jobs: list[Job]) -> Iterator[tuple[Job, Hypothesis | AsrError]]:
 
 
 def share_memory() -> None:
-    """Let all threads share two pools of memory, of which glibc would make eight for each core.
+    """Limit glibc to two malloc arenas for all threads; by default it makes up to eight per core.
 
     To be called before the threads start.
     """
@@ -339,7 +340,7 @@ def give_memory_back() -> None:
 
 
 class Variants:
-    """The recognizer with other decoders and hotwords, of which the last ones are kept."""
+    """Recognizers with other decoders and hotwords; the most recent ones are kept."""
 
     def __init__(self, recognizer: Recognizer, most: int = 32) -> None:
         self._recognizer = recognizer

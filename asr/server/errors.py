@@ -17,7 +17,7 @@ class RequestError(AsrError):
         message: What is wrong and what to do.
         status: The HTTP status.
         param: The field of the request that is wrong.
-        code: A word for programs.
+        code: A machine-readable error code.
 
     Example:
         >>> RequestError("no such model", 404, "model", "model_not_found").to_dict()["error"]["code"]
@@ -58,7 +58,7 @@ class RequestError(AsrError):
 
 
 def to_request_error(error: AsrError) -> RequestError:
-    """The refusal of a request that met an error: the fault of the request unless it says more."""
+    """The refusal of a request that met an error: a client error unless its type says otherwise."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, OverloadError):

@@ -133,7 +133,7 @@ def check_model(name: str | None, config: ServerConfig) -> None:
     """Raise RequestError unless a client's `model` is this server's, or missing."""
     if name is not None and name not in (config.model, *ALIASES):
         raise RequestError(
-            f"the model {quote(name)} does not exist; this server has {quote(config.model)}",
+            f"this server has no model {quote(name)}; use {quote(config.model)}, or leave out model",
             404,
             "model",
             "model_not_found",
@@ -150,14 +150,14 @@ def check_language(language: str | None, config: ServerConfig) -> None:
         )
 
 
-def parse_hotwords(prompt: str | None) -> tuple[str, ...]:
+def parse_hotwords(prompt: str | None, param: str = "prompt") -> tuple[str, ...]:
     """The words and phrases of a prompt, which commas, semicolons, periods or new lines separate."""
     phrases = re.split(r"[,;.\n]", prompt or "")
     hotwords = tuple(dict.fromkeys(phrase.strip() for phrase in phrases if phrase.strip()))
     if len(hotwords) > MOST_HOTWORDS:
         raise RequestError(
-            f"the prompt has {len(hotwords):,} phrases; at most {MOST_HOTWORDS:,} are accepted",
-            param="prompt",
+            f"{param} has {len(hotwords):,} phrases; shorten it to at most {MOST_HOTWORDS:,}",
+            param=param,
         )
     return hotwords
 
@@ -166,7 +166,7 @@ async def choose_recognizer(
     engine: Engine, decoder: str | None, prompt: str | None, param: str = "prompt"
 ) -> Recognizer:
     """The recognizer for a decoder and a prompt. Raises RequestError."""
-    hotwords = parse_hotwords(prompt)
+    hotwords = parse_hotwords(prompt, param)
     if hotwords and decoder == "greedy":
         raise RequestError(
             f"the greedy decoder cannot use {param}; choose the beam decoder", param=param
@@ -184,7 +184,8 @@ async def parse_order(form: FormData, engine: Engine, config: ServerConfig) -> O
     check_language(fields.text("language"), config)
     if fields.number("temperature"):
         raise RequestError(
-            "temperature must be 0, because decoding involves no chance", param="temperature"
+            "temperature must be 0, because decoding is deterministic; leave it out",
+            param="temperature",
         )
     fields.choice("chunking_strategy", ["auto"])
     response_format = cast(str, fields.choice("response_format", FORMATS, "json"))
@@ -199,12 +200,15 @@ async def parse_order(form: FormData, engine: Engine, config: ServerConfig) -> O
     granularities = fields.each("timestamp_granularities", GRANULARITIES)
     if granularities and response_format != "verbose_json":
         raise RequestError(
-            "timestamp_granularities[] needs response_format verbose_json",
+            "timestamp_granularities[] requires response_format=verbose_json; add it",
             param="timestamp_granularities",
         )
     logprobs = bool(fields.each("include", ["logprobs"]))
     if logprobs and response_format != "json":
-        raise RequestError("include[] logprobs needs response_format json", param="include")
+        raise RequestError(
+            "include[]=logprobs requires response_format=json; leave one of them out",
+            param="include",
+        )
     latency = fields.number("latency_ms")
     point = None if latency is None else OperatingPoint(latency, EndpointConfig())
     decoder = fields.choice("decoder", ["greedy", "beam"])
@@ -226,7 +230,9 @@ async def transcribe(request: Request) -> Response:
         stack.push_async_callback(form.close)
         file = form.get("file")
         if not isinstance(file, UploadFile):
-            raise RequestError("the recording is missing; send it as the file `file`", param="file")
+            raise RequestError(
+                "the recording is missing; send it in the form field `file`", param="file"
+            )
         order = await parse_order(form, request.app.state.engine, request.app.state.config)
         if not order.stream:
             return await answer(request, file, order)
@@ -266,7 +272,7 @@ def describe_model(request: Request) -> dict[str, Any]:
 
 
 async def read_form(request: Request) -> FormData:
-    """The form of a request. Raises RequestError if it is none."""
+    """The form of a request. Raises RequestError if it is not a valid one."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise RequestError("send the recording and its parameters as multipart/form-data")
     try:

@@ -32,10 +32,11 @@ TURN_SECONDS = 0.5
 """Most seconds of one stream that are processed before it is the turn of the others."""
 
 PROMPT_SECONDS = 1.0
-"""A stream of which no more than this waits never waits for clients that send faster than speech."""
+"""A stream with at most this much unprocessed audio is served in every turn, ahead of clients that
+send faster than real time."""
 
 BEHIND = 4
-"""Fewest streams of which more waits that are processed in a turn with prompt ones."""
+"""A turn that serves prompt streams also serves as many others, and at least this many."""
 
 GATHER_SECONDS = 0.02
 """How long a lane waits for the samples of more streams before it computes."""

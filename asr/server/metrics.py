@@ -61,14 +61,14 @@ class Metrics:
             registry=registry,
         )
         self._errors = Counter("asr_errors", "Requests that failed", ["path"], registry=registry)
-        self._open = Gauge("asr_open_requests", "Requests that are served", registry=registry)
+        self._open = Gauge("asr_open_requests", "Requests in progress", registry=registry)
         streams = Gauge("asr_streams", "Live streams that are served", registry=registry)
         streams.set_function(lambda: engine.streams)
         uploads = Gauge(
             "asr_recordings", "Recordings that wait or are transcribed", registry=registry
         )
         uploads.set_function(lambda: engine.uploads)
-        queue = Gauge("asr_queue", "Recordings that wait", registry=registry)
+        queue = Gauge("asr_queue", "Recordings in the queue", registry=registry)
         queue.set_function(lambda: engine.waiting)
         engine.on_latency = self._latency.observe
         self.open_requests = 0

@@ -1,4 +1,4 @@
-"""The WebSocket /v1/realtime?intent=transcription: OpenAI's Realtime sessions of transcription.
+"""The WebSocket /v1/realtime?intent=transcription: OpenAI's Realtime transcription sessions.
 
 With turn detection each segment of speech is an item; without, an item is what arrives between two
 commits. An item's deltas are its stable words, so none is ever taken back.
@@ -99,12 +99,12 @@ async def realtime(websocket: WebSocket) -> None:
 
 
 def check_address(websocket: WebSocket, config: ServerConfig) -> None:
-    """Raise RequestError unless the address asks for a session of transcription."""
+    """Raise RequestError unless the address asks for a transcription session."""
     query = websocket.query_params
     for name in query:
         if name not in PARAMETERS:
             raise RequestError(
-                f"the parameter {quote(name)} is unknown; known are {', '.join(PARAMETERS)}",
+                f"the parameter {quote(name)} is unknown; use only {', '.join(PARAMETERS)}",
                 param=name[:80],
                 code="unknown_parameter",
             )
@@ -204,7 +204,9 @@ class Session:
             data = base64.b64decode(audio if isinstance(audio, str) else "?", validate=True)
         except (binascii.Error, ValueError):
             raise RequestError(
-                "audio is not base64; encode the samples so", param="audio", code="invalid_value"
+                "audio is not base64; encode the samples in base64",
+                param="audio",
+                code="invalid_value",
             ) from None
         await self._renew()
         samples = self.turn.reader.read(data)

@@ -26,7 +26,7 @@ POLL_SECONDS = 0.05
 
 
 class Door(Protocol):
-    """Serves another protocol than HTTP and WebSocket.
+    """Serves a protocol other than HTTP and WebSocket.
 
     Attributes:
         listening: Its open port.
@@ -57,11 +57,16 @@ def listen(host: str, port: int, option: str = "--port") -> socket.socket:
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise AsrError(
+            f"the address {host} cannot be used ({error.strerror}); correct --host"
+        ) from None
+    try:
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
         raise AsrError(
-            f"port {port} of {host} cannot be opened ({error.strerror}); another program may use it, "
-            f"so choose another one with {option}"
+            f"port {port} of {host} cannot be opened ({error.strerror}); if another program uses it, "
+            f"choose another port with {option}"
         ) from None
 
 
@@ -120,7 +125,7 @@ class _Lines(logging.Handler):
 
 
 def show_address(listening: socket.socket) -> str:
-    """The host and the port of an open port, as in an URL."""
+    """The host and the port of an open port, as in a URL."""
     host, port = listening.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

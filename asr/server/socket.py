@@ -109,7 +109,7 @@ async def open_stream(
     for name in query:
         if name not in PARAMETERS:
             raise RequestError(
-                f"the parameter {quote(name)} is unknown; known are {', '.join(PARAMETERS)}",
+                f"the parameter {quote(name)} is unknown; use only {', '.join(PARAMETERS)}",
                 param=name[:80],
                 code="unknown_parameter",
             )
@@ -218,8 +218,8 @@ def is_end(text: str | None) -> bool:
         if isinstance(document, dict) and document.get("end") is True:
             return True
     raise RequestError(
-        f'the text message {quote(text)} means nothing; send samples as binary messages, and {{"end": '
-        "true}} when there are no more"
+        f"the text message {quote(text)} is not understood; send samples as binary messages, and "
+        '{"end": true} after the last one'
     )
 
 

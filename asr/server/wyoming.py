@@ -1,6 +1,6 @@
 """The Wyoming protocol, by which Home Assistant and its satellites use speech recognition.
 
-An event is a line of JSON, further JSON and a payload, of which the header tells the sizes.
+An event is a line of JSON, further JSON and a payload, whose sizes are given in the header.
 
 Source: https://github.com/OHF-Voice/wyoming
 """

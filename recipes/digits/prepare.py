@@ -20,8 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from asr.data import synthesis
+from asr.data import synthesis, voices
 from asr.data.synthesis import Block, plan, speak
+from asr.data.voices import Espeak
 from asr.errors import EXIT_CODE, AsrError, DataError
 from asr.progress import Bar
 
@@ -100,10 +101,10 @@ def prepare(folder: Path, utterances: int, seed: int, processes: int) -> bool:
     settings = {
         "utterances": utterances,
         "seed": seed,
-        "espeakng_loader": synthesis.version(),
+        "engine": Espeak.version(),
         "scripts": [
             hashlib.sha256(Path(script).read_bytes()).hexdigest()
-            for script in (__file__, synthesis.__file__)
+            for script in (__file__, synthesis.__file__, voices.__file__)
         ],
     }
     stamp = folder / "settings.json"
@@ -114,9 +115,9 @@ def prepare(folder: Path, utterances: int, seed: int, processes: int) -> bool:
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     held_out = {*DEV_VOICES, *TEST_VOICES}
-    training = [voice for voice in synthesis.voices() if voice not in held_out]
+    training = [voice for voice in Espeak.voices() if voice not in held_out]
     blocks: dict[str, list[Block]] = {}
-    for number, (split, voices, count) in enumerate(
+    for number, (split, names, count) in enumerate(
         (
             ("train", training, utterances),
             ("dev", DEV_VOICES, utterances // 40),
@@ -124,7 +125,7 @@ def prepare(folder: Path, utterances: int, seed: int, processes: int) -> bool:
         )
     ):
         (partial / split).mkdir(parents=True)
-        blocks[split] = plan(partial, f"{split}/{split}", voices, count, (seed, number), draw_text)
+        blocks[split] = plan(partial, f"{split}/{split}", names, count, (seed, number), draw_text)
     total = sum(block.count for part in blocks.values() for block in part)
     rows: dict[str, list[dict[str, object]]] = {split: [] for split in blocks}
     with Bar("Speaking", total, "utterances") as bar:

@@ -7,9 +7,9 @@
 
 Each corpus adds its training set to train.jsonl and its dev set to dev.jsonl; its dev set also gets
 a manifest of its own. --text adds language-model-small.lm and language-model.lm, estimated on those
-sentences and the training prompts, without any sentence of a dev set. --synthetic lets espeak-ng
-speak some of the sentences; mixed.jsonl holds them and train.jsonl. --labels adds recordings without
-transcripts, with texts by another recognizer, in labeled.jsonl, which holds train.jsonl too.
+sentences and the training prompts, without any sentence of a dev set. --synthetic lets the voices of
+--engine speak some of the sentences; mixed.jsonl holds them and train.jsonl. --labels adds recordings
+without transcripts, with texts by another recognizer, in labeled.jsonl, which holds train.jsonl too.
 --balance repeats the utterances of some corpora, and drops some of others, in balanced.jsonl.
 """
 
@@ -27,7 +27,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 import soundfile
-from labels import read_labels
+from labels import read_labeled
 from synthesize import synthesize
 
 from asr.audio.waveform import find_audio
@@ -35,6 +35,7 @@ from asr.cli.lm import train as train_language_model
 from asr.data.augment import align_response
 from asr.data.corpora import read_common_voice, read_kaldi, read_librispeech
 from asr.data.manifest import Reject, Utterance, summarize_rejects, write_manifest
+from asr.data.voices import ENGINES
 from asr.errors import EXIT_CODE, INTERRUPTED, AsrError, AudioError, DataError, FileError
 from asr.files import write_atomically
 from asr.lm.estimation import EstimationConfig, read_sentences
@@ -104,7 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             if options.synthetic:
                 say("")
-                spoken = synthesize(sentences, options.synthetic, output, options.processes)
+                spoken = synthesize(
+                    sentences, options.synthetic, output, options.processes, options.engine
+                )
                 write_manifest(output / "mixed.jsonl", select(corpora, "train") + spoken)
             make_language_models(sentences, corpora, output)
     except AsrError as error:
@@ -196,8 +199,13 @@ def add_other_sources(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="speak N of the sentences of --text with espeak-ng and add them to the training set in "
-        "mixed.jsonl",
+        help="speak N of the sentences of --text and add them to the training set in mixed.jsonl",
+    )
+    beside.add_argument(
+        "--engine",
+        choices=sorted(ENGINES),
+        default="espeak-ng",
+        help="whose voices speak the sentences of --synthetic (%(default)s)",
     )
     beside.add_argument(
         "--labels",
@@ -273,24 +281,6 @@ def gather(sources: Sequence[Source]) -> Corpora:
     for corpus, roles in corpora.items():
         check(corpus, roles)
     return with_unique_ids(corpora)
-
-
-def read_labeled(
-    tables: Sequence[Path], folder: Path, dev: Sequence[Utterance]
-) -> Iterator[Utterance]:
-    """Yield the recordings whose labels are good enough, without any sentence of a dev set."""
-    forbidden = {utterance.text for utterance in dev}
-    for table in tables:
-        utterances, rejects = read_labels(table, folder)
-        kept = [utterance for utterance in utterances if utterance.text not in forbidden]
-        hours = sum(utterance.seconds for utterance in kept) / 3600
-        if rejects:
-            say(f"{table}:\n{summarize_rejects(rejects)}")
-        say(
-            f"{table}: {len(kept):,} recordings, {hours:.2f} hours; "
-            f"{len(utterances) - len(kept)} left out as sentences of a dev set"
-        )
-        yield from kept
 
 
 def check(corpus: str, roles: Mapping[str, Sequence[Utterance]]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from asr.data.synthesis import SAMPLE_RATE, Speaker
+from asr.data.voices import SAMPLE_RATE, Espeak
 from asr.errors import EXIT_CODE, AsrError
 from asr.progress import complain, say
 
@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("docs/sample.flac"))
     output: Path = parser.parse_args().output
     try:
-        waveform = Speaker().say(TEXT, VOICE, WORDS_PER_MINUTE, PITCH, INTONATION)
+        waveform = Espeak().say(TEXT, VOICE, WORDS_PER_MINUTE, PITCH, INTONATION)
     except AsrError as error:
         complain(f"sample.py: {error}")
         return EXIT_CODE

@@ -115,7 +115,6 @@ class TestProgram:
         def interrupt(*_: object) -> None:
             signal.raise_signal(signal.SIGINT)
 
-        monkeypatch.setattr(Recognizer, "_load", interrupt)
         monkeypatch.setattr(Recognizer, "load", interrupt)
         code, out, err = run_asr("transcribe", speech, "--checkpoint", checkpoint)
         assert (code, out, err) == (130, "", "asr: interrupted.\n")

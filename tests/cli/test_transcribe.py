@@ -363,7 +363,7 @@ class TestSubtitles:
 
         return say
 
-    WORDS = (("well", 0.04, 0.4), ("ask", 1.4, 1.6), ("<me>", 2.6004, 3.0), ("&", 3661.5, 3662.0))
+    WORDS = (("well", 0.04, 0.4), ("ask", 1.4, 1.6), ("<me>", 2.6014, 3.0), ("&", 3661.5, 3662.0))
 
     def test_srt(
         self, run_asr: RunAsr, checkpoint: Path, speech: Path, say: Callable[..., None]
@@ -372,7 +372,7 @@ class TestSubtitles:
         _, out, _ = run_asr("transcribe", speech, "--checkpoint", checkpoint, "--format", "srt")
         assert out == (
             "1\n00:00:00,040 --> 00:00:01,600\nwell ask\n\n"
-            "2\n00:00:02,600 --> 00:00:03,000\n<me>\n\n"
+            "2\n00:00:02,601 --> 00:00:03,000\n<me>\n\n"
             "3\n01:01:01,500 --> 01:01:02,000\n&\n"
         )
 
@@ -384,7 +384,7 @@ class TestSubtitles:
         assert out == (
             "WEBVTT\n\n"
             "00:00:00.040 --> 00:00:01.600\nwell ask\n\n"
-            "00:00:02.600 --> 00:00:03.000\n&lt;me&gt;\n\n"
+            "00:00:02.601 --> 00:00:03.000\n&lt;me&gt;\n\n"
             "01:01:01.500 --> 01:01:02.000\n&amp;\n"
         )
 

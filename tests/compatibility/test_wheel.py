@@ -37,7 +37,7 @@ def names(wheel: Path) -> set[str]:
 def find_wanted() -> set[str]:
     """What of the package has to be in a wheel."""
     paths = [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("py.typed"), *PACKAGE.rglob("*.html")]
-    paths += PACKAGE.glob("models/*/*")
+    paths += [*PACKAGE.glob("models/*/*"), *PACKAGE.glob("server/page/*")]
     names = {path.relative_to(ROOT).as_posix() for path in paths}
     return names | {
         f"asr/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")

@@ -334,7 +334,7 @@ def test_an_unwritable_folder_falls_back_to_the_cache(
     manifest.with_name("m.jsonl.index").mkdir()  # nobody, not even root, can write this file
     for _ in range(2):
         assert list(open_index(manifest)) == read_directly(manifest)
-    assert len(builds) == 2  # the first build failed
+    assert len(builds) == 1  # nothing is built for a file that cannot be written
     (kept,) = (cache / "asr").iterdir()
     manifest.write_bytes(same_size(manifest))
     assert open_index(manifest)[1].text == "cook"

@@ -13,6 +13,7 @@ from project import ROOT
 from asr.audio.waveform import load_audio
 from asr.data import synthesis
 from asr.data.manifest import read_manifest
+from asr.data.voices import ENGINES, Espeak
 from asr.errors import DataError
 
 pytest.importorskip("espeakng_loader")
@@ -32,10 +33,13 @@ def say(texts: list[str], number: int, _: np.random.Generator) -> str:
     return texts[number]
 
 
-def speak(folder: Path, texts: list[str], processes: int) -> list[dict[str, object]]:
+def speak(
+    folder: Path, texts: list[str], processes: int, engine: str = "espeak-ng"
+) -> list[dict[str, object]]:
     folder.mkdir()
-    voices = synthesis.voices()[:7]
-    blocks = synthesis.plan(folder, "a", voices, len(texts), (5,), partial(say, texts))
+    names = ENGINES[engine].voices()[:7]
+    draw = partial(say, texts)
+    blocks = synthesis.plan(folder, "a", names, len(texts), (5,), draw, engine, ".flac")
     return [row for made in synthesis.speak(blocks, processes) for row in made]
 
 
@@ -63,13 +67,13 @@ def test_a_text_without_sound_is_left_out(tmp_path: Path) -> None:
 
 def test_an_unknown_voice_is_refused() -> None:
     with pytest.raises(DataError, match="no voice 'nobody-at-all'"):
-        synthesis.Speaker().say("hello", "nobody-at-all", 150, 50, 50)
+        Espeak().say("hello", "nobody-at-all", 150, 50, 50)
 
 
 def test_without_the_wheel_the_error_names_the_package(monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "espeakng_loader", None)
     with pytest.raises(DataError, match=r"pip install 'lstm-asr\[synthesis\]'"):
-        synthesis.voices()
+        Espeak.voices()
 
 
 def write_sentences(path: Path) -> Path:
@@ -100,7 +104,7 @@ def test_prepare_mixes_them_into_the_training_set(tmp_path: Path, capsys) -> Non
     for role in ("train", "dev"):
         (folder / role).mkdir(parents=True)
         speak(folder / role / "wav", [f"we see {role}"], 1)
-        (folder / role / "wav.scp").write_text(f"{role} wav/a-00000.wav\n")
+        (folder / role / "wav.scp").write_text(f"{role} wav/a-00000.flac\n")
         (folder / role / "text").write_text(f"{role} WE SEE {role.upper()}\n")
         (folder / role / "utt2spk").write_text(f"{role} {role}\n")
     (tmp_path / "book.txt").write_text("".join(f"{line}\n" for line in SENTENCES) * 3)
@@ -115,3 +119,42 @@ def test_prepare_mixes_them_into_the_training_set(tmp_path: Path, capsys) -> Non
     with pytest.raises(SystemExit):
         prepare.main(["--speechocean", str(folder), "--synthetic", "2"])
     assert "needs the sentences of --text" in capsys.readouterr().err
+
+
+def test_an_interrupted_synthesis_continues(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(synthesis, "BLOCK", 1)
+    sentences = write_sentences(tmp_path / "sentences.txt.gz")
+    whole = synthesize.synthesize(sentences, 3, tmp_path / "whole", 1)
+    spoken: list[int] = []
+    speak_blocks = synthesis.speak
+
+    def stop_after_one(blocks: list[synthesis.Block], processes: int) -> object:
+        for block, rows in zip(blocks, speak_blocks(blocks, processes), strict=True):
+            if spoken == [0]:
+                raise KeyboardInterrupt
+            spoken.append(block.first)
+            yield rows
+
+    monkeypatch.setattr(synthesis, "speak", stop_after_one)
+    with pytest.raises(KeyboardInterrupt):
+        synthesize.synthesize(sentences, 3, tmp_path / "part", 1)
+    assert not (tmp_path / "part" / "synthetic").exists()
+    spoken.append(-1)  # the next run may end
+    part = synthesize.synthesize(sentences, 3, tmp_path / "part", 1)
+    assert spoken == [0, -1, 1, 2], "what was finished is not spoken again"
+    for one, other in zip(whole, part, strict=True):
+        assert Path(one.audio).read_bytes() == Path(other.audio).read_bytes()
+        assert (one.id, one.text, one.seconds) == (other.id, other.text, other.seconds)
+
+
+def test_hibari_speaks_in_the_recipe(tmp_path: Path, capsys) -> None:
+    pytest.importorskip("hibari", reason="needs hibari-tts (extra voices)")
+    sentences = write_sentences(tmp_path / "sentences.txt.gz")
+    with pytest.raises(DataError, match="2 sentences of 3 to 24 words"):
+        synthesize.synthesize(sentences, 3, tmp_path, 1, "hibari")
+    spoken = synthesize.synthesize(sentences, 2, tmp_path, 1, "hibari")
+    assert {u.text for u in spoken} == {"one two three", "the sea is gray today"}
+    assert [u.speaker for u in spoken] == ["hibari 0000", "hibari 0001"]
+    for utterance in spoken:
+        waveform = load_audio(utterance.audio, expected_seconds=utterance.seconds)
+        assert 0.1 < np.abs(waveform).max() < 1

@@ -26,7 +26,8 @@ ORDER = """
     decoder.beam decoder.build decoder.alignment decoder.confidence decoder.tuning
     release checkpoint
     endpoint stream recognizer formats
-    data.augment data.planning data.manifest data.corpora data.index data.selection data.synthesis
+    data.augment data.planning data.manifest data.corpora data.index data.selection data.voices
+    data.synthesis
     evaluation
     runtime.signals runtime.slurm runtime.distributed
     data.loading

@@ -258,13 +258,13 @@ def test_labels_of_which_the_recognizer_was_sure_are_used(
     rows = {
         "a.mp3": "2.50\tWe see it, mostly.\t-0.1\t0.0\t1.0",
         "b.mp3": "2.50\tUnsure words.\t-0.31\t0.0\t1.0",
-        "c.mp3": "2.50\tIn 1999 it rained.\t-0.1\t0.0\t1.0",
+        "c.mp3": "2.50\tAt 10:30 it rained.\t-0.1\t0.0\t1.0",
         "d.mp3": "2.50\tThe sea.\t-0.1\t0.0\t1.0",  # a sentence of the dev set
         "e.mp3": "2.50\tNo recording.\t-0.1\t0.0\t1.0",
         "f.mp3": "2.50\tso so so so so\t-0.1\t0.0\t3.0",
         "g.mp3": "2.50\tthank you\t-0.1\t0.9\t1.0",
         "h.mp3": "nan\tforever\t-0.1\t0.0\t1.0",
-        "i.mp3": "1.00\tIt rains.\t-0.3\t0.0\t1.0",
+        "i.mp3": "1.00\tIt rains 3 times.\t-0.3\t0.0\t1.0",
     }
     table = tmp_path / "labels.tsv"
     table.write_text("".join(f"elsewhere/{name}\t{row}\n" for name, row in rows.items()))
@@ -274,7 +274,7 @@ def test_labels_of_which_the_recognizer_was_sure_are_used(
     assert prepare.main([*corpora, "--labels", str(table), "--clips", str(clips)]) == 0
     labeled = texts(output / "labeled.jsonl")
     train = texts(output / "train.jsonl")
-    assert labeled == train | {"label-a": "we see it mostly", "label-i": "it rains"}
+    assert labeled == train | {"label-a": "we see it mostly", "label-i": "it rains three times"}
     found = {u.id: u for u in read_manifest(output / "labeled.jsonl")}
     assert Path(found["label-a"].audio) == clips / "a.mp3"
     out = capsys.readouterr().out

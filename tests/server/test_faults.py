@@ -248,7 +248,7 @@ class TestProgram:
         ("arguments", "words"),
         [
             (["--host=0.0.0.0"], "--keys"),
-            (["--host=nowhere.invalid", "--public"], "cannot be opened"),
+            (["--host=nowhere.invalid", "--public"], "correct --host"),
             (["--keys=missing.txt"], "missing.txt"),
             (["--latency=1"], "latency"),
             (["--upload-mb=-1"], "upload_mb"),
