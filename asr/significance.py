@@ -228,7 +228,7 @@ def _sum_groups(
         numbers: dict[Hashable, int] = {}
         index = [numbers.setdefault(group, len(numbers)) for group in groups]
         sums = np.zeros((len(counts), len(numbers)), np.int64)
-        np.add.at(sums, (slice(None), index), counts)
+        np.add.at(sums.T, index, counts.T)
         counts = sums
     if counts.shape[1] < 2:
         raise ScoreError(
