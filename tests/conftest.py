@@ -63,7 +63,8 @@ SLOW = (
     "training",
 )
 
-# Files that take longest come first, so that the two workers of `scripts/check` end together.
+# Files that take longest come first, so that the two workers of `scripts/check` end together
+# (which is why it tells pytest-xdist not to reorder them).
 LONGEST = (
     "tests/scripts/test_nodes.py",
     "tests/recipes/test_sweep.py",
@@ -73,6 +74,8 @@ LONGEST = (
     "tests/test_long_recordings.py",
     "tests/scripts/test_training_benchmark.py",
     "tests/runtime",
+    "tests/server/test_page.py",
+    "tests/server/test_agreement.py",
 )
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and Python leaves it so.

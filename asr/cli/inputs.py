@@ -145,6 +145,41 @@ def read_texts(
     return texts
 
 
+def read_systems(
+    reference: Path, systems: Sequence[Path], form: str | None = None
+) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """Read reference texts and the texts of systems by id; see `read_texts`.
+
+    The ids of one file tell what the first words of another are.
+    """
+    keys = ("pred_text", "text")
+    try:
+        references = read_texts(reference, ("text",), form)
+    except UnclearFormatError:
+        first = read_texts(systems[0], keys, form)
+        references = read_texts(reference, ("text",), form, first)
+    return references, [read_texts(path, keys, form, references) for path in systems]
+
+
+def read_speakers(manifest: Path, ids: Container[str]) -> dict[str, str] | None:
+    """The speaker of each utterance in a manifest; None unless it names those of all `ids`.
+
+    A file in another format names none.
+    """
+    speakers: dict[str, str] = {}
+    for number, line in read_lines(manifest, DataError):
+        if not line.strip():
+            continue
+        if not line.startswith("{"):
+            return None
+        record = _parse_object(line, f"{manifest}, line {number}")
+        speaker = record.get("speaker")
+        if not isinstance(speaker, str) or not speaker:
+            return None
+        speakers[_name_record(record)] = speaker
+    return speakers if speakers and all(name in ids for name in speakers) else None
+
+
 _TRN = re.compile(r"(.*)\(([^()\s]+)\)\s*")
 _TIMED = re.compile(r"\S+\s+\S+\s+(\S+\s+)?\d+\.\d+\s+\d+\.\d+(\s.*|)")  # sclite's stm and ctm
 _ID_COLUMNS = ("id", "utterance_id", "utt_id", "utterance", "utt", "key", "name")
@@ -211,16 +246,26 @@ def _parse_trn(line: str, where: str) -> tuple[str, str]:
 
 
 def _parse_json_text(line: str, keys: Sequence[str], where: str) -> tuple[str, str]:
+    record = _parse_object(line, where)
+    name = _name_record(record)
+    if name == "":
+        raise DataError(f'{where} has neither "id" nor "audio_filepath"; add an id to each text')
+    text = next((record[key] for key in keys if key in record), None)
+    if not isinstance(text, str):
+        raise DataError(f'{where} has no string "{keys[-1]}"; add the text of the utterance')
+    return name, text
+
+
+def _parse_object(line: str, where: str) -> dict[str, Any]:
     try:
         record: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not JSON ({error}); fix or remove it") from error
     if not isinstance(record, dict):
         raise DataError(f"{where} is not a JSON object; write one as {{...}} on each line")
-    name = record.get("id", Path(str(record.get("audio_filepath", ""))).stem)
-    if name == "":
-        raise DataError(f'{where} has neither "id" nor "audio_filepath"; add an id to each text')
-    text = next((record[key] for key in keys if key in record), None)
-    if not isinstance(text, str):
-        raise DataError(f'{where} has no string "{keys[-1]}"; add the text of the utterance')
-    return str(name), text
+    return record
+
+
+def _name_record(record: Mapping[str, Any]) -> str:
+    """The id of a line of a manifest, by default the name of its recording; may be empty."""
+    return str(record.get("id", Path(str(record.get("audio_filepath", ""))).stem))

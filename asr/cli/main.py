@@ -22,6 +22,7 @@ COMMANDS = {  # The module asr.cli.NAME has declare(parser) and run(arguments) -
     "align": "find when each word of a transcript is spoken",
     "evaluate": "transcribe a manifest and measure the errors",
     "score": "measure the word errors of existing transcripts",
+    "compare": "compare the word errors of several systems",
     "doctor": "check manifests and their recordings for errors",
     "train": "train a model on manifests",
     "tune": "tune the weights of the beam decoder on a manifest",

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from asr.cli.inputs import UnclearFormatError, read_texts
+from asr.cli.inputs import read_systems
 from asr.cli.options import add_profile_option
 from asr.cli.output import print_report, to_json
 from asr.progress import say
@@ -39,22 +39,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code. Raises AsrError."""
     from asr.scoring import score
 
-    references, hypotheses = _read(arguments)
+    references, [hypotheses] = read_systems(
+        Path(arguments.reference), [Path(arguments.hypothesis)], arguments.format
+    )
     report = score(references, hypotheses, arguments.profile)
     if arguments.json:
         say(to_json(report.to_dict(), indent=1), verbatim=True)
     else:
         print_report(report)
     return 0
-
-
-def _read(arguments: argparse.Namespace) -> tuple[dict[str, str], dict[str, str]]:
-    """Read both files. The ids of one tell what the first words of the other are."""
-    reference, hypothesis, form = arguments.reference, arguments.hypothesis, arguments.format
-    keys = ("pred_text", "text")
-    try:
-        references = read_texts(Path(reference), ("text",), form)
-    except UnclearFormatError:
-        hypotheses = read_texts(Path(hypothesis), keys, form)
-        return read_texts(Path(reference), ("text",), form, hypotheses), hypotheses
-    return references, read_texts(Path(hypothesis), keys, form, references)

@@ -21,7 +21,7 @@ ORDER = """
     audio.media audio.containers audio.waveform audio.prefetch
     features lstm encoder model
     lm.ngrams lm.arpa lm.binary lm.estimation lm.model lm.mixture
-    scoring
+    scoring significance
     decoder.hypothesis decoder.config decoder.greedy decoder.lexicon decoder.hotwords decoder.search
     decoder.beam decoder.build decoder.alignment decoder.confidence decoder.tuning
     release checkpoint
@@ -42,8 +42,8 @@ ORDER = """
     server.config server.live server.engine server.errors server.journal server.metrics server.files
     server.socket server.session server.realtime server.wyoming server.app server.serving
     cli.options cli.inputs cli.output
-    cli.transcribe cli.stream cli.align cli.evaluate cli.score cli.doctor cli.tune cli.average
-    cli.release cli.lm cli.info cli.train cli.serve cli.main
+    cli.transcribe cli.stream cli.align cli.evaluate cli.score cli.compare cli.doctor cli.tune
+    cli.average cli.release cli.lm cli.info cli.train cli.serve cli.main
 """.split()
 FORBIDDEN_NAMES = {"base", "common", "core", "helper", "helpers", "misc", "util", "utils"}
 # Numba kernels: a kernel and what it calls share a module, and a loop over plain arrays is one
