@@ -26,7 +26,7 @@ from asr.server.errors import RequestError, to_request_error
 from asr.server.files import check_model, choose_recognizer, to_logprobs
 from asr.server.live import GrowingText, LiveStream
 from asr.server.session import INPUT, SessionSettings, default_settings, update_settings
-from asr.server.socket import SampleReader, close, code_of, receive_message
+from asr.server.socket import SampleReader, check_parameters, close, code_of, receive_message
 
 PARAMETERS = ("intent", "model")
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
@@ -101,13 +101,7 @@ async def realtime(websocket: WebSocket) -> None:
 def check_address(websocket: WebSocket, config: ServerConfig) -> None:
     """Raise RequestError unless the address asks for a transcription session."""
     query = websocket.query_params
-    for name in query:
-        if name not in PARAMETERS:
-            raise RequestError(
-                f"the parameter {quote(name)} is unknown; use only {', '.join(PARAMETERS)}",
-                param=name[:80],
-                code="unknown_parameter",
-            )
+    check_parameters(query, PARAMETERS)
     if query.get("intent") != "transcription":
         raise RequestError(
             "this server only transcribes; connect to /v1/realtime?intent=transcription",
@@ -428,7 +422,7 @@ def _find_handler(event: dict[str, Any]) -> tuple[Handler, tuple[str, ...]]:
     kind = event.get("type")
     if not isinstance(kind, str) or kind not in HANDLERS:
         raise RequestError(
-            f"events of type {quote(str(kind))} are not supported; a session of transcription has "
+            f"events of type {quote(str(kind))} are not supported; a transcription session accepts "
             f"{', '.join(HANDLERS)}",
             param="type",
             code="unknown_event_type",

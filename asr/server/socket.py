@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -106,13 +106,7 @@ async def open_stream(
     query: QueryParams, engine: Engine, config: ServerConfig
 ) -> tuple[LiveStream, SampleReader]:
     """The stream that the parameters of an address describe. Raises RequestError."""
-    for name in query:
-        if name not in PARAMETERS:
-            raise RequestError(
-                f"the parameter {quote(name)} is unknown; use only {', '.join(PARAMETERS)}",
-                param=name[:80],
-                code="unknown_parameter",
-            )
+    check_parameters(query, PARAMETERS)
     encoding = query.get("encoding", "s16le")
     if encoding not in ENCODINGS:
         raise RequestError(
@@ -136,6 +130,17 @@ async def open_stream(
         endpoint = EndpointConfig(silence=pause) if pause else None
     recognizer = await choose_recognizer(engine, decoder, query.get("hotwords"), "hotwords")
     return engine.open(recognizer, int(rate), latency, endpoint), SampleReader(encoding)
+
+
+def check_parameters(query: QueryParams, known: Sequence[str]) -> None:
+    """Raise RequestError if an address has other parameters than the `known` ones."""
+    for name in query:
+        if name not in known:
+            raise RequestError(
+                f"the parameter {quote(name)} is unknown; use only {', '.join(known)}",
+                param=name[:80],
+                code="unknown_parameter",
+            )
 
 
 def parse_number(query: QueryParams, name: str, default: float) -> float:
